@@ -1,0 +1,1 @@
+"""The choices: one policy a file. They import `proxy`, never the reverse."""
