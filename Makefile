@@ -1,0 +1,71 @@
+# One command each: make run, make test, make bench, make check. All of them set up what they need.
+#
+#   make run                         serve on 127.0.0.1:8787: to UPSTREAM, or OpenAI if OPENAI_API_KEY is set, or the simulator
+#   make run UPSTREAM=http://…/v1    serve another OpenAI-compatible API
+#   make run ARGS="--workers 2"      pass options to `weir serve`
+#   make test ARGS="tests/cli -x"    pass arguments to pytest
+#   make PYTHON=python3.13 …         build .venv with another interpreter (3.11 or newer)
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+ifdef UPSTREAM
+export UPSTREAM
+endif
+
+.PHONY: help run test bench guard check format lock system clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+run: $(VENV)/.installed
+	@exec $(BIN)/weir serve $(ARGS)
+
+test: $(VENV)/.installed system
+	@if [ -x tests/real/setup ]; then tests/real/setup $(BIN)/python; fi
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed system
+	$(BIN)/python -m bench $(ARGS)
+
+guard: $(VENV)/.installed system
+	$(BIN)/python -m bench.guard $(ARGS)
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The locks name versions and hashes, never a host: any mirror serves them.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock"
+
+lock: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet uv
+	$(LOCK) pyproject.toml --output-file requirements.lock
+	echo 'hatchling>=1.25' | $(LOCK) - --output-file requirements-build.lock
+
+# nginx (the reference), wrk and valgrind, where this machine lets us; what lacks them says so and is skipped.
+system:
+	@.ci/system nginx:nginx-light wrk:wrk valgrind:valgrind
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "weir needs Python 3.11 or newer; \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1 || echo missing)." \
+			"Name another one: make PYTHON=python3.13 …" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "cannot make a virtual environment with \`$(PYTHON)\` (on Debian and Ubuntu: apt-get install python3-venv)" >&2; \
+		exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

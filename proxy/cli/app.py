@@ -1,0 +1,63 @@
+"""The tree of commands, and the one place where a failure becomes an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from proxy import __version__
+from proxy.cli import files, serve
+from proxy.cli.output import CommandError, paint, say
+
+app = typer.Typer(
+    name="weir",
+    help="Weir: an OpenAI-compatible proxy that meters, explains and lowers the cost of LLM traffic.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+app.command("serve")(serve.serve)
+app.command("check")(files.check)
+app.command("schema")(files.schema)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"weir {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Weir: an OpenAI-compatible proxy that meters, explains and lowers the cost of LLM traffic."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status; an expected failure prints one line to stderr."""
+    try:
+        app(args=list(arguments), prog_name="weir")
+    except SystemExit as exit:
+        return _status(exit.code)
+    except CommandError as failure:
+        say(paint("weir: ", "red", sys.stderr) + str(failure))
+        return failure.status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `weir journal tail | head`: the reader has seen enough. Python would complain again when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _status(code: str | int | None) -> int:
+    return code if isinstance(code, int) else int(code is not None)

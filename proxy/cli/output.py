@@ -1,0 +1,54 @@
+"""How the commands speak: plain text, coloured only on a terminal that wants it.
+
+`NO_COLOR` (https://no-color.org) and `TERM=dumb` switch colours off, a pipe or a file does too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
+
+
+class CommandError(Exception):
+    """An expected failure: its text is the whole message, its status the exit status."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UsageError(CommandError):
+    """A command line that can't be right, though each of its options is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=2)
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether to colour what is written to `stream`."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, style: str, stream: TextIO | None = None) -> str:
+    """`text` in a colour or weight, or as it is where colours aren't wanted."""
+    if not coloured(stream or sys.stdout):
+        return text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal: on stderr, so that pipes see only answers."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def console() -> Console:
+    """A console for tables on stdout, as wide as needed when nobody looks at its edges."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), no_color=not coloured(sys.stdout))
