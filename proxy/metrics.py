@@ -1,0 +1,300 @@
+"""What is counted: plain counters in each worker, summed by the supervisor.
+
+Rules:
+- Worker side (`Metrics`): an increment is one look-up by a tuple of labels and a few additions. Nothing
+  is formatted, locked or written here; `snapshot` is taken once a second by somebody else.
+- Snapshots hold totals since the worker started, never differences: a lost one costs nothing, the newest one wins.
+- Labels can't explode: models are those of the configuration and the first `SEEN_MODELS` others, everything else is
+  `other`; a table that reaches `MAX_SERIES` rows counts further label sets as `other` too.
+- Supervisor side (`merge`): pure addition. Counters of dead workers are kept (`retire`), their gauges are not.
+- No prometheus_client here: workers import this module. The text format lives in `proxy.exposition`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+OTHER = "other"
+SEEN_MODELS = 100
+MODEL_LABEL_LENGTH = 100
+MAX_SERIES = 5000
+LARGEST = 2**63 - 1
+"""Sums saturate here: an upstream that reports absurd usage must not make a snapshot that JSON can't carry."""
+
+# The boundaries that OpenTelemetry's GenAI conventions advise, so that dashboards made for others fit.
+DURATION_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
+
+CostKnown = Literal["observed", "estimated", "unpriced"]
+
+
+class TokenUsage(Protocol):
+    """What is read of an attempt's usage (`proxy.dialects.Usage`)."""
+
+    @property
+    def input_tokens(self) -> int: ...
+    @property
+    def output_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def cache_write_tokens(self) -> int: ...
+    @property
+    def reasoning_tokens(self) -> int: ...
+
+
+class Histogram(msgspec.Struct):
+    """Counts per bucket, the last one unbounded, and the sum of what was observed."""
+
+    counts: list[int]
+    sum: float = 0
+
+
+class ExchangeSeries(msgspec.Struct):
+    """Exchanges of one label set. `status` is what the client got, 0 if nothing."""
+
+    endpoint: str
+    model: str
+    status: int
+    outcome: str
+    duration_s: Histogram
+
+
+class AttemptSeries(msgspec.Struct):
+    """Attempts (upstream calls) of one label set. `status` is the upstream's, or the name of the fault."""
+
+    endpoint: str
+    model: str
+    upstream: str
+    status: int | str
+    duration_s: Histogram
+    ttft_s: Histogram
+    input_tokens: Histogram
+    output_tokens: Histogram
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    observed_nanodollars: int = 0
+    estimated_nanodollars: int = 0
+    unpriced: int = 0
+
+
+class Gauges(msgspec.Struct):
+    """What is so right now. The worker adds to and subtracts from these fields directly."""
+
+    exchanges: int = 0
+    connections: int = 0
+    streams: int = 0
+    bytes_in_flight: int = 0
+    upstream_connections: int = 0
+
+
+class Snapshot(msgspec.Struct):
+    """Everything that a worker counted since it started; also the sum of several workers."""
+
+    exchanges: list[ExchangeSeries] = []
+    attempts: list[AttemptSeries] = []
+    gauges: Gauges = msgspec.field(default_factory=Gauges)
+    events: dict[str, int] = {}
+    decisions: list[tuple[str, str, int]] = []
+
+
+class Metrics:
+    """A worker's counters. `models` are the names that always keep their own label."""
+
+    def __init__(self, models: Iterable[str] = ()) -> None:
+        self.gauges = Gauges()
+        self._exchanges: dict[tuple[str, str, int, str], ExchangeSeries] = {}
+        self._attempts: dict[tuple[str, str, str, int | str], AttemptSeries] = {}
+        self._events: dict[str, int] = {}
+        self._decisions: dict[tuple[str, str], int] = {}
+        self._labels: dict[str, str] = {}
+        self._seen = 0
+        self.adopt(models)
+
+    def adopt(self, models: Iterable[str]) -> None:
+        """Give these models (of a new configuration) their own label; older ones keep theirs."""
+        for model in models:
+            self._labels[model] = model
+
+    def model_label(self, name: str | None) -> str:
+        """The label for a model name from a request: itself or `other`."""
+        if not name:
+            return ""
+        label = self._labels.get(name)
+        return label if label is not None else self._label_unknown(name)
+
+    def exchange(self, endpoint: str, model_label: str, status: int, outcome: str, duration_s: float) -> None:
+        """One client request has ended."""
+        key = (endpoint, model_label, status, outcome)
+        series = self._exchanges.get(key)
+        if series is None:
+            series = self._new_exchange(key)
+        histogram = series.duration_s
+        histogram.counts[bisect_left(DURATION_S, duration_s)] += 1
+        histogram.sum += duration_s
+
+    def attempt(
+        self,
+        endpoint: str,
+        model_label: str,
+        upstream: str,
+        status_or_error: int | str,
+        ttft_s: float | None,
+        duration_s: float,
+        usage: TokenUsage | None,
+        cost_nanodollars: int | None,
+        cost_known: CostKnown,
+    ) -> None:
+        """One upstream call has been settled. `ttft_s` is None where nothing came; `usage` where it is unknown."""
+        key = (endpoint, model_label, upstream, status_or_error)
+        series = self._attempts.get(key)
+        if series is None:
+            series = self._new_attempt(key)
+        histogram = series.duration_s
+        histogram.counts[bisect_left(DURATION_S, duration_s)] += 1
+        histogram.sum += duration_s
+        if ttft_s is not None:
+            histogram = series.ttft_s
+            histogram.counts[bisect_left(TTFT_S, ttft_s)] += 1
+            histogram.sum += ttft_s
+        if usage is not None:
+            tokens = usage.input_tokens
+            histogram = series.input_tokens
+            histogram.counts[bisect_left(TOKENS, tokens)] += 1
+            histogram.sum += tokens
+            tokens = usage.output_tokens
+            histogram = series.output_tokens
+            histogram.counts[bisect_left(TOKENS, tokens)] += 1
+            histogram.sum += tokens
+            if n := usage.cached_tokens:
+                series.cached_tokens += n
+            if n := usage.cache_write_tokens:
+                series.cache_write_tokens += n
+            if n := usage.reasoning_tokens:
+                series.reasoning_tokens += n
+        if cost_known == "unpriced" or cost_nanodollars is None:
+            series.unpriced += 1
+        elif cost_known == "observed":
+            series.observed_nanodollars += cost_nanodollars
+        else:
+            series.estimated_nanodollars += cost_nanodollars
+
+    def count(self, name: str, n: int = 1) -> None:
+        """A rare event. `name` is a literal of the program (documented in docs/reference/metrics.md), never input."""
+        self._events[name] = self._events.get(name, 0) + n
+
+    def decision(self, policy: str, action: str, n: int = 1) -> None:
+        """A policy has acted. Both names come from the configuration and the program, never from a request."""
+        key = (policy, action)
+        self._decisions[key] = self._decisions.get(key, 0) + n
+
+    def snapshot(self) -> dict[str, Any]:
+        """All totals as JSON-able builtins, for `Channel.send("metrics", snapshot=…)`."""
+        for series in self._attempts.values():
+            _saturate(series)
+        whole = Snapshot(
+            exchanges=[*self._exchanges.values()],
+            attempts=[*self._attempts.values()],
+            gauges=self.gauges,
+            events=self._events,
+            decisions=[(policy, action, n) for (policy, action), n in self._decisions.items()],
+        )
+        builtins: dict[str, Any] = msgspec.to_builtins(whole)
+        return builtins
+
+    def _label_unknown(self, name: str) -> str:
+        if self._seen >= SEEN_MODELS or len(name) > MODEL_LABEL_LENGTH or not name.isprintable():
+            return OTHER
+        self._seen += 1
+        self._labels[name] = name
+        return name
+
+    def _new_exchange(self, key: tuple[str, str, int, str]) -> ExchangeSeries:
+        if len(self._exchanges) >= MAX_SERIES:
+            key = (OTHER, OTHER, 0, OTHER)
+        return self._exchanges.setdefault(key, ExchangeSeries(*key, duration_s=_empty(DURATION_S)))
+
+    def _new_attempt(self, key: tuple[str, str, str, int | str]) -> AttemptSeries:
+        if len(self._attempts) >= MAX_SERIES:
+            key = (OTHER, OTHER, OTHER, OTHER)
+        return self._attempts.setdefault(key, _empty_attempt(key))
+
+
+def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
+    """The sum of several snapshots. Raises `msgspec.ValidationError` for one that isn't a snapshot."""
+    exchanges: dict[tuple[str, str, int, str], ExchangeSeries] = {}
+    attempts: dict[tuple[str, str, str, int | str], AttemptSeries] = {}
+    decisions: dict[tuple[str, str], int] = {}
+    events: dict[str, int] = {}
+    gauges = Gauges()
+    for given in snapshots:
+        snapshot = given if isinstance(given, Snapshot) else msgspec.convert(given, Snapshot)
+        for exchange in snapshot.exchanges:
+            exchange_key = (exchange.endpoint, exchange.model, exchange.status, exchange.outcome)
+            if exchange_key not in exchanges:
+                exchanges[exchange_key] = ExchangeSeries(*exchange_key, duration_s=_empty(DURATION_S))
+            _add_fields(exchanges[exchange_key], exchange)
+        for attempt in snapshot.attempts:
+            attempt_key = (attempt.endpoint, attempt.model, attempt.upstream, attempt.status)
+            if attempt_key not in attempts:
+                attempts[attempt_key] = _empty_attempt(attempt_key)
+            _add_fields(attempts[attempt_key], attempt)
+        for name, n in snapshot.events.items():
+            events[name] = events.get(name, 0) + n
+        for policy, action, n in snapshot.decisions:
+            decisions[policy, action] = decisions.get((policy, action), 0) + n
+        _add_fields(gauges, snapshot.gauges)
+    return Snapshot(
+        exchanges=[*exchanges.values()],
+        attempts=[*attempts.values()],
+        gauges=gauges,
+        events=events,
+        decisions=[(policy, action, n) for (policy, action), n in decisions.items()],
+    )
+
+
+def retire(snapshot: Mapping[str, Any] | Snapshot) -> Snapshot:
+    """What remains of a worker that is gone: its counters without its gauges."""
+    remains = merge([snapshot])
+    remains.gauges = Gauges()
+    return remains
+
+
+def _add_fields(into: msgspec.Struct, other: msgspec.Struct) -> None:
+    """Add every number and histogram of `other`; labels (strings, and `status`) stay as they are."""
+    for name in into.__struct_fields__:
+        mine, theirs = getattr(into, name), getattr(other, name)
+        if isinstance(mine, Histogram):
+            mine.counts = [a + b for a, b in zip(mine.counts, theirs.counts, strict=True)]
+            mine.sum += theirs.sum
+        elif name != "status" and isinstance(mine, int):
+            setattr(into, name, min(mine + theirs, LARGEST))
+
+
+def _saturate(series: AttemptSeries) -> None:
+    for name in series.__struct_fields__:
+        value = getattr(series, name)
+        if isinstance(value, int) and value > LARGEST:
+            setattr(series, name, LARGEST)
+        elif isinstance(value, Histogram) and value.sum > LARGEST:
+            value.sum = LARGEST
+
+
+def _empty(bounds: tuple[float, ...]) -> Histogram:
+    return Histogram([0] * (len(bounds) + 1))
+
+
+def _empty_attempt(key: tuple[str, str, str, int | str]) -> AttemptSeries:
+    return AttemptSeries(
+        *key,
+        duration_s=_empty(DURATION_S),
+        ttft_s=_empty(TTFT_S),
+        input_tokens=_empty(TOKENS),
+        output_tokens=_empty(TOKENS),
+    )
