@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import files, serve
+from proxy.cli import files, keys, serve
 from proxy.cli.output import CommandError, paint, say
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("check")(files.check)
 app.command("schema")(files.schema)
+app.add_typer(keys.app)
 
 
 def _version(asked: bool) -> None:
@@ -56,6 +57,9 @@ def run(arguments: Sequence[str]) -> int:
         # `weir journal tail | head`: the reader has seen enough. Python would complain again when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        say(f"weir: {error.filename or 'error'}: {error.strerror or error}")
+        return 1
     return 0
 
 

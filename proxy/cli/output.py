@@ -52,3 +52,24 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), no_color=not coloured(sys.stdout))
+
+
+def dollars(nanodollars: int | None, *, estimated: bool = False) -> str:
+    """Nano-dollars as US dollars with the digits that matter; nothing is `unpriced`, an estimate bears a `~`."""
+    if nanodollars is None:
+        return "unpriced"
+    sign, amount = ("-" if nanodollars < 0 else ""), abs(nanodollars)
+    fraction = f"{amount % 10**9:09d}".rstrip("0")
+    text = f"{amount // 10**9:,}.{fraction:0<2}"
+    return f"{'~' if estimated else ''}{sign}${text}"
+
+
+def span(nanoseconds: int | None) -> str:
+    """A duration with three digits and its unit."""
+    if nanoseconds is None:
+        return "-"
+    for unit, size in (("s", 10**9), ("ms", 10**6), ("µs", 10**3)):
+        if nanoseconds >= size:
+            value = nanoseconds / size
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+    return f"{nanoseconds} ns"

@@ -1,7 +1,8 @@
 """`weir serve`: decide what to serve, say it loudly, and hand over to the supervisor.
 
-Without any file the proxy still has something to do. The first of these that applies wins, and the first line of output
-says which: `--config`, `--upstream`, `--demo`, `$UPSTREAM`, `./weir.yaml`, OpenAI if `$OPENAI_API_KEY` is set, simulator.
+Without any file the proxy still has something to do. The first of these that applies wins, and the first line of
+output names it: `--config`, `--upstream`, `--demo`, `$UPSTREAM`, `./weir.yaml`, OpenAI if `$OPENAI_API_KEY` is set, and
+at last the simulator.
 """
 
 from __future__ import annotations
