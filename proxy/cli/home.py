@@ -22,7 +22,7 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Deplo
 
 def home_of(home: Path | None, config: Path | None) -> Path:
     """The home directory meant by these two options."""
-    from proxy.config import default_home
+    from proxy.config.deployment import default_home
 
     if home is not None:
         return home.absolute()

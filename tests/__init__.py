@@ -1,0 +1,1 @@
+"""Mirrors the tree of the program; `tests/real` runs real clients and real servers."""
