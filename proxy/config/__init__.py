@@ -1,8 +1,12 @@
 """The configuration: files that people write, checked and resolved.
 
-Rules: this package's models (imported here) need pydantic only, so that a worker starts quickly; what reads files
-stands in `proxy.config.load`, which only the supervisor and the command line import.
+Rules: the models (imported here at once) need pydantic only, so that a worker starts quickly. What reads files or
+describes them (`load`, `default_configuration`, `find`, `schema`) is imported when it is first used, by the
+supervisor and the command line.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from proxy.config.conditions import Conditions, Facts, Predicate, bucket
 from proxy.config.configuration import Configuration
@@ -29,6 +33,24 @@ from proxy.config.scalars import Address, Duration, Percent, Size, Truth
 from proxy.config.secret import Secret
 from proxy.config.strict import Strict
 from proxy.config.teams import Key, Org, Project, Team, TeamsFile
+
+if TYPE_CHECKING:
+    from proxy.config.loading import default_configuration, find, load
+    from proxy.config.schemas import schema
+
+_LATER = {
+    "default_configuration": "proxy.config.loading",
+    "find": "proxy.config.loading",
+    "load": "proxy.config.loading",
+    "schema": "proxy.config.schemas",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
+
 
 __all__ = [
     "Address",
@@ -70,6 +92,10 @@ __all__ = [
     "Upstream",
     "UpstreamTimeouts",
     "bucket",
+    "default_configuration",
+    "find",
     "globs",
     "installed",
+    "load",
+    "schema",
 ]

@@ -1,14 +1,13 @@
 """What only shows in the files together, or in several settings at once.
 
-Rules: each check reads values, reports problems at their places, and changes nothing. Names are checked on the raw data
-too, so that a wrong setting elsewhere doesn't hide a wrong name.
+Rules: each check reads values, reports problems at their places, and changes nothing. Names are checked on the raw
+data too, so that a wrong setting elsewhere doesn't hide a wrong name.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,27 +15,25 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from proxy.config.deployment import DeploymentFile
-from proxy.config.globs import is_glob
-from proxy.config.policies import Honour, PolicyEntry
-from proxy.config.problems import Location, nearest, suggestion
-from proxy.config.registry import PolicyModule, order_of
+from proxy.config.problems import Location, suggestion
 from proxy.config.scalars import Address, address
 from proxy.config.source import Source
 from proxy.config.teams import TeamsFile
 
 
-def empty_values(source: Source, under: Location = (), only: Collection[object] | None = None) -> None:
-    """A key without a value is a slip: under `match` it would quietly match everything."""
-    policies = isinstance(source.data, dict) and isinstance(source.data.get("policies"), list)
+def empty_values(
+    source: Source, under: Location = (), only: Collection[object] | None = None, but: str | None = None
+) -> None:
+    """A key without a value is a slip: under `match` it would quietly match everything.
+
+    `only` names the keys at `under` that are looked into, `but` one that isn't.
+    """
     for location in source.keys:
-        if location[: len(under)] != under or _at(source.data, location) is not None:
-            continue
         inner = location[len(under) :]
-        if only is not None and inner[0] not in only:
+        if location[: len(under)] != under or inner[0] == but or (only is not None and inner[0] not in only):
             continue
-        if only is None and policies and location[0] == "policies":
-            continue  # options of a policy: its own Config knows whether null means something
-        source.report(location, "has no value", "give it one, or leave the key out", at_key=True)
+        if _at(source.data, location) is None:
+            source.report(location, "has no value", "give it one, or leave the key out", at_key=True)
 
 
 def key_mode(source: Source, data: Mapping[str, Any], teams: TeamsFile | None, env: Mapping[str, str]) -> Any:
@@ -94,120 +91,6 @@ def teams(source: Source, found: TeamsFile) -> None:
                 source.report(("keys", index, kind), "is there more than once", "give each key its own")
     for index, key in enumerate(found.keys):
         _key(source, found, index, key.team, key.project)
-
-
-def chain(
-    sources: Sequence[Source],
-    entries: Sequence[PolicyEntry],
-    modules: Mapping[str, PolicyModule],
-    data: Mapping[str, Any],
-    teams: TeamsFile | None,
-    honour: Honour,
-) -> None:
-    """Names are there once; the order does no harm; conditions can be met."""
-    places = _places(sources)
-    _unique_names(entries, places)
-    _orders(entries, modules, places)
-    _offered_models(entries, places, data)
-    if teams is not None:
-        _known_teams(entries, places, teams)
-    for source in sources:
-        _honoured(source, entries, honour)
-
-
-Places = dict[str, tuple[Source, Location]]
-
-
-def _places(sources: Sequence[Source]) -> Places:
-    """Where each entry stands, by its `source`."""
-    found: Places = {}
-    for source in sources[1:]:
-        listed = source.data.get("policies") if isinstance(source.data, dict) else None
-        for index in range(len(listed) if isinstance(listed, list) else 0):
-            location: Location = ("policies", index)
-            found.setdefault(f"{source.file}:{source.values[location].line}", (source, location))
-    return found
-
-
-def _unique_names(entries: Sequence[PolicyEntry], places: Places) -> None:
-    first: dict[str, PolicyEntry] = {}
-    for entry in entries:
-        if entry.name in first:
-            source, location = places[entry.source]
-            hint = f"give one of them another, as name: {entry.name}-2"
-            source.report(location, f"the name {entry.name} is taken by {first[entry.name].source}", hint)
-        first.setdefault(entry.name, entry)
-
-
-def _orders(entries: Sequence[PolicyEntry], modules: Mapping[str, PolicyModule], places: Places) -> None:
-    for position, entry in enumerate(entries):
-        order = order_of(modules[entry.use])
-        outer = {other.use: other for other in entries[:position]}
-        inner = {other.use: other for other in entries[position + 1 :]}
-        for use in order.outside:
-            if use in outer:
-                _misplaced(places, entry, "before", outer[use], order.why)
-        for use in order.inside:
-            if use in inner:
-                _misplaced(places, entry, "after", inner[use], order.why)
-
-
-def _misplaced(places: Places, entry: PolicyEntry, side: str, other: PolicyEntry, why: str) -> None:
-    source, location = places[entry.source]
-    reason = f": {why}" if why else ""
-    source.report(
-        location,
-        f"{entry.use} belongs {side} {other.use} ({other.source}){reason}",
-        "the first is the outermost",
-        warning=True,
-    )
-
-
-def _offered_models(entries: Sequence[PolicyEntry], places: Places, data: Mapping[str, Any]) -> None:
-    models = data.get("models")
-    if not isinstance(models, dict) or "*" in models:
-        return
-    for entry in entries:
-        for side in ("match", "unless"):
-            for index, pattern in enumerate(getattr(entry, side).model or ()):
-                if not any(_meet(pattern, name) for name in models):
-                    source, location = places[entry.source]
-                    source.report(
-                        (*location, side, "model", index),
-                        f"no model is offered as {pattern!r}",
-                        suggestion(pattern, models),
-                        warning=True,
-                    )
-
-
-def _known_teams(entries: Sequence[PolicyEntry], places: Places, teams: TeamsFile) -> None:
-    known: dict[str, Iterable[str]] = {
-        "team": teams.teams,
-        "project": teams.projects,
-    }
-    for entry in entries:
-        for side in ("match", "unless"):
-            for kind, names in known.items():
-                for index, pattern in enumerate(getattr(getattr(entry, side), kind) or ()):
-                    if not any(fnmatchcase(name, pattern) for name in names):
-                        source, location = places[entry.source]
-                        source.report(
-                            (*location, side, kind, index),
-                            f"there is no {kind} {pattern!r}",
-                            suggestion(pattern, names),
-                            warning=True,
-                        )
-
-
-def _honoured(source: Source, entries: Sequence[PolicyEntry], honour: Honour) -> None:
-    if ("honour", "bypass") not in source.keys:
-        return
-    names = {entry.name for entry in entries}
-    for index, name in enumerate(honour.bypass):
-        if name not in names:
-            source.report(
-                ("honour", "bypass", index), f"there is no policy named {name!r}", suggestion(name, names), warning=True
-            )
 
 
 def _upstreams_named(source: Source, data: dict[str, Any], upstreams: dict[str, Any]) -> set[str]:
@@ -291,13 +174,6 @@ def _key(source: Source, found: TeamsFile, index: int, team: str | None, project
         )
 
 
-def _meet(pattern: str, offered: str) -> bool:
-    """Whether some name falls under both; two patterns are given the benefit of the doubt."""
-    if is_glob(pattern) and is_glob(offered):
-        return True
-    return fnmatchcase(offered, pattern) or fnmatchcase(pattern, offered)
-
-
 def _address(value: Any) -> Address | None:
     """The listen address, or None where it is left out or wrong (which is reported elsewhere)."""
     try:
@@ -316,6 +192,3 @@ def _at(data: Any, location: Location) -> Any:
         else:
             return None
     return data
-
-
-__all__ = ["chain", "deployment", "empty_values", "key_mode", "nearest", "teams"]

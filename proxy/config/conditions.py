@@ -1,8 +1,9 @@
 """When a policy applies: `match` and `unless`, compiled once to a plain function; and stable draws for `rollout` and
 `holdout`.
 
-Rules: all named conditions must hold; a condition with several values holds when one of them does. Compiled conditions
-are pure: they read `Facts`, do no I/O and keep no state. No conditions compile to None, so that they cost nothing.
+Rules: all named conditions must hold; a condition with several values holds when one of them does. Compiled
+conditions are pure: they read `Facts`, do no I/O and keep no state. No conditions compile to None, so that they cost
+nothing.
 """
 
 from __future__ import annotations
@@ -209,6 +210,9 @@ class Conditions(Strict):
         if self.tag is None:
             return []
         wanted = [(name, globs([value])) for name, _, value in (tag.partition("=") for tag in self.tag)]
+        if len(wanted) == 1:
+            name, matches = wanted[0]
+            return [lambda facts: matches(facts.tags.get(name))]
         return [lambda facts: any(matches(facts.tags.get(name)) for name, matches in wanted)]
 
     def _sizes(self) -> list[Predicate]:
@@ -224,6 +228,9 @@ class Conditions(Strict):
         if self.time is None:
             return []
         times = [time_predicate(text) for text in self.time]
+        if len(times) == 1 and zone is None:
+            only = times[0]
+            return [lambda facts: only(facts.time())]
 
         def holds(facts: Facts) -> bool:
             moment = facts.time() if zone is None else facts.time().astimezone(zone)
@@ -242,17 +249,8 @@ def bucket(key: str, salt: str) -> float:
 def _all(found: list[Predicate]) -> Predicate:
     if len(found) == 1:
         return found[0]
-    if len(found) == 2:
-        first, second = found
-        return lambda facts: first(facts) and second(facts)
-
-    def every(facts: Facts) -> bool:
-        for holds in found:  # noqa: SIM110  # a generator costs twice as much here
-            if not holds(facts):
-                return False
-        return True
-
-    return every
+    first, rest = found[0], _all(found[1:])
+    return lambda facts: first(facts) and rest(facts)
 
 
 def _size_hint(text: str) -> str:

@@ -1,7 +1,7 @@
 """The configuration: everything that the files say, checked and resolved.
 
-Rules: the supervisor makes it (`proxy.config.load`); a worker gets its JSON and reads no file. `model_dump_json()` and
-`model_validate_json()` give the same configuration, keys of upstreams included, so that JSON goes to workers and
+Rules: the supervisor makes it (`proxy.config.loading`); a worker gets its JSON and reads no file. `model_dump_json()`
+and `model_validate_json()` give the same configuration, keys of upstreams included, so that JSON goes to workers and
 nowhere else: people see `shown()`, in which keys and everything that came from the environment appear as they were
 written.
 """

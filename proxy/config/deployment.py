@@ -1,7 +1,7 @@
 """The deployment file: where things are. Its models are its documentation.
 
-Rules: models only, no reading of files or variables (`proxy.config.load` does that), so that a worker can import them
-cheaply. Names end in their unit; values may be written with another (`total_s: 10m`, `body_bytes: 32 MiB`).
+Rules: models only, no reading of files or variables (`proxy.config.loading` does that), so that a worker can import
+them cheaply. Names end in their unit; values may be written with another (`total_s: 10m`, `body_bytes: 32 MiB`).
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Upstream(Strict):
     """The header that carries the key: `Authorization: Bearer`, `api-key` (Azure), `x-api-key` (Anthropic)."""
     ca: Path | None = None
     """A file of certificates to trust instead of the system's."""
-    proxy: Annotated[str, AfterValidator(_proxy_url)] | None = None
+    proxy: Annotated[str, AfterValidator(_proxy_url)] | None = Field(default=None, repr=False)
     """A proxy to CONNECT through; otherwise HTTPS_PROXY and NO_PROXY are followed."""
     headers: dict[str, str] = Field(default={}, repr=False)
     """Header fields added to every request."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from proxy.config.problems import Location, nearest, suggestion
 from proxy.config.scalars import shown
 from proxy.config.source import Source
+from proxy.config.strict import documentation
 
 _KINDS = {
     "dict_type": "a mapping (lines of `key: value`)",
@@ -74,9 +75,10 @@ def field_names(model: type[BaseModel], location: Location) -> set[str]:
 def described(model: type[BaseModel], location: Location) -> str:
     """The first sentence of the documentation of the field at `location`."""
     for found in _models(_inside(model, location[:-1])):
+        documented = documentation(found)
         for name, field in found.model_fields.items():
-            if location[-1] in (name, field.alias) and field.description:
-                return re.split(r"(?<=[.:])\s", " ".join(field.description.split()))[0].rstrip(".:")
+            if location[-1] in (name, field.alias) and name in documented:
+                return re.split(r"(?<=[.:])\s", " ".join(documented[name].split()))[0].rstrip(".:")
     return ""
 
 

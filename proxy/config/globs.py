@@ -23,6 +23,8 @@ def globs(patterns: Iterable[str]) -> Matches:
     patterns = tuple(patterns)
     if "*" in patterns:
         return _present
+    if len(patterns) == 1 and patterns[0].endswith("*") and not is_glob(patterns[0][:-1]):
+        return _beginning(patterns[0][:-1])
     names = frozenset(pattern for pattern in patterns if not is_glob(pattern))
     expressions = [fnmatch.translate(pattern) for pattern in patterns if is_glob(pattern)]
     if not expressions:
@@ -39,6 +41,11 @@ def specificity(pattern: str) -> tuple[int, int]:
     """Orders patterns: a plain name before a glob, then the one with the longer fixed beginning."""
     fixed = re.match(r"[^*?\[]*", pattern)
     return (0 if is_glob(pattern) else 1, len(fixed[0]) if fixed else 0)
+
+
+def _beginning(prefix: str) -> Matches:
+    """`gpt-4*`, the usual form, at half the cost of a regular expression."""
+    return lambda value: value is not None and value.startswith(prefix)
 
 
 def _present(value: str | None) -> bool:

@@ -1,8 +1,8 @@
 """What is wrong with the files, and where.
 
 Rules: a `Problem` names its file, line and column (counted from 1; 0 when it comes from the command line or the
-environment), the path of the setting, what is wrong and what would be right. Problems are gathered, never raised one by
-one: one `ConfigurationError` carries all of them. Nothing in a problem may show a secret.
+environment), the path of the setting, what is wrong and what would be right. Problems are gathered, never raised one
+by one: one `ConfigurationError` carries all of them. Nothing in a problem may show a secret.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Which policies there are, and where one wants to stand among the others.
 
-Rules: a policy is a module with `Config` (pydantic) and `build(config, services)`, named by an entry point of the group
-`weir.policies`. This file names no policy: what a policy knows about its neighbours it declares itself, as `ORDER`.
+Rules: a policy is a module with `Config` (pydantic) and `build(config, services)`, named by an entry point of the
+group `weir.policies`. This file names no policy: what a policy knows about its neighbours it declares itself, as
+`ORDER`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The units people write: durations, sizes, percentages, addresses, lists that may be a single value.
 
 Rules: each type reads what people write and what JSON carries between our own processes, so that dumping and reading
-gives the same value. Durations become seconds (float), sizes bytes (int), percentages fractions (float). A wrong value
-is answered by an example of a right one.
+gives the same value. Durations become seconds (float), sizes bytes (int), percentages fractions (float). A wrong
+value is answered by an example of a right one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Keys of upstreams: where they come from, and a value that shows itself to nobody by accident.
 
-Rules: a key comes from an environment variable or from a file, never from the configuration itself. Only the supervisor
-reads it. It travels to the workers inside the configuration's JSON, and appears in no `repr`, no log and no error.
+Rules: a key comes from an environment variable or from a file, never from the configuration itself. Only the
+supervisor reads it. It travels to the workers inside the configuration's JSON, and appears in no `repr`, no log and
+no error.
 """
 
 from __future__ import annotations

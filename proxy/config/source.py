@@ -1,9 +1,10 @@
 """Reads one YAML file into plain values, and remembers where each of them stands.
 
-Rules: of YAML's scalars only those of YAML 1.2's core are understood: `true` and `false`, null, decimal numbers, text.
-So `no` and `on` stay words and `22:00` stays a time. A number whose text would be lost (`1.10`, `007`) stays text;
-numeric settings read it all the same. Tags are refused. `${NAME}` and `${NAME:-otherwise}` in values are replaced from
-the environment; `$${` is a literal `${`. Everything that is wrong is noted, and reading goes on where it can.
+Rules: of YAML's scalars only those of YAML 1.2's core are understood: `true` and `false`, null, decimal numbers,
+text. So `no` and `on` stay words and `22:00` stays a time. A number whose text would be lost (`1.10`, `007`) stays
+text; numeric settings read it all the same. Tags are refused. `${NAME}` and `${NAME:-otherwise}` in values are
+replaced from the environment; `$${` is a literal `${`. Everything that is wrong is noted, and reading goes on where
+it can.
 """
 
 from __future__ import annotations

@@ -1,0 +1,113 @@
+"""Policy files and their entries: the envelope checked by us, the options by the policy itself.
+
+Rules: every entry is checked on its own, so that one wrong entry hides no other. Options reach the worker as they
+were written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from proxy.config import checks
+from proxy.config.findings import note
+from proxy.config.policies import Envelope, PolicyEntry, PolicyFile
+from proxy.config.problems import Location, suggestion
+from proxy.config.reading import validated
+from proxy.config.registry import PolicyModule, Registry
+from proxy.config.source import Source
+
+ENVELOPE = frozenset(Envelope.model_fields)
+
+
+class Entries:
+    """Checks entries against the policies of a registry; `modules` holds those that were needed."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.modules: dict[str, PolicyModule] = {}
+
+    def file(self, source: Source) -> PolicyFile | None:
+        """The file without the entries that have errors; those are noted."""
+        if source.data is None:
+            return None
+        checks.empty_values(source, but="policies")
+        listed = source.data.get("policies") if isinstance(source.data, dict) else None
+        if not isinstance(listed, list):
+            return validated(PolicyFile, source, _given(source.data))
+        head = validated(PolicyFile, source, {**_given(source.data), "policies": []})
+        zone = head.time_zone if head else "UTC"
+        found = [self.entry(source, index, value, zone) for index, value in enumerate(listed)]
+        kept = tuple(entry for entry in found if entry is not None)
+        return PolicyFile(version=1, time_zone=zone, honour=head.honour if head else None, policies=kept)
+
+    def entry(self, source: Source, index: int, value: Any, zone: str) -> PolicyEntry | None:
+        """One entry, or None where it has errors."""
+        location: Location = ("policies", index)
+        if not isinstance(value, dict):
+            hint = f"write use: {value}" if isinstance(value, str) else ""
+            source.report(location, "expected a mapping that begins with use: name", hint)
+            return None
+        before = len(source.problems)
+        checks.empty_values(source, location, ENVELOPE)
+        envelope = _given({name: inner for name, inner in value.items() if name in ENVELOPE})
+        options = {name: inner for name, inner in value.items() if name not in ENVELOPE}
+        self.options(source, location, value.get("use"), options)
+        checked = validated(Envelope, source, envelope, location)
+        if checked is None or len(source.problems) > before:
+            return None
+        return PolicyEntry(
+            **{name: getattr(checked, name) for name in ENVELOPE - {"name"}},
+            name=checked.name or checked.use,
+            options=options,
+            source=f"{source.file}:{source.values[location].line}",
+            time_zone=zone,
+        )
+
+    def options(self, source: Source, location: Location, use: Any, options: Mapping[str, Any]) -> None:
+        """Check the policy's own keys."""
+        module = self.module(source, location, use) if isinstance(use, str) else None
+        if module is None:
+            return
+        config = module.Config
+        try:
+            config.model_validate(dict(options))
+        except ValidationError as error:
+            note(error, source, config, location, also=ENVELOPE)
+        if config.model_config.get("extra") in (None, "ignore"):  # a misspelt option must never be passed over
+            known = {name for name, field in config.model_fields.items()}
+            known |= {field.alias for field in config.model_fields.values() if field.alias}
+            for name in options.keys() - known:
+                source.report((*location, name), "unknown key", suggestion(name, known | ENVELOPE), at_key=True)
+
+    def module(self, source: Source, location: Location, use: str) -> PolicyModule | None:
+        """The policy's module, imported once."""
+        if use not in self.registry:
+            source.report((*location, "use"), f"there is no policy {use!r}", suggestion(use, self.registry))
+            return None
+        if use not in self.modules:
+            try:
+                module = self.registry[use]()
+            except Exception as error:  # a plug-in may fail in any way; the file shows which one did
+                message = f"the policy {use} can't be loaded: {type(error).__name__}: {error}"
+                source.report((*location, "use"), message)
+                return None
+            if clash := _clash(module):
+                source.report((*location, "use"), f"the policy {use} can't be used: {clash}")
+                return None
+            self.modules[use] = module
+        return self.modules[use]
+
+
+def _clash(module: PolicyModule) -> str:
+    """What a policy's author must put right."""
+    if not hasattr(module, "Config") or not hasattr(module, "build"):
+        return "it needs Config and build(config, services)"
+    taken = sorted(ENVELOPE & module.Config.model_fields.keys())
+    return f"its options {', '.join(taken)} are names of the envelope" if taken else ""
+
+
+def _given(data: Any) -> Any:
+    return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data

@@ -1,0 +1,184 @@
+"""Loads the files: reads, checks, resolves; all problems of all files at once.
+
+Rules: only the supervisor and the command line come here. The order is: deployment file, teams file, policy files,
+then what only shows in all of them together (`proxy.config.checks`, `proxy.config.neighbours`). A file with errors
+doesn't hide those of the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from proxy.config import checks, neighbours
+from proxy.config.configuration import Configuration
+from proxy.config.deployment import DeploymentFile
+from proxy.config.entries import ENVELOPE, Entries
+from proxy.config.policies import Honour, PolicyEntry, PolicyFile, digest
+from proxy.config.problems import ConfigurationError, Location
+from proxy.config.reading import Reading, absolute, validated
+from proxy.config.registry import Registry, installed
+from proxy.config.resolving import Resolving
+from proxy.config.source import Source
+from proxy.config.teams import TeamsFile
+
+OPENAI = "https://api.openai.com/v1"
+
+
+def find(env: Mapping[str, str], directory: Path | None = None) -> Path | None:
+    """The deployment file where none was named: $WEIR_CONFIG, ./weir.yaml, /etc/weir/weir.yaml; None without any."""
+    if named := env.get("WEIR_CONFIG"):
+        return Path(named)
+    candidates = [(directory or Path()) / "weir.yaml", Path("/etc/weir/weir.yaml")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load(
+    path: Path | str | None,
+    env: Mapping[str, str] | None = None,
+    *,
+    registry: Registry | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Configuration:
+    """The configuration of a deployment file, or the default one without a file.
+
+    `overrides` replace top-level settings and win over $WEIR_LISTEN, $WEIR_OPS, $WEIR_ADMIN and $WEIR_WORKERS, which
+    win over the file. Raises `ConfigurationError` with every problem of every file.
+    """
+    if path is None:
+        return default_configuration(env, registry=registry, overrides=overrides)
+    reading = Reading(os.environ if env is None else env)
+    source = reading.file(Path(path), str(path))
+    return _finish(reading, source, str(path), registry, overrides or {})
+
+
+def default_configuration(
+    env: Mapping[str, str] | None = None,
+    upstream_url: str | None = None,
+    demo_url: str | None = None,
+    *,
+    registry: Registry | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Configuration:
+    """Without a file: everything goes to `demo_url`, else `upstream_url`, else $UPSTREAM, else OpenAI.
+
+    The client's own key passes through, unless $UPSTREAM_API_KEY is set.
+    """
+    reading = Reading(os.environ if env is None else env)
+    url = demo_url or upstream_url or reading.env.get("UPSTREAM") or OPENAI
+    name = "demo" if demo_url else "openai" if url == OPENAI else "upstream"
+    upstream = {"url": url}
+    source = Source("(no file)", data={"version": 1, "upstreams": {name: upstream}})
+    if reading.env.get("UPSTREAM_API_KEY") and not demo_url:
+        upstream["key"] = reading.env["UPSTREAM_API_KEY"]
+        source.raw["upstreams", name, "key"] = "${UPSTREAM_API_KEY}"
+    reading.sources.append(source)
+    return _finish(reading, source, None, registry, overrides or {})
+
+
+class _Chain(NamedTuple):
+    entries: list[PolicyEntry]
+    honour: Honour
+    time_zone: str
+
+
+def _finish(
+    reading: Reading, source: Source, file: str | None, registry: Registry | None, overrides: Mapping[str, Any]
+) -> Configuration:
+    base = Path(file).parent if file else Path()
+    checks.empty_values(source)
+    resolved = Resolving(reading, source, base).deployment(overrides)
+    teams = _teams(reading, source, base)
+    entries = Entries(installed() if registry is None else registry)
+    chain = _chain(reading, source, base, entries)
+    resolved["keys"] = checks.key_mode(source, resolved, teams, reading.env)
+    deployment = validated(DeploymentFile, source, resolved) if source.data is not None else None
+    if isinstance(source.data, dict):
+        checks.deployment(source, source.data, deployment)
+        neighbours.check(reading.sources, chain.entries, entries.modules, resolved.get("models"), teams, chain.honour)
+    problems = reading.problems()
+    if deployment is None or any(problem.severity == "error" for problem in problems):
+        raise ConfigurationError(problems, tuple(reading.watched))
+    return _configuration(reading, deployment, chain, teams, file)
+
+
+def _teams(reading: Reading, deployment: Source, base: Path) -> TeamsFile | None:
+    named = deployment.data.get("teams") if isinstance(deployment.data, dict) else None
+    if not isinstance(named, str):
+        return None
+    source = reading.file(absolute(base, named), str(base / named), (deployment, ("teams",)))
+    checks.empty_values(source)
+    teams = validated(TeamsFile, source, source.data) if source.data is not None else None
+    if teams is not None:
+        checks.teams(source, teams)
+    return teams
+
+
+def _chain(reading: Reading, deployment: Source, base: Path, entries: Entries) -> _Chain:
+    """The entries of all policy files in their order."""
+    found: list[PolicyFile] = []
+    for location, named in _policy_files(deployment.data):
+        source = reading.file(absolute(base, named), str(base / named), (deployment, location))
+        file = entries.file(source)
+        if file is not None:
+            if file.honour is not None and any(other.honour not in (None, file.honour) for other in found):
+                source.report(("honour",), "differs from an earlier policy file's", "say it in one file", at_key=True)
+            found.append(file)
+    honours = [file.honour for file in found if file.honour is not None]
+    return _Chain(
+        [entry for file in found for entry in file.policies],
+        honours[0] if honours else Honour(),
+        found[0].time_zone if found else "UTC",
+    )
+
+
+def _policy_files(data: Any) -> Sequence[tuple[Location, str]]:
+    named = data.get("policies") if isinstance(data, dict) else None
+    if isinstance(named, str):
+        return [(("policies",), named)]
+    listed = named if isinstance(named, list) else []
+    return [(("policies", index), name) for index, name in enumerate(listed) if isinstance(name, str)]
+
+
+def _configuration(
+    reading: Reading, deployment: DeploymentFile, chain: _Chain, teams: TeamsFile | None, file: str | None
+) -> Configuration:
+    policies = [entry.model_dump(mode="json") for entry in chain.entries]
+    rest = [chain.honour.model_dump(mode="json"), chain.time_zone]
+    return Configuration(
+        deployment=deployment,
+        policies=tuple(chain.entries),
+        honour=chain.honour,
+        time_zone=chain.time_zone,
+        teams=teams,
+        file=file,
+        hash=digest([deployment.model_dump(mode="json"), policies, rest, teams and teams.model_dump(mode="json")]),
+        policy_hash=digest([policies, rest]),
+        watched=tuple(reading.watched),
+        warnings=tuple(reading.problems()),
+        references=_references(reading.sources),
+    )
+
+
+def _references(sources: Sequence[Source]) -> dict[str, str]:
+    """Where the resolved configuration holds text from the environment, and how that was written."""
+    found: dict[str, str] = {}
+    offset = 0
+    for index, source in enumerate(sources):
+        for location, raw in source.raw.items():
+            found["\0".join(map(str, _resolved_location(location, index == 0, offset)))] = raw
+        listed = source.data.get("policies") if index and isinstance(source.data, dict) else None
+        offset += len(listed) if isinstance(listed, list) else 0
+    return found
+
+
+def _resolved_location(location: Location, deployment: bool, offset: int) -> Location:
+    if deployment:
+        return ("deployment", *location)
+    if location[0] == "policies" and len(location) > 2:
+        _, index, name, *rest = location
+        inner: Location = (name, *rest) if name in ENVELOPE else ("options", name, *rest)
+        return ("policies", int(index) + offset, *inner)
+    return ("teams", *location)

@@ -1,0 +1,62 @@
+"""JSON Schemas of the files, for editors that check while one types.
+
+Rules: made from the models, so they can't say anything else. What a schema refuses, loading refuses too; loading
+knows more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from proxy.config.deployment import DeploymentFile
+from proxy.config.policies import Envelope, PolicyFile
+from proxy.config.registry import Registry, installed
+from proxy.config.teams import TeamsFile
+
+Kind = Literal["deployment", "policies", "teams"]
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema(kind: Kind = "deployment", registry: Registry | None = None) -> dict[str, Any]:
+    """The JSON Schema of a kind of file; for policy files, with every installed policy as a form of `use`."""
+    if kind == "policies":
+        return _headed(_policies(installed() if registry is None else registry), "Weir policy file")
+    model = DeploymentFile if kind == "deployment" else TeamsFile
+    return _headed(model.model_json_schema(mode="validation"), f"Weir {kind} file")
+
+
+def _headed(found: dict[str, Any], title: str) -> dict[str, Any]:
+    return {"$schema": DIALECT, **found, "title": title}
+
+
+def _policies(registry: Registry) -> dict[str, Any]:
+    found = PolicyFile.model_json_schema(mode="validation")
+    envelope = Envelope.model_json_schema(mode="validation")
+    definitions = {name: value for name, value in found["$defs"].items() if name != "PolicyEntry"}
+    definitions |= envelope.pop("$defs", {})
+    variants = []
+    for name in sorted(registry):
+        variant, own = _variant(name, registry, envelope)
+        definitions |= own
+        variants.append(variant)
+    described = found["properties"]["policies"].get("description", "")
+    found["properties"]["policies"] = {"type": "array", "items": {"oneOf": variants}, "description": described}
+    return {**found, "$defs": definitions}
+
+
+def _variant(name: str, registry: Registry, envelope: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One policy's form: the envelope with `use` fixed, and its own options; and the definitions that those need."""
+    config = registry[name]().Config
+    options = config.model_json_schema(mode="validation", ref_template=f"#/$defs/{name}.{{model}}")
+    own = {f"{name}.{inner}": value for inner, value in options.pop("$defs", {}).items()}
+    use = {**envelope["properties"]["use"], "const": name}
+    properties = {**envelope["properties"], "use": use, **options.get("properties", {})}
+    variant = {
+        "title": name,
+        "type": "object",
+        "properties": properties,
+        "required": ["use", *options.get("required", [])],
+        "additionalProperties": config.model_config.get("extra") == "allow",
+    }
+    described = (config.__doc__ or "").strip()
+    return ({**variant, "description": described} if described else variant), own
