@@ -1,7 +1,8 @@
-"""The clients that are not ours, each in a directory of its own under `.cache/real/`, made once: `python tests/real/environments.py`.
+"""The clients that are not ours, each in a directory of its own under `.cache/real/`, made once.
 
-A directory is complete when its stamp says what was asked for; anything else is made anew. The registries are reached by pip and
-npm as they are set up on this machine; where they can't be reached the tests that need a client skip, saying so.
+`python tests/real/environments.py` makes them all; a test makes what it needs. A directory is complete when its stamp
+says what was asked for; anything else is made anew. The registries are reached by pip and npm as they are set up on
+this machine; where they can't be reached the tests that need a client skip, saying so.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Environment:
 
 
 def python(name: str) -> Environment:
-    """This Python with the packages of `name` only: -S keeps our own site-packages, with other versions, out of sight."""
+    """This Python with the packages of `name` only: -S keeps our own site-packages, with other versions, away."""
     target = _made(name, _python_key(name), lambda draft: _pip(draft, PYTHON[name]))
     return Environment((sys.executable, "-S"), {"PYTHONPATH": str(target)})
 

@@ -1,8 +1,8 @@
 """A llama-architecture model file with random weights: a real model to a real server, made in half a second.
 
-Everything about the model lives here, and nothing about the server. The text it writes is noise; the tokens, their counts, their
-log probabilities, the grammar of a JSON schema, a tool call and the end of the context window are as real as those of a trained model.
-The same version of Python gives the same file, so that seeded answers can be compared within a run.
+Everything about the model lives here, and nothing about the server. The text it writes is noise; the tokens, their
+counts, their log probabilities, the grammar of a JSON schema, a tool call and the end of the context window are as real
+as those of a trained model. The same version of Python gives the same file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""llama.cpp's own HTTP server as a process of its own: `python llama_server.py MODEL.gguf MODE`, MODE `chat` or `embedding`.
+"""llama.cpp's own HTTP server as a process of its own: `python llama_server.py MODEL.gguf chat|embedding`.
 
-It listens on an ephemeral port of 127.0.0.1, prints its address as one line on standard output, and serves until it is ended.
+It listens on an ephemeral port of 127.0.0.1, prints its address as one line, and serves until it is ended.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def until(look: Callable[[], Seen], within_s: float, *, every_s: float = 0.02, w
 
 @contextmanager
 def running(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A process with its output in `log`, ended with its children's parent when the block ends: asked first, then killed."""
+    """A process with its output in `log`, ended when the block ends: asked first, then killed."""
     with log.open("w") as sink:
         process = subprocess.Popen(
             command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, text=True

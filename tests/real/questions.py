@@ -31,13 +31,7 @@ RESULT = [
     {
         "role": "assistant",
         "content": None,
-        "tool_calls": [
-            {
-                "id": "call_1",
-                "type": "function",
-                "function": {"name": "weather", "arguments": '{"city":"Oslo","days":1}'},
-            }
-        ],
+        "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}],
     },
     {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
 ]
@@ -50,14 +44,7 @@ CHATS: dict[str, dict[str, Any]] = {
     "json_schema": {**GREEDY, "messages": HELLO, "max_tokens": 120, "response_format": JSON_SCHEMA},
     "tools": {**GREEDY, "messages": HELLO, **CALL},
     "tool_result": {**GREEDY, "messages": RESULT, "tools": CALL["tools"], "max_tokens": 8},
-    "developer_fields": {
-        **GREEDY,
-        "messages": HELLO,
-        "max_tokens": 4,
-        "user": "u-1",
-        "metadata": {"a": "b"},
-        "stop": ["\n"],
-    },
+    "stop": {**GREEDY, "messages": HELLO, "max_tokens": 64, "stop": ["a", "e", "i"], "metadata": {"team": "docs"}},
 }
 COMPLETION: dict[str, Any] = {**GREEDY, "prompt": "def main(", "max_tokens": 12}
 RESPONSE: dict[str, Any] = {

@@ -1,8 +1,8 @@
 """A client that leaves: Weir hangs up on llama.cpp within a second, and llama.cpp stops where it looks.
 
-llama.cpp looks at its client only when it has something to write: after each token of a stream, and between the batches of a prompt
-if it was asked to report progress; a unary answer it computes to its end. So where it can stop, its metrics are asked;
-where it can't, the kernel is asked whether anybody is still connected to it.
+llama.cpp looks at its client only when it has something to write: after each token of a stream, and between the
+batches of a prompt if asked to report progress; a unary answer it computes to its end. So where it can stop, its
+metrics are asked; where it can't, the kernel is asked whether anybody is still connected to it.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def test_a_stream_that_is_left_before_its_first_token_is_stopped(alone: Llama, c
 def test_a_silent_upstream_is_hung_up_on(alone: Llama, client: openai.OpenAI, stream: bool) -> None:
     """A client that gives up before any byte of an answer takes Weir's connection to the upstream with it."""
     asked = {"model": "tiny-lonely", "messages": LONG_PROMPT, "max_tokens": 4, "extra_body": {"cache_prompt": False}}
-    with pytest.raises(openai.APITimeoutError):
-        client.chat.completions.create(**asked, stream=stream)
+    with pytest.raises(Exception, match="timed out"):  # openai's before the headers, its transport's after them
+        list(client.chat.completions.create(**asked, stream=stream))
     assert alone.busy(), "it was still reading the prompt when the client gave up"
     until(lambda: not alone.peers(), WITHIN_S, what="nobody connected to llama.cpp")
 

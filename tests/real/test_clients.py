@@ -67,7 +67,7 @@ def assert_a_trip(call: dict[str, Any]) -> None:
 
 @openai_clients
 def test_openai_sdk(weir: Weir, client: Any) -> None:
-    """An OpenAI SDK gets its chats, streams, usage, tool calls, embeddings and responses from llama.cpp through Weir."""
+    """An OpenAI SDK gets its chats, streams, usage, tool calls, embeddings and responses as it should."""
     told = answers(weir, client, *OPENAI_TASKS)
     unary, stream, counted = told["unary"], told["stream"], told["stream_with_usage"]
     assert unary["usage"]["output"] == 12 and unary["finish"] == "length"
@@ -97,3 +97,47 @@ def test_anthropic(weir: Weir, model: str) -> None:
     assert told["unary"]["text"] and told["unary"]["usage"]["output"] > 0
     assert told["stream"]["text"] and told["stream"]["usage"]["output"] > 0
     assert (told["stream"]["first"], told["stream"]["last"]) == ("message_start", "message_stop")
+
+
+FAULTS = {
+    "rate limit": {"fault": "rate-limit:7", "stream": False},
+    "rate limit, stream": {"fault": "rate-limit:7", "stream": True},
+    "too long": {"fault": "context-length", "stream": True},
+    "html": {"fault": "html-200", "stream": False},
+    "first event": {"fault": "first-event-error", "stream": True},
+    "mid error": {"fault": "mid-error:3", "stream": True},
+    "no [DONE]": {"fault": "eof-no-done:3", "stream": True},
+    "reset": {"fault": "rst:3", "stream": True},
+    "malformed": {"fault": "malformed-event:3", "stream": True},
+}
+MID_STREAM = ("mid error", "no [DONE]", "reset", "malformed")
+
+
+@openai_clients
+def test_openai_sdk_raises_what_it_should(weir: Weir, client: Any) -> None:
+    """An upstream's fault is an exception of the SDK's own, never a short answer that looks whole."""
+    told = answers(weir, client, "faults", MODEL="gpt-4o-mini", FAULTS=json.dumps(FAULTS))["faults"]
+    for name in ("rate limit", "rate limit, stream"):
+        assert (told[name]["kind"], told[name]["status"]) == ("RateLimitError", 429)
+        assert told[name]["retry_after"] == "7" and told[name]["code"] == "rate_limit_exceeded"
+    assert (told["too long"]["kind"], told["too long"]["code"]) == ("BadRequestError", "context_length_exceeded")
+    assert (told["html"]["kind"], told["html"]["status"]) == ("InternalServerError", 502)
+    assert told["first event"]["kind"] == "InternalServerError" and told["first event"]["chunks"] == 0
+    for name in MID_STREAM:
+        assert told[name]["kind"] == "APIError" and told[name]["chunks"] > 0, (name, told[name])
+
+
+def test_pydantic_ai_raises_what_it_should(weir: Weir) -> None:
+    """pydantic-ai sees the statuses of a rate limit, of a refused prompt, and of a 200 that was no answer."""
+    chosen = {name: FAULTS[name] for name in ("rate limit", "too long", "html")}
+    told = answers(weir, PYDANTIC_AI, "faults", MODEL="gpt-4o-mini", FAULTS=json.dumps(chosen))["faults"]
+    assert {name: seen["status"] for name, seen in told.items()} == {"rate limit": 429, "too long": 400, "html": 502}
+
+
+def test_anthropic_raises_what_it_should(weir: Weir) -> None:
+    """Anthropic's SDK sees the same faults as exceptions of its own."""
+    told = answers(weir, ANTHROPIC, "faults", MODEL="claude-sonnet-4-5", FAULTS=json.dumps(FAULTS))["faults"]
+    assert (told["rate limit"]["kind"], told["rate limit"]["status"]) == ("RateLimitError", 429)
+    assert told["html"]["status"] == 502
+    for name in MID_STREAM:
+        assert told[name]["kind"] is not None and told[name]["chunks"] > 0, (name, told[name])

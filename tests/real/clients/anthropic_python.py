@@ -37,15 +37,17 @@ def stream():
     return told | {"first": kinds[0], "last": kinds[-1]}
 
 
-def fault():
+def faults():
+    """What becomes of one message for each of FAULTS: {name: {"fault": for the simulator, "stream": bool}}."""
+    return {name: fault(**asked) for name, asked in json.loads(os.environ["FAULTS"]).items()}
+
+
+def fault(fault, stream):
     chunks = 0
-    headers = json.loads(os.environ["FAULT"])
     try:
-        if os.environ.get("STREAM"):
-            for _ in client.messages.create(**ASK, stream=True, extra_headers=headers):
-                chunks += 1
-        else:
-            client.messages.create(**ASK, extra_headers=headers)
+        answer = client.messages.create(**ASK, stream=stream, extra_headers={"x-sim-fault": fault})
+        for _ in answer if stream else ():
+            chunks += 1
     except anthropic.APIError as error:
         told = {"kind": type(error).__name__, "status": getattr(error, "status_code", None), "message": error.message}
         return told | {"chunks": chunks}

@@ -1,4 +1,4 @@
-"""What applications do with openai-python, 2.x and newest alike: `python openai_python.py TASK…`, answers as one JSON object.
+"""What applications do with openai-python, 2.x and newest: `python openai_python.py TASK…`, answers as one JSON object.
 
 The environment gives OPENAI_BASE_URL and OPENAI_API_KEY, which the SDK reads itself, and the models to ask.
 """
@@ -12,6 +12,7 @@ import openai
 MODEL, EMBEDDING = os.environ["MODEL"], os.environ["EMBEDDING_MODEL"]
 CALL = json.loads(os.environ["CALL"])  # the arguments that make this model call a tool
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "What is the weather?"}], "temperature": 0, "seed": 7}
+SHORT = {"model": MODEL, "input": "Hello", "max_output_tokens": 8}
 
 client = openai.OpenAI(max_retries=0)
 
@@ -60,33 +61,30 @@ def embeddings():
 
 
 def responses():
-    answer = client.responses.create(model=MODEL, input="Hello", max_output_tokens=8)
-    return {
-        "text": answer.output_text,
-        "usage": {"input": answer.usage.input_tokens, "output": answer.usage.output_tokens},
-    }
+    answer = client.responses.create(**SHORT)
+    usage = {"input": answer.usage.input_tokens, "output": answer.usage.output_tokens}
+    return {"text": answer.output_text, "usage": usage}
 
 
 def responses_streamed():
-    kinds = [
-        event.type for event in client.responses.create(model=MODEL, input="Hello", max_output_tokens=8, stream=True)
-    ]
+    kinds = [event.type for event in client.responses.create(**SHORT, stream=True)]
     return {"first": kinds[0], "last": kinds[-1]}
 
 
-def fault():
-    """One chat with the fault that FAULT names, streamed if STREAM says so."""
-    seen = []
+def faults():
+    """What becomes of one chat for each of FAULTS: {name: {"fault": for the simulator, "stream": bool}}."""
+    return {name: fault(**asked) for name, asked in json.loads(os.environ["FAULTS"]).items()}
+
+
+def fault(fault, stream):
+    chunks = 0
     try:
-        headers = json.loads(os.environ["FAULT"])
-        if os.environ.get("STREAM"):
-            for chunk in client.chat.completions.create(**ASK, stream=True, extra_headers=headers):
-                seen.append(chunk)
-        else:
-            client.chat.completions.create(**ASK, extra_headers=headers)
+        answer = client.chat.completions.create(**ASK, stream=stream, extra_headers={"x-sim-fault": fault})
+        for _ in answer if stream else ():
+            chunks += 1
     except openai.APIError as error:
-        return described(error) | {"chunks": len(seen)}
-    return {"kind": None, "chunks": len(seen)}
+        return described(error) | {"chunks": chunks}
+    return {"kind": None, "chunks": chunks}
 
 
 def described(error):

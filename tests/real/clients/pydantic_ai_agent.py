@@ -1,6 +1,6 @@
 """What applications do with pydantic-ai: `python pydantic_ai_agent.py TASK…`, answers as one JSON object.
 
-An agent on its OpenAI model class, given only another base URL; OPENAI_BASE_URL and OPENAI_API_KEY are read by the library.
+An agent on its OpenAI model class; OPENAI_BASE_URL and OPENAI_API_KEY are read by the library itself.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Annotated, Literal
 
+from openai import AsyncOpenAI
 from pydantic import Field
 from pydantic_ai import Agent, ModelHTTPError
 from pydantic_ai.messages import ToolCallPart
@@ -17,7 +18,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 
 CALL = json.loads(os.environ["CALL"])
-MODEL = OpenAIChatModel(os.environ["MODEL"], provider=OpenAIProvider())
+MODEL = OpenAIChatModel(os.environ["MODEL"], provider=OpenAIProvider(openai_client=AsyncOpenAI(max_retries=0)))
 SHORT = ModelSettings(max_tokens=12, temperature=0, seed=7)
 ASK = "What is the weather?"
 
@@ -56,11 +57,16 @@ async def tools():
     return None
 
 
-async def fault():
+async def faults():
+    """What becomes of one run for each of FAULTS, streamed or not: {name: {"fault": for the simulator, …}}."""
+    return {name: await fault(asked["fault"]) for name, asked in json.loads(os.environ["FAULTS"]).items()}
+
+
+async def fault(fault):
     try:
-        await Agent(MODEL).run(ASK, model_settings=ModelSettings(extra_headers=json.loads(os.environ["FAULT"])))
+        await Agent(MODEL).run(ASK, model_settings=ModelSettings(extra_headers={"x-sim-fault": fault}))
     except ModelHTTPError as error:
-        return {"kind": type(error).__name__, "status": error.status_code, "body": error.body}
+        return {"kind": type(error).__name__, "status": error.status_code}
     return {"kind": None}
 
 

@@ -72,19 +72,24 @@ const tasks = {
     return { first: kinds[0], last: kinds.at(-1) };
   },
 
-  // One chat with the fault that FAULT names, streamed if STREAM says so.
-  async fault() {
-    const options = { headers: JSON.parse(process.env.FAULT) };
-    let chunks = 0;
-    try {
-      if (!process.env.STREAM) await client.chat.completions.create(ask, options);
-      else for await (const _ of await client.chat.completions.create({ ...ask, stream: true }, options)) chunks += 1;
-    } catch (error) {
-      if (!(error instanceof OpenAI.APIError)) throw error;
-      return { ...described(error), chunks };
-    }
-    return { kind: null, chunks };
+  // What becomes of one chat for each of FAULTS: {name: {"fault": for the simulator, "stream": bool}}.
+  async faults() {
+    const told = {};
+    for (const [name, asked] of Object.entries(JSON.parse(process.env.FAULTS))) told[name] = await fault(asked);
+    return told;
   },
+};
+
+const fault = async ({ fault, stream }) => {
+  let chunks = 0;
+  try {
+    const answer = await client.chat.completions.create({ ...ask, stream }, { headers: { "x-sim-fault": fault } });
+    if (stream) for await (const _ of answer) chunks += 1;
+  } catch (error) {
+    if (!(error instanceof OpenAI.APIError)) throw error;
+    return { ...described(error), chunks };
+  }
+  return { kind: null, chunks };
 };
 
 const described = (error) => ({
