@@ -78,6 +78,11 @@ def _proxy_url(text: str) -> str:
     return text
 
 
+def _at(port: int) -> Any:
+    """A default address; schemas need it as text."""
+    return Field(default=Address("127.0.0.1", port), json_schema_extra={"default": f"127.0.0.1:{port}"})
+
+
 def default_home(env: Mapping[str, str]) -> Path:
     """$WEIR_HOME, else $XDG_STATE_HOME/weir, else ~/.local/state/weir."""
     if home := env.get("WEIR_HOME"):
@@ -220,8 +225,9 @@ class Deployment(Strict):
 
 
 def _model_schema(schema: dict[str, Any]) -> None:
-    short = {name: {"$ref": f"#/$defs/Deployment/properties/{name}"} for name in ("upstream", "model")}
-    schema["properties"] = {**schema["properties"], **short}
+    """The short form, `{upstream: name}`, beside the long one."""
+    short = Deployment.model_json_schema()["properties"]
+    schema["properties"] = {**short, **schema["properties"]}
     schema.pop("required", None)
     schema["oneOf"] = [{"required": ["upstream"]}, {"required": ["deployments"]}]
 
@@ -332,11 +338,11 @@ class DeploymentFile(Strict):
 
     version: Version
     """The form of this file: 1."""
-    listen: Bind = Address("127.0.0.1", 8787)
+    listen: Bind = _at(8787)
     """The address that clients use as their base URL. A public one needs keys."""
-    ops: OptionalBind = Address("127.0.0.1", 9090)
+    ops: OptionalBind = _at(9090)
     """Health, readiness and metrics, without secrets; `off` for none."""
-    admin: OptionalBind = Address("127.0.0.1", 8788)
+    admin: OptionalBind = _at(8788)
     """Reports, console and control, with a token of its own; only on this machine; `off` for none."""
     home: Path = Field(default_factory=lambda: default_home(os.environ))
     """The directory of journal, keys and state. Default: $WEIR_HOME, else $XDG_STATE_HOME/weir, else

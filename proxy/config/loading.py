@@ -74,6 +74,7 @@ def default_configuration(
     if reading.env.get("UPSTREAM_API_KEY") and not demo_url:
         upstream["key"] = reading.env["UPSTREAM_API_KEY"]
         source.raw["upstreams", name, "key"] = "${UPSTREAM_API_KEY}"
+    source.elsewhere["upstreams"] = "--upstream" if upstream_url else "UPSTREAM"
     reading.sources.append(source)
     return _finish(reading, source, None, registry, overrides or {})
 

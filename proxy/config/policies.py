@@ -54,9 +54,9 @@ class Envelope(Strict):
     """It doesn't apply to requests that are all of this."""
     mode: Mode = "on"
     """`off`; `observe` decides and records but changes nothing; `on`."""
-    rollout: Percent = 1.0
+    rollout: Percent = Field(default=1.0, json_schema_extra={"default": "100%"})
     """The share of keys or conversations that it applies to; the same ones each time."""
-    holdout: Percent = 0.0
+    holdout: Percent = Field(default=0.0, json_schema_extra={"default": "0%"})
     """The share that it never applies to: the control group that its effect is measured against."""
 
     def applies(self, zone: ZoneInfo | None = None) -> Predicate | None:

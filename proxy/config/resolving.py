@@ -49,7 +49,9 @@ class Resolving:
     def chosen(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """What the command line says, then what the environment says."""
         env = self.reading.env
-        return {name: env[variable] for variable, name in VARIABLES.items() if env.get(variable)} | dict(overrides)
+        said = {name: variable for variable, name in VARIABLES.items() if env.get(variable)}
+        self.source.elsewhere |= said | {name: f"--{name}" for name in overrides}
+        return {name: env[variable] for name, variable in said.items()} | dict(overrides)
 
     def models(self, found: dict[str, Any]) -> dict[str, Any]:
         """With one upstream, every model is its."""

@@ -11,7 +11,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -228,44 +228,42 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _or_number(pattern: str, examples: list[str], kind: str) -> WithJsonSchema:
-    return WithJsonSchema(
-        {"anyOf": [{"type": kind, "minimum": 0}, {"type": "string", "pattern": pattern}], "examples": examples}
-    )
+def _or_number(title: str, pattern: str, examples: list[str], kind: str) -> WithJsonSchema:
+    either = [{"type": kind, "minimum": 0}, {"type": "string", "pattern": pattern}]
+    return WithJsonSchema({"title": title, "anyOf": either, "examples": examples})
 
 
-Duration = Annotated[float, BeforeValidator(seconds), _or_number(DURATION_PATTERN, ["500ms", "10s", "24h"], "number")]
-Size = Annotated[int, BeforeValidator(size_in_bytes), _or_number(SIZE_PATTERN, ["256 KiB", "32 MiB"], "integer")]
+Duration = Annotated[
+    float, BeforeValidator(seconds), _or_number("duration", DURATION_PATTERN, ["500ms", "10s", "24h"], "number")
+]
+Size = Annotated[
+    int, BeforeValidator(size_in_bytes), _or_number("size", SIZE_PATTERN, ["256 KiB", "32 MiB"], "integer")
+]
 Percent = Annotated[
     float,
     BeforeValidator(fraction),
     PlainSerializer(percent, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": PERCENT_PATTERN, "examples": ["5%", "0.5%"]}),
+    WithJsonSchema({"title": "percentage", "type": "string", "pattern": PERCENT_PATTERN, "examples": ["5%", "0.5%"]}),
 ]
 Truth = Annotated[bool, BeforeValidator(truth), WithJsonSchema({"type": "boolean"})]
+_ADDRESS = {"type": ["string", "integer"]}
 Bind = Annotated[
     Address,
     BeforeValidator(address),
     PlainSerializer(str, return_type=str, when_used="json"),
-    WithJsonSchema({"type": ["string", "integer"], "examples": ["127.0.0.1:8787"]}),
+    WithJsonSchema({"title": "address", **_ADDRESS, "examples": ["127.0.0.1:8787"]}),
 ]
 OptionalBind = Annotated[
     Address | None,
     BeforeValidator(address_or_off),
     PlainSerializer(lambda value: str(value or "off"), return_type=str, when_used="json"),
-    WithJsonSchema({"type": ["string", "integer"], "examples": ["127.0.0.1:9090", "off"]}),
+    WithJsonSchema({"title": "address or off", **_ADDRESS, "examples": ["127.0.0.1:9090", "off"]}),
 ]
 Version = Annotated[
     Literal[1],
     BeforeValidator(lambda value: 1 if value == "1" else value),
     WithJsonSchema({"const": 1}),
 ]
-OneOrMore: Any = WithJsonSchema(
-    {
-        "anyOf": [
-            {"type": ["string", "integer"]},
-            {"type": "array", "items": {"type": ["string", "integer"]}, "minItems": 1},
-        ]
-    }
-)
+_ONE = {"type": ["string", "integer"]}
+OneOrMore = WithJsonSchema({"title": "text or list", "anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 1}]})
 Names = Annotated[tuple[str, ...], BeforeValidator(listed), OneOrMore]

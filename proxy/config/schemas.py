@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from proxy.config.deployment import DeploymentFile
 from proxy.config.policies import Envelope, PolicyFile
 from proxy.config.registry import Registry, installed
@@ -20,18 +22,19 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def schema(kind: Kind = "deployment", registry: Registry | None = None) -> dict[str, Any]:
     """The JSON Schema of a kind of file; for policy files, with every installed policy as a form of `use`."""
     if kind == "policies":
-        return _headed(_policies(installed() if registry is None else registry), "Weir policy file")
+        return {"$schema": DIALECT, **_policies(installed() if registry is None else registry), "title": "Policy file"}
     model = DeploymentFile if kind == "deployment" else TeamsFile
-    return _headed(model.model_json_schema(mode="validation"), f"Weir {kind} file")
+    return {"$schema": DIALECT, **of_model(model), "title": f"{kind.capitalize()} file"}
 
 
-def _headed(found: dict[str, Any], title: str) -> dict[str, Any]:
-    return {"$schema": DIALECT, **found, "title": title}
+def of_model(model: type[BaseModel]) -> dict[str, Any]:
+    """One of our models: without null, which files can't say, and without titles that only repeat a name."""
+    found: dict[str, Any] = _tidied(model.model_json_schema(mode="validation"))
+    return found
 
 
 def _policies(registry: Registry) -> dict[str, Any]:
-    found = PolicyFile.model_json_schema(mode="validation")
-    envelope = Envelope.model_json_schema(mode="validation")
+    found, envelope = of_model(PolicyFile), of_model(Envelope)
     definitions = {name: value for name, value in found["$defs"].items() if name != "PolicyEntry"}
     definitions |= envelope.pop("$defs", {})
     variants = []
@@ -60,3 +63,26 @@ def _variant(name: str, registry: Registry, envelope: dict[str, Any]) -> tuple[d
     }
     described = (config.__doc__ or "").strip()
     return ({**variant, "description": described} if described else variant), own
+
+
+def _tidied(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_tidied(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found = {name: _tidied(value) for name, value in node.items() if name != "properties"}
+    if "properties" in node:
+        found["properties"] = {name: _property(name, value) for name, value in node["properties"].items()}
+    return found
+
+
+def _property(name: str, node: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = _tidied(node)
+    if found.get("title") == name.replace("_", " ").title():
+        del found["title"]
+    if found.get("default", ...) is None:
+        del found["default"]
+    some = [option for option in found.get("anyOf", []) if option != {"type": "null"}]
+    if len(some) == 1 and len(found["anyOf"]) == 2:
+        return {**some[0], **{key: value for key, value in found.items() if key != "anyOf"}}
+    return {**found, "anyOf": some} if some else found

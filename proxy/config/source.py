@@ -65,6 +65,8 @@ class Source:
     keys: dict[Location, Mark] = field(default_factory=dict)
     raw: dict[Location, str] = field(default_factory=dict)
     """The text of values in which variables were replaced, as written."""
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    """Settings that the command line or the environment replaced, and what they came from."""
     problems: list[Problem] = field(default_factory=list)
 
     def settle(self, location: Location) -> Location:
@@ -80,17 +82,25 @@ class Source:
     ) -> None:
         """Note a problem with the value at `location`, or with its key."""
         mark = self.keys.get(location) if at_key else None
-        mark = mark or self.values.get(self.settle(location)) or Mark(1, 1)
-        severity = "warning" if warning else "error"
+        mark = mark or self.values.get(self.settle(location)) or Mark(0, 0)
+        origin = self.elsewhere.get(str(location[0])) if location else None
+        if origin is not None:
+            mark = Mark(0, 0)
+        self.add(origin or self.file, mark, location, message, hint, warning=warning)
+
+    def add(
+        self, file: str, mark: Mark, location: Location, message: str, hint: str = "", *, warning: bool = False
+    ) -> None:
+        """Note a problem at a place that is known."""
         self.problems.append(
             Problem(
-                file=self.file,
+                file=file,
                 line=mark.line,
                 column=mark.column,
                 path=written(location),
                 message=message,
                 hint=hint,
-                severity=severity,  # type: ignore[arg-type]
+                severity="warning" if warning else "error",
             )
         )
 
@@ -103,6 +113,7 @@ def read(file: str, content: bytes, env: Mapping[str, str]) -> Source:
     if node is not None:
         _Reader(source, env).document(node)
     elif not source.problems:
+        source.values[()] = Mark(1, 1)
         source.report((), "the file is empty", "it begins with version: 1")
     return source
 
@@ -208,9 +219,9 @@ class _Reader:
             elif key.value == "<<" and key.style is None:
                 merged.append(value)
             elif key.value in found:
-                first = self.source.keys[*location, key.value]
-                at = _mark(key)
-                self._note_duplicate((*location, key.value), at, first)
+                where = (*location, key.value)
+                message = f"written twice, first in line {self.source.keys[where].line}"
+                self.source.add(self.source.file, _mark(key), where, message, "keep one of them")
             else:
                 self.source.keys[*location, key.value] = _mark(key)
                 found[key.value] = self.value(value, (*location, key.value))
@@ -254,18 +265,6 @@ class _Reader:
             hint = f"did you mean {close}?" if close else f"set it, or write ${{{name}:-otherwise}}"
             self.source.report(location, f"the environment variable {name} isn't set", hint)
         return value or ""
-
-    def _note_duplicate(self, location: Location, at: Mark, first: Mark) -> None:
-        self.source.problems.append(
-            Problem(
-                file=self.source.file,
-                line=at.line,
-                column=at.column,
-                path=written(location),
-                message=f"written twice, first in line {first.line}",
-                hint="keep one of them",
-            )
-        )
 
 
 def _plain(text: str) -> Any:
