@@ -1,0 +1,75 @@
+"""What the ops and admin listeners may ask of the supervisor, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """One worker process."""
+
+    index: int
+    pid: int
+    ready: bool
+    config_hash: str | None
+    uptime_s: float
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The answer of `GET /admin/status`. Addresses are as bound; `problems` are those of files that were refused."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    ready: bool
+    draining: bool
+    bypass: bool
+    config_hash: str
+    config_valid: bool
+    problems: tuple[str, ...]
+    home: str
+    listen: tuple[str, ...]
+    ops: str | None
+    admin: str | None
+    workers_wanted: int
+    workers: tuple[WorkerStatus, ...]
+    restarts: int
+    keys: int
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """The outcome of a reload: with `ok` false the configuration before it stays in use."""
+
+    ok: bool
+    hash: str
+    changed: bool
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Operated(Protocol):
+    """The supervisor."""
+
+    def ready(self) -> bool:
+        """Whether to send clients here: started, at least one worker accepts, not draining."""
+
+    def status(self) -> Status:
+        """How it stands."""
+
+    async def metrics(self) -> bytes:
+        """The Prometheus text."""
+
+    async def reload(self, why: str) -> Reloaded:
+        """Read the files again."""
+
+    def drain(self) -> None:
+        """Finish what runs, then end; returns at once."""
+
+    def bypass(self, on: bool) -> None:
+        """The kill switch: policies step aside."""
+
+    async def explain(self, exchange: str, tenant: str | None) -> Mapping[str, Any] | None:
+        """What happened to an exchange (`proxy.why`); with a tenant, only if it is that tenant's."""

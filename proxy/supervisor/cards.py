@@ -1,0 +1,70 @@
+"""The rate cards, compiled once into a file that workers only read.
+
+Rules: compiling imports the whole price database (half a second and some 50 MB), so a process of its own does it and
+ends. The file's name is a hash of everything that its content depends on; if it exists, it is right. Run as `python
+-m proxy.supervisor.cards FILE` with the deployment file's `{"prices": …}` on stdin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from hashlib import sha256
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+COMPILE_S = 60.0
+
+
+class CardsError(Exception):
+    """The rate cards can't be compiled."""
+
+
+def file_of(home: Path, prices: str) -> Path:
+    """Where the cards for these overrides are or will be: the name changes with prices, code and price database."""
+    code = find_spec("proxy.pricing")
+    source = Path(code.origin).read_bytes() if code is not None and code.origin else b""
+    content = b"\0".join([source, version("genai-prices").encode(), prices.encode()])
+    return home / f"cards-{sha256(content).hexdigest()[:16]}.bin"
+
+
+async def compiled(home: Path, prices: str) -> Path:
+    """The file of compiled cards, made if it isn't there. Raises `CardsError`."""
+    path = file_of(home, prices)
+    if path.exists():
+        return path
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy.supervisor.cards", str(path)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        _, complaint = await asyncio.wait_for(process.communicate(prices.encode()), COMPILE_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise CardsError(f"compiling the rate cards took longer than {COMPILE_S:g} s") from None
+    if process.returncode or not path.exists():
+        last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+        raise CardsError(f"the rate cards can't be compiled: {last or f'status {process.returncode}'}")
+    return path
+
+
+def main() -> None:
+    """Compile the cards for the overrides on stdin into the file named on the command line."""
+    from pydantic import TypeAdapter
+
+    from proxy.config.deployment import Price
+    from proxy.keys import write_private
+    from proxy.pricing import RateCards
+
+    form = TypeAdapter(dict[str, tuple[Price, ...]])
+    overrides = form.validate_python(json.load(sys.stdin)["prices"])
+    write_private(Path(sys.argv[1]), RateCards.compile(overrides=overrides).to_bytes())
+
+
+if __name__ == "__main__":
+    main()

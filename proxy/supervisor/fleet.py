@@ -1,0 +1,269 @@
+"""The workers: kept at their number, told the same things, summed up.
+
+Rules:
+- Each slot has one task, which starts a worker, listens to it, and starts the next one when it dies. Only a draining
+  fleet lets a slot go empty.
+- A worker that lived for `SETTLED_S` is replaced at once; one that dies young waits, twice as long each time
+  (`backoff_s`).
+- Nothing is ready until every slot was ready once: a worker that can't start at all is an error of the start
+  (`StartError`), later it is only logged and tried again.
+- What every worker must know is one `Orders` value. A new worker gets the current one; new orders stay only if no
+  worker rejects them, else all go back to the ones before.
+- Counters of dead workers stay in the sum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from proxy.keys import KeyRecord
+from proxy.logs import LEVELS, Log
+from proxy.metrics import Snapshot, merge, retire
+from proxy.supervisor.process import Message, Worker, ending
+
+READY_S = 60.0
+CONFIGURED_S = 15.0
+SETTLED_S = 10.0
+START_ATTEMPTS = 3
+LONGEST_BACKOFF_S = 30.0
+STOP_S = 2.0
+
+
+class StartError(Exception):
+    """The workers can't be started; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What every worker must know. `configuration` is the JSON text, `cards` the path of the compiled rate cards."""
+
+    configuration: str
+    keys: tuple[KeyRecord, ...]
+    cards: str | None
+    home: str
+    bypass: bool = False
+
+    def message(self) -> dict[str, Any]:
+        """The fields of `configure`."""
+        return {
+            "configuration": self.configuration,
+            "keys": msgspec.to_builtins(self.keys),
+            "cards": self.cards,
+            "home": self.home,
+            "bypass": self.bypass,
+        }
+
+
+Lookup = Callable[[str, str | None], Awaitable[Mapping[str, Any] | None]]
+"""(exchange, tenant) -> what is known of the exchange, or None."""
+
+
+def backoff_s(failures: int) -> float:
+    """How long to wait before the next start after this many early deaths in a row."""
+    return 0.0 if failures <= 0 else min(0.1 * 2 ** (failures - 1), LONGEST_BACKOFF_S)
+
+
+class Fleet:
+    """`size` workers that run `command` on `listeners`. First `start`, in the end `drain`."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        listeners: Sequence[socket.socket],
+        size: int,
+        orders: Orders,
+        *,
+        log: Log,
+        lookup: Lookup,
+    ) -> None:
+        self.orders = orders
+        self.size = size
+        self.restarts = 0
+        self.draining = False
+        self._command = command
+        self._listeners = listeners
+        self._log = log
+        self._lookup = lookup
+        self._workers: dict[int, Worker] = {}
+        self._slots: list[asyncio.Task[None]] = []
+        self._lookups: set[asyncio.Task[None]] = set()
+        self._retired = Snapshot()
+        self._ready_once: set[int] = set()
+        self._started: asyncio.Future[None] | None = None
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Those that run, by slot."""
+        return [self._workers[index] for index in sorted(self._workers)]
+
+    @property
+    def ready(self) -> int:
+        """How many accept connections."""
+        return sum(worker.ready for worker in self._workers.values())
+
+    async def start(self) -> None:
+        """Start all workers; returns when every one is ready. Raises `StartError`; then nothing is left running."""
+        self._started = asyncio.get_running_loop().create_future()
+        for index in range(self.size):
+            self._slots.append(asyncio.create_task(self._keep(index), name=f"worker slot {index}"))
+        try:
+            await self._started
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def configure(self, orders: Orders) -> list[str]:
+        """Give all workers new orders; returns why some refused (then all keep the old)."""
+        before, self.orders = self.orders, orders
+        answers = await asyncio.gather(*(self._configure_one(worker, orders) for worker in self.workers))
+        refused = [reason for reason in answers if reason is not None]
+        if refused:
+            self.orders = before
+            await asyncio.gather(*(self._configure_one(worker, before) for worker in self.workers))
+        return refused
+
+    def tell_keys(self, keys: Sequence[KeyRecord]) -> None:
+        """New virtual keys for all workers, at once."""
+        self.orders = replace(self.orders, keys=tuple(keys))
+        self._tell("keys", keys=msgspec.to_builtins(self.orders.keys))
+
+    def tell_bypass(self, on: bool) -> None:
+        """The kill switch of the policies."""
+        self.orders = replace(self.orders, bypass=on)
+        self._tell("bypass", on=on)
+
+    async def sum(self, timeout_s: float = 0.25) -> Snapshot:
+        """Counters of all workers, dead ones included. A worker that doesn't answer in time counts as it last did."""
+        await asyncio.gather(*(worker.ask("snapshot", ["metrics"], timeout_s) for worker in self.workers))
+        return merge([self._retired, *(worker.snapshot for worker in self.workers if worker.snapshot is not None)])
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Let the workers finish what runs, at most `timeout_s`; True if all could. None is replaced any more."""
+        self.draining = True
+        workers = self.workers
+        answers = await asyncio.gather(*(self._drain_one(worker, timeout_s) for worker in workers))
+        await self.stop()
+        return all(answers)
+
+    async def stop(self) -> None:
+        """End all workers now."""
+        self.draining = True
+        for worker in self.workers:
+            worker.ready = False
+        await asyncio.gather(*(worker.end(STOP_S) for worker in self.workers))
+        for slot in self._slots:
+            slot.cancel()
+        await asyncio.gather(*self._slots, *self._lookups, return_exceptions=True)
+
+    # -- one slot -----------------------------------------------------------------------------------------------------
+
+    async def _keep(self, index: int) -> None:
+        """Run workers in this slot, one after the other."""
+        failures = 0
+        while not self.draining:
+            began_s = time.monotonic()
+            was_ready, how = await self._run_one(index)
+            if self.draining:
+                return
+            failures = 0 if was_ready and time.monotonic() - began_s >= SETTLED_S else failures + 1
+            if failures >= START_ATTEMPTS and not was_ready:
+                self._fail(f"worker {index} ended {failures} times before it was ready: {how}")
+            self.restarts += 1
+            delay_s = backoff_s(failures - 1)
+            self._log.error("worker died", worker=index, **how, restarted_in_s=delay_s, was_ready=was_ready)
+            await asyncio.sleep(delay_s)
+
+    async def _run_one(self, index: int) -> tuple[bool, dict[str, Any]]:
+        """One life of one worker: whether it was ever ready, and how it ended."""
+        try:
+            worker = await Worker.start(self._command, index, self._listeners)
+        except OSError as error:
+            return False, {"error": str(error)}
+        self._workers[index] = worker
+        overdue = asyncio.get_running_loop().call_later(READY_S, self._overdue, worker)
+        was_ready = False
+        try:
+            worker.channel.send("configure", **self.orders.message())
+            async for message in worker.channel:
+                worker.heard(message)
+                was_ready = was_ready or worker.ready
+                self._act(worker, message)
+            # A worker that has closed its channel but lives can't be led any more.
+            await worker.end(STOP_S)
+            return was_ready, ending(await worker.process.wait())
+        finally:
+            overdue.cancel()
+            worker.kill()
+            worker.gone()
+            del self._workers[index]
+            if worker.snapshot is not None:
+                self._retired = merge([self._retired, retire(worker.snapshot)])
+
+    def _act(self, worker: Worker, message: Message) -> None:
+        match message["type"]:
+            case "ready":
+                self._log.info("worker ready", worker=worker.index, pid=worker.pid)
+                self._ready_once.add(worker.index)
+                if self._started and not self._started.done() and len(self._ready_once) == self.size:
+                    self._started.set_result(None)
+            case "rejected":
+                self._log.error("worker refuses the configuration", worker=worker.index, reason=message.get("message"))
+                self._fail(str(message.get("message")))
+            case "log":
+                self._write(worker, message)
+            case "lookup":
+                task = asyncio.create_task(self._answer(worker, message), name=f"look-up for worker {worker.index}")
+                self._lookups.add(task)
+                task.add_done_callback(self._lookups.discard)
+
+    def _write(self, worker: Worker, message: Message) -> None:
+        level = message.get("level")
+        fields = message.get("fields")
+        self._log.write(
+            level if level in LEVELS else "error",
+            str(message.get("event")),
+            {**(fields if isinstance(fields, dict) else {}), "worker": worker.index},
+        )
+
+    async def _answer(self, worker: Worker, message: Message) -> None:
+        try:
+            record = await self._lookup(str(message.get("exchange")), message.get("tenant"))
+        except Exception as error:  # the client waits: an answer without a record beats none
+            self._log.error("look-up failed", exchange=message.get("exchange"), error=repr(error))
+            record = None
+        worker.channel.send("answer", id=message.get("id"), record=record)
+
+    def _overdue(self, worker: Worker) -> None:
+        if not worker.ready:
+            self._log.error("worker isn't ready in time", worker=worker.index, pid=worker.pid, after_s=READY_S)
+            worker.kill()
+
+    def _fail(self, reason: str) -> None:
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(StartError(reason))
+
+    # -- all of them --------------------------------------------------------------------------------------------------
+
+    def _tell(self, type: str, **fields: Any) -> None:
+        for worker in self.workers:
+            worker.channel.send(type, **fields)
+
+    async def _configure_one(self, worker: Worker, orders: Orders) -> str | None:
+        """None if accepted, or if the worker died of something else meanwhile (its successor gets these orders)."""
+        answer = await worker.ask("configure", ["configured", "rejected"], CONFIGURED_S, **orders.message())
+        if answer is not None:
+            return str(answer.get("message")) if answer["type"] == "rejected" else None
+        return None if worker.channel.closed else f"worker {worker.index} didn't answer within {CONFIGURED_S:g} s"
+
+    async def _drain_one(self, worker: Worker, timeout_s: float) -> bool:
+        if worker.channel.closed:
+            return True
+        answer = await worker.ask("drain", ["drained"], timeout_s + 0.5, timeout_s=timeout_s)
+        return answer is not None or worker.process.returncode == 0

@@ -1,0 +1,122 @@
+"""What the supervisor needs to know of a configuration: the only place here that reads `proxy.config`.
+
+Rules: a plan is made once for each load and never changes. Its `text` goes to the workers over their channel and
+nowhere else, since it carries the upstreams' keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy.keys import KeyRecord
+from proxy.logs import Form, Level
+
+if TYPE_CHECKING:
+    from proxy.config.configuration import Configuration
+
+
+class LoadError(Exception):
+    """The files can't be used. `problems` are lines for people; `watched` are the files that were read."""
+
+    def __init__(self, problems: tuple[str, ...], watched: tuple[Path, ...] = ()) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+        self.watched = watched
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A configuration as the supervisor acts on it. Addresses are `host:port`; `ops` and `admin` are None where off."""
+
+    hash: str
+    text: str = field(repr=False)
+    home: Path
+    listen: tuple[str, ...] = ("127.0.0.1:8787",)
+    ops: str | None = "127.0.0.1:9090"
+    admin: str | None = "127.0.0.1:8788"
+    workers: int = 1
+    drain_s: float = 30.0
+    log_form: Form = "human"
+    log_level: Level = "info"
+    keys_required: bool = False
+    declared_keys: tuple[KeyRecord, ...] = ()
+    watched: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+    prices: str = "{}"
+
+    def needs_restart(self, newer: Plan) -> list[str]:
+        """The settings that differ and that a reload can't change."""
+        fixed = ("listen", "ops", "admin", "home", "workers")
+        return [name for name in fixed if getattr(self, name) != getattr(newer, name)]
+
+
+Load = Callable[[], Plan]
+"""Reads the files again. Blocking. Raises `LoadError`."""
+
+
+def plan_of(configuration: Configuration) -> Plan:
+    """The plan of a checked configuration."""
+    deployment = configuration.deployment
+    return Plan(
+        hash=configuration.hash,
+        text=configuration.model_dump_json(),
+        home=deployment.home.absolute(),
+        listen=(str(deployment.listen),),
+        ops=None if deployment.ops is None else str(deployment.ops),
+        admin=None if deployment.admin is None else str(deployment.admin),
+        workers=deployment.workers,
+        drain_s=deployment.timeouts.drain_s,
+        log_form=deployment.log.format,
+        log_level=deployment.log.level,
+        keys_required=deployment.keys == "required",
+        declared_keys=_declared(configuration),
+        watched=configuration.watched,
+        warnings=tuple(str(problem) for problem in configuration.warnings),
+        prices=prices_of(configuration),
+    )
+
+
+def prices_of(configuration: Configuration) -> str:
+    """The price overrides as JSON, for the process that compiles the rate cards."""
+    return configuration.deployment.model_dump_json(include={"prices"})
+
+
+def loader(read: Callable[[], Configuration]) -> Load:
+    """`read` as the supervisor uses it."""
+    from proxy.config import ConfigurationError
+
+    def load() -> Plan:
+        try:
+            return plan_of(read())
+        except ConfigurationError as error:
+            raise LoadError(tuple(str(problem) for problem in error.problems), error.watched) from error
+
+    return load
+
+
+def _declared(configuration: Configuration) -> tuple[KeyRecord, ...]:
+    """The keys of the teams file in the form in which made keys are stored, with what they inherit."""
+    teams = configuration.teams
+    if teams is None:
+        return ()
+    records = []
+    for key in teams.keys:
+        account = teams.account(key.team, key.project)
+        records.append(
+            KeyRecord(
+                id=key.id,
+                sha256=key.sha256,
+                org=account.org or "",
+                team=teams.team_of(key.team, key.project) or "",
+                project=key.project or "",
+                tags={**account.tags, **key.tags},
+                expires=key.expires.timestamp() if key.expires else None,
+                models=None if key.models is None else [*key.models],
+                cost_centre=account.cost_centre or "",
+                source="teams",
+            )
+        )
+    return tuple(records)

@@ -1,0 +1,149 @@
+"""What is in force, and keeping the workers in step with the files.
+
+Rules:
+- Files are only ever replaced by good ones: a broken configuration, a damaged key file or a refusal by a worker
+  leaves the last good state in force, and says so in the log, in `weir_config_valid` and in `weir status`.
+- One reload at a time. Keys made by `weir keys` are pushed on their own, without a reload.
+- Whatever is watched was looked at before it was read, so that no change falls between reading and watching.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+from proxy.admin.operated import Reloaded
+from proxy.keys import KeyFileError, KeyRecord, KeyStore
+from proxy.logs import Log
+from proxy.supervisor import keyring, watch
+from proxy.supervisor.cards import CardsError
+from proxy.supervisor.fleet import Fleet, Orders
+from proxy.supervisor.plan import Load, LoadError, Plan
+
+Compile = Callable[[Path, str], Awaitable[Path]]
+"""(home, price overrides) -> the file of compiled rate cards. Raises `CardsError`."""
+
+
+class Upkeep:
+    """The plan and the keys in force. `fleet` is set once there are workers."""
+
+    def __init__(self, plan: Plan, load: Load, compile: Compile, log: Log) -> None:
+        self.plan = plan
+        self.problems: tuple[str, ...] = ()
+        self.keys_valid = True
+        self.loaded_at_s = time.time()
+        self.reloads = 0
+        self.failures = 0
+        self.fleet: Fleet | None = None
+        self.store = KeyStore(plan.home)
+        self._made: list[KeyRecord] = []
+        self._load = load
+        self._compile = compile
+        self._log = log
+        self._broken: tuple[Path, ...] = ()
+        self._one_at_a_time = asyncio.Lock()
+        self._first_files = watch.look(self._watched(), {})
+        self._first_keys = watch.look([self.store.path], {})
+
+    @property
+    def keys(self) -> tuple[KeyRecord, ...]:
+        """The keys that open the proxy."""
+        return keyring.merged(self.plan.declared_keys, self._made)
+
+    async def read_keys(self) -> None:
+        """Read `keys.json`. Raises `KeyFileError`."""
+        self._made = await asyncio.to_thread(self.store.list)
+
+    async def orders(self, plan: Plan) -> Orders:
+        """What the workers are told under this plan."""
+        before = self.fleet.orders if self.fleet is not None else None
+        return Orders(
+            configuration=plan.text,
+            keys=keyring.merged(plan.declared_keys, self._made),
+            cards=await self._cards(plan, before.cards if before is not None else None),
+            home=str(plan.home),
+            bypass=before is not None and before.bypass,
+        )
+
+    async def reload(self, why: str) -> Reloaded:
+        """Load the files and hand them to all workers; anything wrong keeps the old ones in force."""
+        async with self._one_at_a_time:
+            if self.fleet is None or self.fleet.draining:
+                return Reloaded(False, self.plan.hash, False, ("the proxy isn't serving",))
+            try:
+                plan = await asyncio.to_thread(self._load)
+            except LoadError as error:
+                self._broken = error.watched
+                return self._refuse(why, error.problems)
+            except Exception as error:  # a fault in a checker must not take the proxy down
+                return self._refuse(why, (repr(error),))
+            if refusals := await self.fleet.configure(await self.orders(plan)):
+                return self._refuse(why, tuple(refusals))
+            return self._adopt(why, plan)
+
+    async def follow_files(self) -> None:
+        """Reload whenever a file of the configuration changes; until cancelled."""
+        await self._follow(watch.changes(self._watched, first=self._first_files), self._files_changed)
+
+    async def follow_keys(self) -> None:
+        """Push the keys whenever `keys.json` changes; until cancelled."""
+        await self._follow(watch.changes(lambda: [self.store.path], first=self._first_keys), self._keys_changed)
+
+    def _watched(self) -> tuple[Path, ...]:
+        return (*self.plan.watched, *self._broken)
+
+    async def _follow(self, changes: AsyncIterator[None], act: Callable[[], Awaitable[None]]) -> None:
+        async for _ in changes:
+            try:
+                await act()
+            except Exception as error:  # a fault here must not end the watching
+                self._log.error("a changed file wasn't taken up", error=repr(error))
+
+    async def _files_changed(self) -> None:
+        await self.reload("files changed")
+
+    async def _keys_changed(self) -> None:
+        try:
+            await self.read_keys()
+        except KeyFileError as error:
+            self.keys_valid = False
+            self._log.error("keys are damaged; the last good ones stay in force", reason=str(error))
+            return
+        self.keys_valid = True
+        assert self.fleet is not None
+        self.fleet.tell_keys(self.keys)
+        self._log.info("keys changed", keys=len(self.keys))
+
+    async def _cards(self, plan: Plan, before: str | None) -> str | None:
+        if before is not None and plan.prices == self.plan.prices:
+            return before
+        try:
+            return str(await self._compile(plan.home, plan.prices))
+        except (CardsError, OSError) as error:
+            self._log.error("rate cards", reason=str(error), effect="old prices" if before else "costs are unpriced")
+            return before
+
+    def _adopt(self, why: str, plan: Plan) -> Reloaded:
+        changed = plan.hash != self.plan.hash
+        later = self.plan.needs_restart(plan)
+        self.plan = replace(plan, **{name: getattr(self.plan, name) for name in later})
+        self.problems, self._broken = (), ()
+        self.reloads += 1
+        self.loaded_at_s = time.time()
+        self._log.form, self._log.level = plan.log_form, plan.log_level
+        warnings = (*plan.warnings, *(f"{name}: takes effect at the next start" for name in later))
+        for warning in warnings:
+            self._log.warning("configuration", problem=warning)
+        self._log.info("reloaded", why=why, hash=plan.hash, changed=changed)
+        return Reloaded(True, plan.hash, changed, warnings=warnings)
+
+    def _refuse(self, why: str, problems: tuple[str, ...]) -> Reloaded:
+        self.problems = problems
+        self.failures += 1
+        for problem in problems:
+            self._log.error("configuration", problem=problem)
+        self._log.error("reload refused; the last good configuration stays in force", why=why, hash=self.plan.hash)
+        return Reloaded(False, self.plan.hash, False, problems)
