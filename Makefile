@@ -25,7 +25,7 @@ run: $(VENV)/.installed
 	@exec $(BIN)/weir serve $(ARGS)
 
 test: $(VENV)/.installed system
-	@if [ -x tests/real/setup ]; then tests/real/setup $(BIN)/python; fi
+	$(BIN)/python tests/real/environments.py
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.installed system

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import files, keys, serve
+from proxy.cli import files, keys, operate, records, serve, simulate
 from proxy.cli.output import CommandError, paint, say
 
 app = typer.Typer(
@@ -23,8 +23,15 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("check")(files.check)
-app.command("schema")(files.schema)
+app.command("schema")(files.print_schema)
 app.add_typer(keys.app)
+app.add_typer(records.app)
+app.command("why")(records.why)
+app.command("status")(operate.status)
+app.command("reload")(operate.reload)
+app.command("drain")(operate.drain)
+app.command("bypass")(operate.bypass)
+app.command("simulate", add_help_option=False, context_settings=simulate.PASSED_ON)(simulate.simulate)
 
 
 def _version(asked: bool) -> None:

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from proxy.cli.output import CommandError, paint, say
-from proxy.cli.serve import HERE
+from proxy.cli.home import file_of
+from proxy.cli.output import paint, say
 
 
 class Kind(StrEnum):
@@ -19,29 +19,31 @@ class Kind(StrEnum):
 
     deployment = "deployment"
     policies = "policies"
+    teams = "teams"
 
 
 def check(
-    file: Annotated[Path | None, typer.Argument(help="Deployment file; ./weir.yaml if not given.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Deployment file; the one that `serve` would find if not given.")
+    ] = None,
 ) -> None:
-    """Check a deployment file with all that it names, and report every error at once."""
+    """Check the files. Every error of the deployment file and of all that it names is reported at once."""
     from proxy.cli.problems import BadFilesError, listing
-    from proxy.config import ConfigurationError, load
+    from proxy.config import ConfigurationError
+    from proxy.config.loading import load
 
-    path = file or HERE
-    if not path.exists():
-        raise CommandError(f"no such file: {path}")
+    path = file_of(file)
     try:
         configuration = load(path, os.environ)
     except ConfigurationError as error:
-        raise BadFilesError(error.problems) from None
+        raise BadFilesError(error) from None
     if configuration.warnings:
-        say(listing(configuration.warnings, "warning"))
+        say(listing(configuration.warnings))
     print(paint("ok", "green"), path)
 
 
-def schema(kind: Annotated[Kind, typer.Argument(help="Which file.")] = Kind.deployment) -> None:
-    """Print the JSON Schema of a file, for editors that check YAML while you type."""
-    from proxy import config
+def print_schema(kind: Annotated[Kind, typer.Argument(help="Which file.")] = Kind.deployment) -> None:
+    """Print a JSON Schema. Editors check YAML files by it while you type."""
+    from proxy.config.schemas import schema
 
-    print(json.dumps(config.schema(kind.value), indent=2))
+    print(json.dumps(schema(kind.value), indent=2))

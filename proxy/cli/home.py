@@ -1,7 +1,9 @@
-"""Which home directory a command means: where the journal, the keys and the state of one installation live.
+"""Which files and which home directory a command means.
 
-The first of these: `--home`, `home:` of the deployment file (`--config`, else ./weir.yaml), `$WEIR_HOME`, the user's
-state directory. Only that one field is read, so that `weir keys` works where the upstreams' secrets are not set.
+The deployment file is the one of `--config`, else `$WEIR_CONFIG`, ./weir.yaml, /etc/weir/weir.yaml. The home, where the
+journal, the keys and the state of one installation live, is that of `--home`, else `home:` of the deployment file, else
+`$WEIR_HOME`, else the user's state directory. Only that one field of the file is read, so that `weir keys` works where
+the upstreams' secrets are not set.
 """
 
 from __future__ import annotations
@@ -14,19 +16,30 @@ import typer
 
 from proxy.cli.output import CommandError
 
-HERE = Path("weir.yaml")
-
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Where journal, keys and state live.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Deployment file; ./weir.yaml if it exists.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Deployment file.")]
+
+
+def file_of(config: Path | None) -> Path:
+    """The deployment file meant by this option; a file that must exist."""
+    from proxy.config.loading import find
+
+    file = config or find(os.environ)
+    if file is None:
+        raise CommandError("no deployment file: no --config, no $WEIR_CONFIG, no ./weir.yaml, no /etc/weir/weir.yaml")
+    if not file.exists():
+        raise CommandError(f"no such file: {file}")
+    return file
 
 
 def home_of(home: Path | None, config: Path | None) -> Path:
     """The home directory meant by these two options."""
     from proxy.config.deployment import default_home
+    from proxy.config.loading import find
 
     if home is not None:
         return home.absolute()
-    file = config or (HERE if HERE.exists() else None)
+    file = config or find(os.environ)
     return (file and _named_in(file)) or default_home(os.environ)
 
 

@@ -20,7 +20,7 @@ from proxy.cli.output import CommandError, UsageError, console, say
 if TYPE_CHECKING:
     from proxy.keys import KeyRecord, KeyStore
 
-app = typer.Typer(name="keys", help="Virtual keys: make, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(name="keys", help="Make, list, revoke virtual keys.", no_args_is_help=True, rich_markup_mode=None)
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -38,7 +38,7 @@ def create(
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Make a key and print it: the only time that anyone can read it."""
+    """Make a key. It is printed: the only time that anyone can read it."""
     labels, until = tags(tag or ()), moment(expires, time.time())
     with _store(home_of(home, config)) as store:
         secret, record = store.create(org=org, team=team, project=project, tags=labels, expires=until, models=model)
@@ -54,7 +54,7 @@ def list_keys(
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """List the keys made here, without what would open anything."""
+    """List the keys. They are shown without what would open anything."""
     import msgspec
 
     now_s = time.time()
@@ -73,7 +73,7 @@ def revoke(
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Revoke a key: every worker refuses it within a second."""
+    """Revoke a key. Every worker refuses it within a second."""
     try:
         with _store(home_of(home, config)) as store:
             record = store.revoke(key)

@@ -56,12 +56,10 @@ def console() -> Console:
 
 def dollars(nanodollars: int | None, *, estimated: bool = False) -> str:
     """Nano-dollars as US dollars with the digits that matter; nothing is `unpriced`, an estimate bears a `~`."""
-    if nanodollars is None:
-        return "unpriced"
-    sign, amount = ("-" if nanodollars < 0 else ""), abs(nanodollars)
-    fraction = f"{amount % 10**9:09d}".rstrip("0")
-    text = f"{amount // 10**9:,}.{fraction:0<2}"
-    return f"{'~' if estimated else ''}{sign}${text}"
+    from proxy.why import dollars as exact
+
+    text = exact(nanodollars)
+    return "unpriced" if text is None else f"{'~' * estimated}{'-' * text.startswith('-')}${text.lstrip('-')}"
 
 
 def span(nanoseconds: int | None) -> str:

@@ -1,24 +1,36 @@
 """`weir serve`: decide what to serve, say it loudly, and hand over to the supervisor.
 
 Without any file the proxy still has something to do. The first of these that applies wins, and the first line of
-output names it: `--config`, `--upstream`, `--demo`, `$UPSTREAM`, `./weir.yaml`, OpenAI if `$OPENAI_API_KEY` is set, and
-at last the simulator.
+output names it: `--config`, `--upstream`, `--demo`, `$WEIR_CONFIG`, `$UPSTREAM`, ./weir.yaml or /etc/weir/weir.yaml,
+OpenAI if `$OPENAI_API_KEY` is set, and at last the simulator.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from proxy.cli.home import ConfigOption, HomeOption, file_of
 from proxy.cli.output import UsageError
 
+if TYPE_CHECKING:
+    from proxy.config import Configuration
+
 OPENAI = "https://api.openai.com/v1"
-HERE = Path("weir.yaml")
+
+
+class LogFormat(StrEnum):
+    """The forms of log lines."""
+
+    human = "human"
+    json = "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,7 @@ class Choice:
         return f"{what[self.kind]} ({self.because})"
 
 
-def choose(config: Path | None, upstream: str | None, demo: bool, env: Mapping[str, str], file_here: bool) -> Choice:
+def choose(config: Path | None, upstream: str | None, demo: bool, env: Mapping[str, str], found: Path | None) -> Choice:
     """Which of the ways to serve was meant; pure, so that the order of precedence can be tested."""
     if (config is not None) + (upstream is not None) + demo > 1:
         raise UsageError("--config, --upstream and --demo exclude each other")
@@ -45,26 +57,87 @@ def choose(config: Path | None, upstream: str | None, demo: bool, env: Mapping[s
         return Choice("upstream", "--upstream", url=upstream)
     if demo:
         return Choice("demo", "--demo")
+    if file := env.get("WEIR_CONFIG"):
+        return Choice("file", "$WEIR_CONFIG is set", path=Path(file))
     if url := env.get("UPSTREAM"):
         return Choice("upstream", "$UPSTREAM is set", url=url)
-    if file_here:
-        return Choice("file", "found in the current directory", path=HERE)
+    if found is not None:
+        return Choice("file", "it was found here", path=found)
     if env.get("OPENAI_API_KEY"):
         return Choice("upstream", "$OPENAI_API_KEY is set", url=OPENAI)
     return Choice("demo", "no configuration, no $UPSTREAM, no $OPENAI_API_KEY: answers are made up")
 
 
 def serve(
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Deployment file.")] = None,
-    upstream: Annotated[str | None, typer.Option(help="Proxy to this OpenAI-compatible URL.")] = None,
+    config: ConfigOption = None,
+    upstream: Annotated[str | None, typer.Option(metavar="URL", help="Proxy to this OpenAI-compatible API.")] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Proxy to the built-in simulator: no key, no cost.")] = False,
-    listen: Annotated[str | None, typer.Option(help="HOST:PORT of the data port.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="How many worker processes.")] = None,
-    home: Annotated[Path | None, typer.Option(help="Where journal, keys and state live.")] = None,
-    policies: Annotated[Path | None, typer.Option(help="Policy file.")] = None,
-    log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address of the data port.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of worker processes.")] = None,
+    home: HomeOption = None,
+    policies: Annotated[Path | None, typer.Option(metavar="FILE", help="Policy file.")] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="Log lines for people or for programs.")] = None,
 ) -> None:
-    """Run the proxy until SIGTERM or Ctrl-C: the first one drains, a second one stops at once."""
-    choice = choose(config, upstream, demo, os.environ, HERE.exists())
-    print(f"weir serves {choice}")
-    raise NotImplementedError
+    """Run the proxy. SIGTERM or Ctrl-C drains it, a second one stops it at once."""
+    from proxy.config.loading import find
+
+    choice = choose(config, upstream, demo, os.environ, find({}))
+    if choice.path is not None:
+        file_of(choice.path)
+    given = overrides(listen=listen, workers=workers, home=home, policies=policies)
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(_simulator()) if choice.kind == "demo" else choice.url
+        status = _run(choice, reader(choice, url, given, log_format))
+    raise typer.Exit(status)
+
+
+def overrides(**given: object) -> dict[str, Any]:
+    """The settings that the command line replaces, as the file would write them; paths as seen from here."""
+    return {
+        name: str(value.absolute()) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def reader(
+    choice: Choice, url: str | None, given: Mapping[str, Any], log_format: str | None
+) -> Callable[[], Configuration]:
+    """What reads the configuration, now and at each reload."""
+    from proxy.config.loading import default_configuration, load
+
+    def read() -> Configuration:
+        if choice.kind == "file":
+            configuration = load(choice.path, os.environ, overrides=given)
+        elif choice.kind == "demo":
+            configuration = default_configuration(os.environ, demo_url=url, overrides=given)
+        else:
+            configuration = default_configuration(os.environ, upstream_url=url, overrides=given)
+        return configuration if log_format is None else logging(configuration, log_format)
+
+    return read
+
+
+def logging(configuration: Configuration, form: str) -> Configuration:
+    """The same configuration with log lines in this form; the level stays that of the file."""
+    deployment = configuration.deployment
+    log = deployment.log.model_copy(update={"format": str(form)})
+    return configuration.model_copy(update={"deployment": deployment.model_copy(update={"log": log})})
+
+
+def _run(choice: Choice, read: Callable[[], Configuration]) -> int:
+    from proxy import supervisor
+    from proxy.cli.problems import BadFilesError
+    from proxy.config import ConfigurationError
+
+    try:
+        configuration = read()
+    except ConfigurationError as error:
+        raise BadFilesError(error) from None
+    return supervisor.run(configuration, read=read, target=str(choice))
+
+
+def _simulator() -> contextlib.AbstractContextManager[str]:
+    from proxy.cli.simulate import simulator
+
+    return simulator()

@@ -89,6 +89,8 @@ def _finish(
     reading: Reading, source: Source, file: str | None, registry: Registry | None, overrides: Mapping[str, Any]
 ) -> Configuration:
     base = Path(file).parent if file else Path()
+    if isinstance(source.data, dict):  # files that the command line names are read like those that the file names
+        source.data |= {name: named for name, named in overrides.items() if name in ("policies", "teams")}
     checks.empty_values(source)
     resolved = Resolving(reading, source, base).deployment(overrides)
     teams = _teams(reading, source, base)

@@ -1,7 +1,7 @@
 """`weir journal tail`: attempts, and exchanges that needed none, as lines for people; or the records as JSON.
 
 One line is one attempt, when it is settled. An exchange that ended without an attempt (refused, or answered by a
-policy) has its line too. Costs are US dollars: `~` marks an estimate, `unpriced` an attempt whose price is unknown.
+policy) has its line too. Costs are US dollars: `~` marks an estimate, `unpriced` what has no known price.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Lines:
 
 def _settled(record: Record, model: str) -> str:
     tokens = record.get("tokens") or {}
-    cost = dollars(record.get("nanodollars"), estimated=record.get("known") == "estimated")
+    cost = dollars(record.get("nanodollars"), estimated=record.get("known") in ("estimated", "unknown"))
     given, made = tokens.get("input_tokens"), tokens.get("output_tokens")
     return _line(record, record.get("served") or model, given, made, cost, record.get("ttft_ns"))
 

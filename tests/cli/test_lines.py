@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.cli.journal import REMEMBERED, Lines
+from proxy.cli.lines import REMEMBERED, Lines
 
 
 def record(event: str, exchange: str = "ex_1", **fields: Any) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""`weir status`, `reload`, `drain` and `bypass`: what an operator asks of the proxy that runs with a home directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proxy.cli.home import ConfigOption, HomeOption, home_of
+from proxy.cli.output import CommandError, paint, span
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxy.admin.client import AdminClient
+    from proxy.admin.operated import Status
+
+
+class Switch(StrEnum):
+    """The two positions."""
+
+    on = "on"
+    off = "off"
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show how the proxy stands. Exits with 1 if it isn't ready."""
+    import msgspec
+
+    with _proxy(home, config) as proxy:
+        found = proxy.status()
+    print(json.dumps(msgspec.to_builtins(found), indent=2) if as_json else standing(found))
+    raise typer.Exit(0 if found.ready else 1)
+
+
+def reload(home: HomeOption = None, config: ConfigOption = None) -> None:
+    """Read the files again. Exits with 1 if they are bad; the configuration before stays in force."""
+    with _proxy(home, config) as proxy:
+        outcome = proxy.reload()
+    if not outcome.ok:
+        raise CommandError("\n".join(["the files were refused, nothing changed", *outcome.problems]))
+    print(f"configuration {outcome.hash} is {'now' if outcome.changed else 'still'} in force")
+
+
+def drain(home: HomeOption = None, config: ConfigOption = None) -> None:
+    """Finish what runs, then end. What SIGTERM does, too."""
+    with _proxy(home, config) as proxy:
+        proxy.drain()
+    print("draining")
+
+
+def bypass(
+    switch: Annotated[Switch, typer.Argument(help="on or off.")], home: HomeOption = None, config: ConfigOption = None
+) -> None:
+    """Switch policies off or on. While the bypass is on, all policies but identity, hard budgets and metering step aside."""
+    with _proxy(home, config) as proxy:
+        on = proxy.bypass(switch is Switch.on)
+    print(f"bypass is {'on: policies step aside' if on else 'off: policies apply'}")
+
+
+def standing(status: Status) -> str:
+    """A status as lines for people."""
+    state = "draining" if status.draining else "ready" if status.ready else "not ready"
+    ready = sum(worker.ready for worker in status.workers)
+    bypass = paint("on: policies step aside", "yellow") if status.bypass else "off"
+    lines = [
+        ("proxy", f"{paint(state, 'green' if status.ready else 'red')}, version {status.version}, pid {status.pid}"),
+        ("up", span(int(status.uptime_s * 1e9))),
+        ("data", ", ".join(status.listen)),
+        ("ops", status.ops or "off"),
+        ("admin", status.admin or "off"),
+        ("home", status.home),
+        ("workers", f"{ready} of {status.workers_wanted} ready, {status.restarts} restarts"),
+        ("keys", str(status.keys)),
+        ("bypass", bypass),
+        ("files", f"{status.config_hash} in force" + ("" if status.config_valid else paint(", newer refused", "red"))),
+        *(("", problem) for problem in status.problems),
+    ]
+    return "\n".join(f"{name:<8} {text}" for name, text in lines)
+
+
+@contextlib.contextmanager
+def _proxy(home: Path | None, config: Path | None) -> Iterator[AdminClient]:
+    """The proxy that runs with this home directory, at the address that it recorded there."""
+    from proxy.admin.client import AdminClient, AdminError
+
+    try:
+        yield AdminClient(home_of(home, config))
+    except AdminError as error:
+        raise CommandError(str(error)) from None
