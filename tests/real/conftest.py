@@ -11,7 +11,8 @@ import pytest
 
 from . import gguf_model
 from .llama import Llama, llama_server
-from .weir import Weir, simulator_server, weir_server
+from .simulator import Simulator, simulator_server
+from .weir import Weir, weir_server
 
 
 @pytest.fixture(scope="session")
@@ -52,26 +53,28 @@ def lonely(model_file: Path, logs: Path) -> Iterator[Llama]:
 
 
 @pytest.fixture(scope="session")
-def simulator(logs: Path) -> Iterator[str]:
-    """The built-in simulator, for faults that llama.cpp does not have: its base URL, ending in /v1."""
-    with simulator_server(logs / "simulator.log") as url:
-        yield url
+def simulator(logs: Path) -> Iterator[Simulator]:
+    """The built-in simulator, for faults and prices that llama.cpp does not have."""
+    with simulator_server(logs / "simulator.log") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def weir(llama: Llama, embedder: Llama, lonely: Llama, simulator: str, logs: Path) -> Iterator[Weir]:
+def weir(llama: Llama, embedder: Llama, lonely: Llama, simulator: Simulator, logs: Path) -> Iterator[Weir]:
     """`weir serve` in front of all of them, with no keys, so that the client's own key passes through."""
     deployment = {
         "upstreams": {
             "llama": {"url": llama.url},
             "embedder": {"url": embedder.url},
             "lonely": {"url": lonely.url, "pool": {"max_connections": 1, "warm": 0}},
-            "simulator": {"url": simulator},
+            "simulator": {"url": simulator.url, "provider": "openai"},
+            "simulated-anthropic": {"url": simulator.url, "provider": "anthropic"},
         },
         "models": {
             "tiny-random": {"upstream": "llama"},
             "tiny-embedding": {"deployments": [{"upstream": "embedder", "model": "tiny-random"}]},
             "tiny-lonely": {"deployments": [{"upstream": "lonely", "model": "tiny-random"}]},
+            "claude-*": {"upstream": "simulated-anthropic"},
             "*": {"upstream": "simulator"},
         },
     }

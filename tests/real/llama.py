@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from .process import alive, running, until
+from .process import alive, answers, running, until
 
-ADDRESS = re.compile(r"^http://127\.0\.0\.1:(\d+)$", re.MULTILINE)
+ADDRESS = re.compile(r"listening on http://127\.0\.0\.1:(\d+)\n")
 ESTABLISHED = "01"  # of /proc/net/tcp, include/net/tcp_states.h
-START_S = 30
+START_S = 10
+STARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,27 @@ class Llama:
 
 @contextmanager
 def llama_server(model: Path, mode: str, log: Path) -> Iterator[Llama]:
-    """A server of its own in `mode` (chat or embedding), ready to answer."""
+    """A server of its own in `mode` (chat or embedding), ready. One start in a hundred hangs: then another."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("xllamacpp has no wheel for this platform")
     script = Path(__file__).with_name("llama_server.py")
-    with running((sys.executable, str(script), str(model), mode), log) as process:
+    for _ in range(STARTS):
+        with running((sys.executable, str(script), str(model), mode), log) as process:
+            if server := _ready(process, log):
+                yield server
+                return
+    raise AssertionError(f"llama.cpp did not start in {STARTS} times {START_S} s:\n{log.read_text()[-4000:]}")
 
-        def address() -> re.Match[str] | None:
-            alive(process, log)
-            return ADDRESS.search(log.read_text(errors="replace"))
 
-        yield Llama(int(until(address, START_S, what="llama.cpp's address")[1]))
+def _ready(process: subprocess.Popen[str], log: Path) -> Llama | None:
+    def look() -> Llama | None:
+        alive(process, log)
+        found = ADDRESS.search(log.read_text(errors="replace"))
+        return Llama(int(found[1])) if found and answers(f"http://127.0.0.1:{found[1]}/health") else None
+
+    try:
+        return until(look, START_S)
+    except AssertionError:
+        if process.poll() is not None:
+            raise
+        return None

@@ -1,6 +1,6 @@
 """llama.cpp's own HTTP server as a process of its own: `python llama_server.py MODEL.gguf chat|embedding`.
 
-It listens on an ephemeral port of 127.0.0.1, prints its address as one line, and serves until it is ended.
+It listens on an ephemeral port of 127.0.0.1, logs "listening on …" to standard error, and serves until it is ended.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def parameters(path: str, mode: str) -> xllamacpp.CommonParams:
 
 def main(path: str, mode: str) -> None:
     server = xllamacpp.Server(parameters(path, mode))
-    print(server.listening_address, flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    del server  # which ends it
 
 
 if __name__ == "__main__":

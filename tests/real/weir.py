@@ -1,4 +1,4 @@
-"""Weir and its simulator as their users run them: a command, a deployment file, a port."""
+"""Weir as its users run it: a command, a deployment file, a port."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .process import alive, free_port, running, until
+from .process import alive, answers, free_port, running, until
 
 START_S = 30
 COMMAND = (sys.executable, "-m", "proxy.cli")
@@ -34,7 +32,7 @@ class Weir:
 
     def command(self, *words: str) -> str:
         """What `weir WORDS` prints, asked as a user would, beside the running server."""
-        env = _environment(self.home)
+        env = environment(self.home)
         done = subprocess.run((*COMMAND, *words), env=env, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, f"weir {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -50,40 +48,18 @@ def weir_server(deployment: Mapping[str, Any], directory: Path) -> Iterator[Weir
     config = directory / "weir.yaml"
     config.write_text(json.dumps({**file, **deployment}, indent=2))  # JSON is YAML
     log = directory / "weir.log"
-    with running((*COMMAND, "serve", "--config", str(config)), log, _environment(server.home)) as process:
+    with running((*COMMAND, "serve", "--config", str(config)), log, environment(server.home)) as process:
 
         def ready() -> bool:
             alive(process, log)
-            return _answers(f"http://127.0.0.1:{server.ops}/readyz")
+            return answers(f"http://127.0.0.1:{server.ops}/readyz")
 
         until(ready, START_S, what="weir serve ready")
         yield server
 
 
-@contextmanager
-def simulator_server(log: Path) -> Iterator[str]:
-    """The simulator in a process of its own: the base URL that clients are given."""
-    port = free_port()
-    with running((sys.executable, "-m", "proxy.simulator", "--port", str(port)), log) as process:
-
-        def answers() -> bool:
-            alive(process, log)
-            return _answers(f"http://127.0.0.1:{port}/v1/models")
-
-        until(answers, START_S, what="the simulator")
-        yield f"http://127.0.0.1:{port}/v1"
-
-
-def _environment(home: Path) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
     """Ours, without what would bend the requests or colour the output."""
     unwanted = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "UPSTREAM", "OPENAI_API_KEY", "FORCE_COLOR"}
     kept = {key: value for key, value in os.environ.items() if key.upper() not in unwanted}
     return kept | {"WEIR_HOME": str(home), "NO_COLOR": "1", "COLUMNS": "200"}
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False

@@ -51,6 +51,8 @@ def fault(fault, stream):
     except anthropic.APIError as error:
         told = {"kind": type(error).__name__, "status": getattr(error, "status_code", None), "message": error.message}
         return told | {"chunks": chunks}
+    except Exception as error:  # what a client was not written to catch
+        return {"kind": type(error).__name__, "status": None, "chunks": chunks}
     return {"kind": None, "chunks": chunks}
 
 

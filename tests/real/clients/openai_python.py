@@ -84,6 +84,8 @@ def fault(fault, stream):
             chunks += 1
     except openai.APIError as error:
         return described(error) | {"chunks": chunks}
+    except Exception as error:  # what a client was not written to catch
+        return {"kind": type(error).__name__, "status": None, "chunks": chunks}
     return {"kind": None, "chunks": chunks}
 
 

@@ -67,7 +67,9 @@ async def fault(fault):
         await Agent(MODEL).run(ASK, model_settings=ModelSettings(extra_headers={"x-sim-fault": fault}))
     except ModelHTTPError as error:
         return {"kind": type(error).__name__, "status": error.status_code}
-    return {"kind": None}
+    except Exception as error:  # what a client was not written to catch
+        return {"kind": type(error).__name__, "status": None}
+    return {"kind": None, "status": 200}
 
 
 async def main():
