@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._player: Player | None = None
         self._deaf_to_rest = False
         self._close_next = False
+        self._answered_early = False
         self._number = 0
 
     def __repr__(self) -> str:
@@ -143,6 +144,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         request, self._reading = self._reading, None
+        if self._answered_early:
+            self._transport.close()
         if self._deaf_to_rest or request is None:
             return
         request.keep_alive = self._parser.should_keep_alive()
@@ -169,7 +172,10 @@ class Connection(asyncio.Protocol):
         self._settle()
         afterwards = performance.script.afterwards
         self._close_next = afterwards is Afterwards.CLOSE_NEXT
-        if not performance.script.keep or afterwards is Afterwards.CLOSE:
+        if self._deaf_to_rest and self._reading is not None:
+            # Closing now would reset the connection under the rest of the body, and take the answer with it.
+            self._answered_early = True
+        elif not performance.script.keep or afterwards is Afterwards.CLOSE:
             self._transport.close()
         elif self._waiting:
             # By the loop, not by recursion: a client may pipeline thousands.
@@ -210,6 +216,8 @@ class Connection(asyncio.Protocol):
     def _gone(self) -> None:
         """The client left: what it was being answered is billed as far as it had come."""
         self._waiting.clear()
+        if self._reading is not None:
+            self._reading.forget()
         request, player = self._current, self._player
         if request is not None and player is not None:
             self._charge()

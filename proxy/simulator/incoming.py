@@ -6,7 +6,7 @@ Nothing is normalised: tests assert on exactly what came over the wire.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import IO, Any
 
 from proxy.simulator.multipart import Multipart
 
@@ -33,6 +33,7 @@ class Incoming:
         "method",
         "number",
         "problem",
+        "spool",
         "target",
         "upload",
         "version",
@@ -52,6 +53,7 @@ class Incoming:
         self.keep_alive = True
         self.upload: Multipart | None = None
         self.hasher: Any = None
+        self.spool: IO[bytes] | None = None
         self.problem = ""
         self._parts: list[bytes] | None = None
         self._digest = ""
@@ -81,9 +83,10 @@ class Incoming:
             self._digest = (self.hasher or hashlib.sha256(self.body)).hexdigest()
         return self._digest
 
-    def stream_into(self, upload: Multipart) -> None:
-        """Don't gather the body: hash it and hand it on."""
+    def stream_into(self, upload: Multipart, spool: IO[bytes]) -> None:
+        """Don't gather the body: hash it and hand it on. The spool is closed with the request unless it was taken."""
         self.upload = upload
+        self.spool = spool
         self.hasher = hashlib.sha256()
 
     def feed(self, data: bytes) -> None:
@@ -115,6 +118,10 @@ class Incoming:
 
     def forget(self) -> None:
         """Let go of a long body, keeping its hash."""
+        self.upload = None
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None
         if len(self.body) > REMEMBERED_BYTES:
             _ = self.sha256
             self.body = b""

@@ -34,14 +34,20 @@ class Row(msgspec.Struct):
     output_image: int = 0
     output_audio: int = 0
 
-    def add(self, tally: Tally, *, partial: bool) -> None:
-        self.requests += 1
+    def add(self, tally: Tally | Row, requests: int, partial: int) -> None:
+        """Add what was used; written out, as every answer comes by."""
+        self.requests += requests
         self.partial += partial
-        for name in _COUNTED:
-            setattr(self, name, getattr(self, name) + getattr(tally, name))
-
-
-_COUNTED = Tally.__struct_fields__
+        self.input += tally.input
+        self.output += tally.output
+        self.cached += tally.cached
+        self.cache_write += tally.cache_write
+        self.cache_write_1h += tally.cache_write_1h
+        self.reasoning += tally.reasoning
+        self.input_audio += tally.input_audio
+        self.input_image += tally.input_image
+        self.output_image += tally.output_image
+        self.output_audio += tally.output_audio
 
 
 class Statement(msgspec.Struct):
@@ -63,10 +69,7 @@ def label(key: str) -> str:
 def _sum(rows: list[Row], model: str) -> Row:
     total = Row("*", model, "*", "*")
     for row in rows:
-        total.requests += row.requests
-        total.partial += row.partial
-        for name in _COUNTED:
-            setattr(total, name, getattr(total, name) + getattr(row, name))
+        total.add(row, row.requests, row.partial)
     return total
 
 
@@ -83,7 +86,7 @@ class Invoice:
         if row is None:
             row = self._rows[at] = Row(label(key), *at[1:])
         partial = produced < bill.tally.output
-        row.add(bill.tally.upto(produced) if partial else bill.tally, partial=partial)
+        row.add(bill.tally.upto(produced) if partial else bill.tally, 1, partial)
 
     def statement(self) -> Statement:
         """Everything billed since the start or the last reset."""

@@ -39,7 +39,18 @@ class Outlet(Protocol):
 class Player:
     """Writes one answer's frames as they fall due."""
 
-    __slots__ = ("_frames", "_outlet", "_pending", "_single", "_wheel", "begun", "over", "produced", "written")
+    __slots__ = (
+        "_frames",
+        "_outlet",
+        "_parked",
+        "_pending",
+        "_single",
+        "_wheel",
+        "begun",
+        "over",
+        "produced",
+        "written",
+    )
 
     def __init__(self, wheel: Wheel, outlet: Outlet, frames: Iterator[Frame], *, single: bool = False) -> None:
         self._wheel = wheel
@@ -47,6 +58,7 @@ class Player:
         self._frames = frames
         self._single = single
         self._pending: Frame | None = None
+        self._parked = False
         self.begun = wheel.loop.time()
         self.produced = 0
         self.written = 0
@@ -63,7 +75,8 @@ class Player:
             due, what, produced = frame
             if due > horizon or outlet.paused:
                 self._pending = frame
-                if due > horizon:
+                self._parked = due <= horizon
+                if not self._parked:
                     self._wheel.wake(self.begun + due, self)
                 return
             self.produced = produced
@@ -81,8 +94,9 @@ class Player:
         outlet.finished()
 
     def resume(self) -> None:
-        """The outlet has drained."""
-        if self._pending is not None:
+        """The outlet has drained. A player that waits for the wheel is not woken: it would be on the wheel twice."""
+        if self._parked:
+            self._parked = False
             self.advance()
 
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from typing import Any
 from urllib.parse import unquote
@@ -65,7 +66,7 @@ class Provider:
         self.rules = Rules(scenario.faults, self.random)
         self.roster = Roster(_models(scenario), strict=scenario.only_listed_models)
         self.prefixes = PromptCache()
-        self.shelf = shelf.Shelf(self.roster)
+        self.shelf = shelf.Shelf(self.roster, self.seed)
         self._answers = tuple((known.question, known.right, known.wrong) for known in scenario.answers)
         self._control = Control(record, self.rules, self._forget)
         self._ready: dict[tuple[bytes, bytes, Controls], Prepared] = {}
@@ -182,7 +183,7 @@ class Provider:
             self._id(), int(time.time()), self._pace(prepared, controls), request.credential, form, self.prefixes
         )
         reply = prepared.reply(turn)
-        self.shelf.keep(path, request, reply)
+        self.shelf.keep(reply)
         return reply
 
     def _prepared(
@@ -254,21 +255,21 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _controls(fields: dict[bytes, bytes]) -> Controls:
-    """The `x-sim-*` headers. Raises Refusal."""
-    if not (fields.keys() & _CONTROLS):
-        return _NO_CONTROLS
+    """The `x-sim-*` headers that choose length and speed. Raises Refusal."""
+    given = tuple(map(fields.get, _CONTROLS))
+    return _NO_CONTROLS if given == _NOTHING else _read_controls(*given)
+
+
+_CONTROLS = (b"x-sim-ttft-ms", b"x-sim-token-ms", b"x-sim-tokens", b"x-sim-chunks")
+_NOTHING = (None, None, None, None)
+
+
+@lru_cache(1024)
+def _read_controls(ttft: bytes | None, token: bytes | None, tokens: bytes | None, chunks: bytes | None) -> Controls:
     try:
-        return Controls(
-            ttft=_delay(fields.get(b"x-sim-ttft-ms")),
-            per_token=_delay(fields.get(b"x-sim-token-ms")),
-            tokens=_whole(fields.get(b"x-sim-tokens")),
-            chunks=_whole(fields.get(b"x-sim-chunks")),
-        )
+        return Controls(_delay(ttft), _delay(token), _whole(tokens), _whole(chunks))
     except ValueError as error:
         raise Refusal(400, f"A header of x-sim-ttft-ms, -token-ms, -tokens, -chunks is not right: {error}") from None
-
-
-_CONTROLS = frozenset((b"x-sim-ttft-ms", b"x-sim-token-ms", b"x-sim-tokens", b"x-sim-chunks"))
 
 
 def _delay(value: bytes | None) -> Latency | None:

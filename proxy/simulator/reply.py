@@ -55,6 +55,7 @@ class Reply(msgspec.Struct):
     length: int | None = None
     delay: float = 0.0
     bill: Bill | None = None
+    kept: tuple[str, bytes] | None = None
     framing: Framing = Framing.AUTO
     early: bool = False
     keep: bool = True

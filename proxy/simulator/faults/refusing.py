@@ -6,19 +6,6 @@ from proxy.simulator.faults.terms import Case, Dialect, Refuse
 from proxy.simulator.reply import Headers, Reply
 from proxy.simulator.speech.terms import Refusal
 
-# Anthropic's error types, by status.
-_ANTHROPIC = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    422: "invalid_request_error",
-    429: "rate_limit_error",
-    503: "api_error",
-    529: "overloaded_error",
-}
-
 
 def refusing(status: int, message: str, *, type: str, code: str | None = None, param: str | None = None) -> Refuse:
     """A fault that always answers with this error."""
@@ -39,8 +26,7 @@ def _error(
     headers: Headers | None = None,
 ) -> Reply:
     anthropic = case.dialect is Dialect.ANTHROPIC
-    kind = _ANTHROPIC.get(status, "api_error") if anthropic else type
-    reply = Refusal(status, message, type=kind, code=code, param=param).reply(anthropic=anthropic)
+    reply = Refusal(status, message, type=type, code=code, param=param).reply(anthropic=anthropic)
     reply.headers = headers or []
     return reply
 

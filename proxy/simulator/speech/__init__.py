@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.simulator.speech import chat
+from proxy.simulator.speech import chat, completions, embeddings, media, messages, responses
 from proxy.simulator.speech.terms import Call, Prepared
 
-PREPARE: dict[str, Callable[[Call], Prepared]] = {"chat/completions": chat.prepare}
+PREPARE: dict[str, Callable[[Call], Prepared]] = {
+    "chat/completions": chat.prepare,
+    "completions": completions.prepare,
+    "responses": responses.prepare,
+    "messages": messages.prepare,
+    "messages/count_tokens": messages.prepare_count,
+    "embeddings": embeddings.prepare,
+    "images/generations": media.prepare_image,
+    "audio/speech": media.prepare_speech,
+    "moderations": media.prepare_moderation,
+}

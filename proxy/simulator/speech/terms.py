@@ -22,6 +22,19 @@ from proxy.simulator.usage import Tally
 
 FINGERPRINT = "fp_weir000001"
 
+# Anthropic's error types, by status.
+_ANTHROPIC = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "api_error",
+    529: "overloaded_error",
+}
+
 
 class Refusal(Exception):  # noqa: N818
     """A request that is answered with an error, in the dialect's form."""
@@ -41,7 +54,8 @@ class Refusal(Exception):  # noqa: N818
     def payload(self, *, anthropic: bool = False) -> dict[str, Any]:
         """The error as JSON, in OpenAI's or Anthropic's form."""
         if anthropic:
-            return {"type": "error", "error": {"type": self.type, "message": self.message}, "request_id": None}
+            kind = _ANTHROPIC.get(self.status, "api_error")
+            return {"type": "error", "error": {"type": kind, "message": self.message}, "request_id": None}
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def reply(self, *, anthropic: bool = False) -> Reply:
