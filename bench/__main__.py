@@ -1,0 +1,60 @@
+"""`python -m bench [overhead] [--quick] [--only unary,p50,…] [--subject weir]`; the guard is `python -m bench.guard`.
+
+Exit status: 0 when no number missed its target, 1 when one did, 2 for usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import machine, processes, results
+from bench.overhead import rounds, run
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("suite", nargs="?", choices=["overhead"], default="overhead")
+    parser.add_argument("--quick", action="store_true", help="short rounds, for development; not to be quoted")
+    parser.add_argument("--only", default=",".join(run.GROUPS), help=f"of {', '.join(run.GROUPS)}")
+    parser.add_argument("--subject", choices=sorted(run.SUBJECTS), default="weir", help="whom the targets are for")
+    asked = parser.parse_args(arguments)
+    groups = asked.only.split(",")
+    if unknown := set(groups) - set(run.GROUPS):
+        parser.error(f"unknown numbers: {', '.join(sorted(unknown))}")
+    return overhead(rounds.QUICK if asked.quick else rounds.FULL, groups, asked.subject)
+
+
+def overhead(plan: rounds.Plan, groups: list[str], subject: str) -> int:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    facts, cores = machine.facts(), machine.cores()
+    for name, value in facts.items():
+        console.print(f"{name}: {value}", markup=False)
+    console.print(f"proxy on core {cores.proxy}, load and upstreams on core {cores.load}")
+    if cores.shared:
+        console.print("only one core is allowed to this process: the load disturbs what it measures")
+    os.sched_setaffinity(0, {cores.load})
+    facts["priority"] = str(processes.PRIORITY) if processes.prefer() else "usual"
+    start = time.monotonic()
+    rows = run.run(
+        plan, groups, subject, lambda row: console.print(f"  {row.verdict:4} {row.number}: {row.seen}", markup=False)
+    )
+    console.print(
+        f"\n{time.monotonic() - start:.0f} s{'; quick rounds: not to be quoted' if plan is rounds.QUICK else ''}"
+    )
+    results.show(rows, console)
+    facts["cores"] = f"proxy {cores.proxy}, load and upstreams {cores.load}"
+    facts["plan"] = "quick" if plan is rounds.QUICK else "full"
+    console.print(f"raw rounds: {os.path.relpath(results.save(rows, facts, 'overhead', RESULTS))}")
+    return int(any(row.verdict == "FAIL" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
