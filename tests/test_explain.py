@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,9 +12,26 @@ import pytest
 from proxy.config.configuration import Configuration
 from proxy.config.deployment import DeploymentFile
 from proxy.config.policies import Honour, PolicyEntry
-from proxy.explain import Asked, layers, route
+from proxy.explain import layers, route
 
 NIGHT = datetime(2026, 1, 5, 23, 30, tzinfo=UTC)
+
+
+@dataclass
+class Asked:
+    """A request as conditions see it."""
+
+    endpoint: str = "chat.completions"
+    model: str | None = None
+    team: str | None = None
+    project: str | None = None
+    key: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    served_model: str | None = None
+    tools: bool = False
+    stream: bool = False
+    size_bytes: int = 0
+    time: Callable[[], datetime] = lambda: NIGHT
 
 
 def configuration(*policies: dict[str, Any], honour: Honour | None = None, **models: Any) -> Configuration:
@@ -46,16 +65,14 @@ def configuration(*policies: dict[str, Any], honour: Honour | None = None, **mod
         ({"match": {"time": "00:00-06:00"}, "time_zone": "Europe/Berlin"}, "applies", "match.time 00:00-06:00"),
         ({"unless": {"model": "gpt-*"}}, "excluded", "unless.model gpt-*"),
         ({"unless": {"model": "o1"}}, "applies", "no conditions"),
-        ({"rollout": "0%"}, "not rolled out", "rolled out to 0%, not to this key"),
+        ({"rollout": "0%"}, "not rolled out", "rolled out to 0%, not to this one"),
         ({"holdout": "100%"}, "held out", "in the control group of 100%"),
     ],
 )
 def test_verdicts(policy: dict[str, Any], verdict: str, reason: str) -> None:
     """Each way to meet a layer, or not to, is told apart and told why."""
-    asked = Asked(
-        "chat.completions", "gpt-4o", team="search", tags={"env": "test"}, size_bytes=1000, draw="k", time=lambda: NIGHT
-    )
-    (layer,) = layers(configuration({"use": "cache", **policy}), asked)
+    asked = Asked(model="gpt-4o", team="search", tags={"env": "test"}, size_bytes=1000)
+    (layer,) = layers(configuration({"use": "cache", **policy}), asked, draw="k")
     assert (layer.verdict, layer.reason) == (verdict, reason)
     assert layer.source == "p.yaml:1"
     assert layer.met == (verdict in ("applies", "observes"))
@@ -63,21 +80,23 @@ def test_verdicts(policy: dict[str, Any], verdict: str, reason: str) -> None:
 
 def test_all_failing_conditions_are_named() -> None:
     """Whoever corrects one condition shouldn't find the next one only afterwards."""
-    (layer,) = layers(configuration({"use": "cache", "match": {"team": "x", "stream": True}}), Asked("embeddings"))
+    (layer,) = layers(configuration({"use": "cache", "match": {"team": "x", "stream": True}}), Asked(), draw="k")
     assert layer.reason == "match.team is x, here none; match.stream is true, here false"
 
 
 def test_order_is_that_of_the_file() -> None:
     """The outermost layer comes first."""
-    found = layers(configuration({"use": "budget"}, {"use": "cache"}), Asked("embeddings"))
+    found = layers(configuration({"use": "budget"}, {"use": "cache"}), Asked(), draw="k")
     assert [layer.name for layer in found] == ["budget", "cache"]
 
 
 def test_bypass_needs_the_files_consent() -> None:
     """A client's wish to skip a policy counts only where the policy file honours it."""
-    asked = Asked("embeddings", bypass=frozenset({"cache"}))
-    (refused,) = layers(configuration({"use": "cache"}), asked)
-    (granted,) = layers(configuration({"use": "cache"}, honour=Honour(bypass=("cache",))), asked)
+    named = frozenset({"cache"})
+    (refused,) = layers(configuration({"use": "cache"}), Asked(), draw="k", bypass=named)
+    (granted,) = layers(
+        configuration({"use": "cache"}, honour=Honour(bypass=("cache",))), Asked(), draw="k", bypass=named
+    )
     assert (refused.verdict, granted.verdict) == ("applies", "bypassed")
 
 

@@ -16,7 +16,7 @@ from proxy.cli.output import dollars, paint, span
 Record = Mapping[str, Any]
 
 HEADING = (
-    f"{'TIME':<12}  {'EXCHANGE':<32}  {'MODEL':<26} {'IN':>9} {'OUT':>8} {'COST':>13} {'TTFT':>8} {'TOTAL':>8}  OUTCOME"
+    f"{'TIME':<12}  {'EXCHANGE':<20}  {'MODEL':<26} {'IN':>9} {'OUT':>8} {'COST':>13} {'TTFT':>8} {'TOTAL':>8}  OUTCOME"
 )
 REMEMBERED = 10_000
 """Exchanges whose asked model is kept while they run; of forgotten ones only the served model is known."""
@@ -65,7 +65,7 @@ def _line(record: Record, model: str, given: int | None, made: int | None, cost:
     status = f" {record['status']}" if record.get("status") else ""
     shown = paint(outcome, _STYLES.get(outcome, "dim"))
     return (
-        f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  {record['exchange']:<32}  {_short(model, 26):<26}"
+        f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  {record['exchange']:<20}  {_short(model, 26):<26}"
         f" {_count(given):>9} {_count(made):>8} {cost:>13}"
         f" {span(ttft_ns):>8} {span(record.get('total_ns')):>8}  {shown}{status}"
     )

@@ -60,7 +60,7 @@ def drain(home: HomeOption = None, config: ConfigOption = None) -> None:
 def bypass(
     switch: Annotated[Switch, typer.Argument(help="on or off.")], home: HomeOption = None, config: ConfigOption = None
 ) -> None:
-    """Switch policies off or on. While the bypass is on, all policies but identity, hard budgets and metering step aside."""
+    """Switch policies off or on. On: all but identity, hard budgets and metering step aside."""
     with _proxy(home, config) as proxy:
         on = proxy.bypass(switch is Switch.on)
     print(f"bypass is {'on: policies step aside' if on else 'off: policies apply'}")
