@@ -58,7 +58,7 @@ system:
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "weir needs Python 3.11 or newer; \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1 || echo missing)." \
+		echo "weir needs Python 3.11 or newer; \`$(PYTHON)\` is $$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 || echo missing)." \
 			"Name another one: make PYTHON=python3.13 …" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "cannot make a virtual environment with \`$(PYTHON)\` (on Debian and Ubuntu: apt-get install python3-venv)" >&2; \
