@@ -242,7 +242,7 @@ class Conditions(Strict):
 def bucket(key: str, salt: str) -> float:
     """A stable draw from [0, 1): the same for the same key and salt in every process, independent between salts."""
     # A length before the salt keeps ("ab", "c") and ("a", "bc") apart.
-    digest = blake2b(f"{len(salt)}:{salt}{key}".encode(), digest_size=8).digest()
+    digest = blake2b(f"{len(salt)}:{salt}{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
 
 

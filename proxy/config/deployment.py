@@ -337,7 +337,7 @@ class DeploymentFile(Strict):
     """Where things are: listeners, upstreams, models, state."""
 
     version: Version
-    """The form of this file: 1."""
+    """The form of this file; write 1."""
     listen: Bind = _at(8787)
     """The address that clients use as their base URL. A public one needs keys."""
     ops: OptionalBind = _at(9090)

@@ -17,6 +17,7 @@ from proxy.config.policies import Envelope, PolicyEntry, PolicyFile
 from proxy.config.problems import Location, suggestion
 from proxy.config.reading import validated
 from proxy.config.registry import PolicyModule, Registry
+from proxy.config.scalars import FROM_FILE
 from proxy.config.source import Source
 
 ENVELOPE = frozenset(Envelope.model_fields)
@@ -73,11 +74,11 @@ class Entries:
             return
         config = module.Config
         try:
-            config.model_validate(dict(options))
+            config.model_validate(dict(options), context=FROM_FILE)
         except ValidationError as error:
             note(error, source, config, location, also=ENVELOPE)
         if config.model_config.get("extra") in (None, "ignore"):  # a misspelt option must never be passed over
-            known = {name for name, field in config.model_fields.items()}
+            known = set(config.model_fields)
             known |= {field.alias for field in config.model_fields.values() if field.alias}
             for name in options.keys() - known:
                 source.report((*location, name), "unknown key", suggestion(name, known | ENVELOPE), at_key=True)

@@ -57,6 +57,8 @@ def note(
     for found in error.errors(include_url=False):
         inner = tuple(part for part in found["loc"] if part != "[key]")
         where = _where(found["type"], source, prefix, inner)
+        if _said_already(found, where, source):
+            continue
         if found["type"] == "extra_forbidden":
             names = {*field_names(model, inner[:-1]), *(also if len(inner) == 1 else ())}
             source.report(where, "unknown key", suggestion(str(inner[-1]), names), at_key=True)
@@ -85,8 +87,17 @@ def described(model: type[BaseModel], location: Location) -> str:
 def _where(kind: str, source: Source, prefix: Location, inner: Location) -> Location:
     """Parts that the file doesn't hold (a short form, a union's member) are left out; the last one stays if it names
     what is missing."""
+    if not prefix and inner and inner[0] in source.elsewhere:
+        return inner
     settled = source.settle((*prefix, *inner))
     return (*source.settle((*prefix, *inner[:-1])), inner[-1]) if kind == "missing" and inner else settled
+
+
+def _said_already(found: Any, where: Location, source: Source) -> bool:
+    """A key without a value is reported as that; a list isn't too short because its entries are wrong."""
+    if found["type"] == "missing":
+        return where in source.keys
+    return bool(found["type"] == "too_short" and len(found["input"]) >= found["ctx"]["min_length"])
 
 
 def _found(source: Source, where: Location, error: Any) -> str:

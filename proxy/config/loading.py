@@ -97,8 +97,9 @@ def _finish(
     entries = Entries(installed() if registry is None else registry)
     chain = _chain(reading, source, base, entries)
     resolved["keys"] = checks.key_mode(source, resolved, teams, reading.env)
-    deployment = validated(DeploymentFile, source, resolved) if source.data is not None else None
-    if isinstance(source.data, dict):
+    written = isinstance(source.data, dict)
+    deployment = validated(DeploymentFile, source, resolved if written else source.data) if source.readable else None
+    if written:
         checks.deployment(source, source.data, deployment)
         neighbours.check(reading.sources, chain.entries, entries.modules, resolved.get("models"), teams, chain.honour)
     problems = reading.problems()

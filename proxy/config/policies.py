@@ -125,7 +125,7 @@ class PolicyFile(Strict):
     """What is allowed and preferred; outermost policy first."""
 
     version: Version
-    """The form of this file: 1."""
+    """The form of this file; write 1."""
     time_zone: Zone = "UTC"
     """The zone of times and of calendar days and months."""
     honour: Honour | None = None

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from proxy.config.files import with_links
 from proxy.config.findings import note
 from proxy.config.problems import Location, Problem, nearest
+from proxy.config.scalars import FROM_FILE
 from proxy.config.source import Source, read
 
 M = TypeVar("M", bound=BaseModel)
@@ -70,7 +71,7 @@ class Reading:
 def validated(model: type[M], source: Source, data: Any, location: Location = (), also: Iterable[str] = ()) -> M | None:
     """The model, or None where it has errors; those are noted."""
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=FROM_FILE)
     except ValidationError as error:
         note(error, source, model, location, also)
         return None

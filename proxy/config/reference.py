@@ -17,9 +17,9 @@ _BEGINNING = """# Configuration
 
 <!-- Written by `python -m proxy.config.reference`; change the docstrings of `proxy/config/`, then run it again. -->
 
-Three YAML files, of which only the first is needed: the deployment file says where things are, the policy files say what
-is allowed and preferred, the teams file says who is who. `weir check` reports every error of all of them at once. Editors
-check them while you type with `weir schema deployment` and `weir schema policies`.
+Three YAML files, of which only the first is needed: the deployment file says where things are, the policy files say
+what is allowed and preferred, the teams file says who is who. `weir check` reports every error of all of them at once.
+Editors check them while you type with `weir schema deployment` and `weir schema policies`.
 
 Without any file, everything goes to `$UPSTREAM` (else to OpenAI), with the client's own key or `$UPSTREAM_API_KEY`.
 

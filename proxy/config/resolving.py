@@ -110,7 +110,8 @@ class Resolving:
             self.source.report((*location, name), "unknown key", "write key: {file: path}", at_key=True)
         named = value.get("file")
         if not isinstance(named, str):
-            self.source.report(location, "names no file", "write key: {file: path}")
+            if value.keys() <= {"file"}:
+                self.source.report(location, "names no file", "write key: {file: path}")
             return None
         path = absolute(self.base, named)
         secret = self.reading.text(path, named, self.source, (*location, "file"))

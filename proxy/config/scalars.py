@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from proxy.config.problems import nearest
@@ -33,6 +33,8 @@ _DURATION = re.compile(rf"(?:{_DURATION_PART}\s*)+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+FROM_FILE = {"from_file": True}  # the validation context of what people wrote
 
 DURATION_PATTERN = r"^\s*(\d+(\.\d+)?\s*(ms|s|m|h|d)?\s*)+$"
 SIZE_PATTERN = r"^\s*\d+(\.\d+)?\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*$"
@@ -120,6 +122,13 @@ def fraction(value: object) -> float:
     if share > 1:
         raise wrong(f"{value.strip()} is more than 100%")
     return float(share)
+
+
+def _share(value: object, info: ValidationInfo) -> float:
+    """Between our own processes a share is a number; in a file it is a percentage."""
+    if isinstance(value, float) and 0 <= value <= 1 and not (info.context or {}).get("from_file"):
+        return value
+    return fraction(value)
 
 
 def percent(share: float) -> str:
@@ -241,7 +250,7 @@ Size = Annotated[
 ]
 Percent = Annotated[
     float,
-    BeforeValidator(fraction),
+    BeforeValidator(_share),
     PlainSerializer(percent, return_type=str, when_used="json"),
     WithJsonSchema({"title": "percentage", "type": "string", "pattern": PERCENT_PATTERN, "examples": ["5%", "0.5%"]}),
 ]

@@ -25,7 +25,7 @@ _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
-_MOST_VALUES = 1_000_000
+_MOST_VALUES = 300_000  # ten thousand keys in a teams file are a fifth of it
 
 # What PyYAML says, what that usually means, and what would be right. The first that matches counts.
 _INDENTATION = ("the indentation doesn't fit the lines above", "keys of one mapping begin in one column")
@@ -68,6 +68,11 @@ class Source:
     elsewhere: dict[str, str] = field(default_factory=dict)
     """Settings that the command line or the environment replaced, and what they came from."""
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is anything to check."""
+        return self.data is not None
 
     def settle(self, location: Location) -> Location:
         """The location without the parts that the file doesn't hold, such as those a short form leaves out."""
@@ -216,7 +221,7 @@ class _Reader:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self.source.report(location, "a mapping or list can't be a key", 'quote text with braces: "{a}"')
-            elif key.value == "<<" and key.style is None:
+            elif key.value == "<<" and not key.style:
                 merged.append(value)
             elif key.value in found:
                 where = (*location, key.value)
@@ -247,7 +252,7 @@ class _Reader:
         if "${" in text:
             self.source.raw[location] = text
             return _REFERENCE.sub(lambda match: self.replaced(match, location), text)
-        return _plain(text) if node.style is None else text
+        return text if node.style else _plain(text)  # plain is None to PyYAML, "" to libyaml
 
     def replaced(self, match: re.Match[str], location: Location) -> str:
         if match[1] is None:

@@ -96,7 +96,7 @@ class TeamsFile(Strict):
     """Who is who, and which keys they hold."""
 
     version: Version
-    """The form of this file: 1."""
+    """The form of this file; write 1."""
     orgs: dict[str, Org] = {}
     """Organisations, by name."""
     teams: dict[str, Team] = {}
