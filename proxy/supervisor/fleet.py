@@ -197,7 +197,7 @@ class Fleet:
                 self._act(worker, message)
             # A worker that has closed its channel but lives can't be led any more.
             await worker.end(STOP_S)
-            return was_ready, ending(await worker.process.wait())
+            return was_ready, ending(await asyncio.shield(worker.ended))
         finally:
             overdue.cancel()
             worker.kill()

@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import signal
 import socket
+import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,8 +31,9 @@ class Worker:
     """A running worker. `ready` is set by its message; `snapshot` is the newest it has sent."""
 
     index: int
-    process: asyncio.subprocess.Process
+    process: subprocess.Popen[bytes]
     channel: Channel
+    ended: asyncio.Future[int]
     started_s: float
     ready: bool = False
     heard_s: float = 0.0
@@ -44,12 +47,11 @@ class Worker:
         ours, theirs = socket.socketpair()
         try:
             fds = [sock.fileno() for sock in listeners]
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                *("--control", str(theirs.fileno())),
-                *("--listen", ",".join(map(str, fds))),
-                *("--index", str(index)),
-                stdin=asyncio.subprocess.DEVNULL,
+            options = ["--control", str(theirs.fileno()), "--listen", ",".join(map(str, fds)), "--index", str(index)]
+            process = subprocess.Popen(  # noqa: ASYNC220, S603  # our own program; takes milliseconds
+                [*command, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # a worker has nothing to say to stdout; what a policy prints goes where the logs go
                 pass_fds=[theirs.fileno(), *fds],
                 process_group=0,
             )
@@ -59,7 +61,7 @@ class Worker:
         finally:
             theirs.close()
         now_s = time.monotonic()
-        return cls(index, process, await Channel.open(ours), now_s, heard_s=now_s)
+        return cls(index, process, await Channel.open(ours), _ending_of(process), now_s, heard_s=now_s)
 
     @property
     def pid(self) -> int:
@@ -108,19 +110,40 @@ class Worker:
 
     def kill(self) -> None:
         """End it now; a no-op if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+        self.process.kill()
 
     async def end(self, patience_s: float) -> None:
         """Tell it to stop; kill it if it doesn't within `patience_s`."""
         if not self.channel.send("stop"):
-            with contextlib.suppress(ProcessLookupError):
-                self.process.terminate()
+            self.process.terminate()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.process.wait(), patience_s)
+            await asyncio.wait_for(asyncio.shield(self.ended), patience_s)
             return
         self.kill()
-        await self.process.wait()
+        await asyncio.shield(self.ended)
+
+
+def _ending_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
+    """Resolves to the return code.
+
+    A thread waits, because asyncio's own child watcher and `Popen.send_signal` may both reap the process, and then the
+    return code is lost; `Popen` alone
+    holds a lock around it.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def tell(returncode: int) -> None:
+        if not ended.done():
+            ended.set_result(returncode)
+
+    def wait() -> None:
+        returncode = process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+            loop.call_soon_threadsafe(tell, returncode)
+
+    threading.Thread(target=wait, name=f"wait for {process.pid}", daemon=True).start()
+    return ended
 
 
 def ending(returncode: int) -> dict[str, Any]:

@@ -69,6 +69,9 @@ class FakeWorker:
     async def on_drain(self, timeout_s: float) -> None:
         for server in self.servers:
             server.close()
+        self.draining = asyncio.create_task(self.drain(timeout_s))
+
+    async def drain(self, timeout_s: float) -> None:
         try:
             await asyncio.wait_for(self.idle.wait(), timeout_s)
         except TimeoutError:
