@@ -1,0 +1,65 @@
+"""What bodies mean: usage, errors and the ends of streams, dialect by dialect.
+
+Rules: pure functions over bytes, no I/O. A dialect is a name (`chat`, `responses`, `anthropic`, …) that an endpoint carries. What isn't
+understood is passed on, never rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+
+from proxy.dialects import anthropic, openai, responses
+from proxy.dialects.reading import Reading, StreamReader, Verdict
+from proxy.dialects.usage import Usage
+
+_UNARY: Final[dict[str, Callable[[bytes], Reading]]] = {
+    "chat": openai.read_answer,
+    "embeddings": openai.read_answer,
+    "images": openai.read_answer,
+    "audio": openai.read_answer,
+    "responses": responses.read,
+    "anthropic": anthropic.read,
+}
+_STREAMS: Final[dict[str, Callable[[], StreamReader]]] = {
+    "chat": openai.ChatStream,
+    "embeddings": openai.ChatStream,
+    "images": openai.TypedStream,
+    "audio": openai.TypedStream,
+    "responses": responses.ResponsesStream,
+    "anthropic": anthropic.MessagesStream,
+}
+
+
+def read_unary(dialect: str, body: bytes) -> Reading:
+    """What a whole answer says. Raises ValueError if it isn't a JSON object."""
+    return _UNARY[dialect](body)
+
+
+def stream_reader(dialect: str) -> StreamReader:
+    """A reader for one stream."""
+    return _STREAMS[dialect]()
+
+
+def read_tail(dialect: str, tail: bytes) -> Reading:
+    """What the end of an answer that was too large to hold says about usage: the last `"usage"` object in it."""
+    at = tail.rfind(b'"usage"')
+    reading = Reading()
+    while at >= 0:
+        opening = tail.find(b"{", at)
+        closing = tail.find(b"}", opening)
+        while 0 <= opening < closing:
+            try:
+                given = orjson.loads(tail[opening : closing + 1])
+            except ValueError:
+                closing = tail.find(b"}", closing + 1)
+                continue
+            reading.usage = anthropic.usage_of(given) if dialect == "anthropic" else openai.usage_of(given)
+            return reading
+        at = tail.rfind(b'"usage"', 0, at)
+    return reading
+
+
+__all__ = ["Reading", "StreamReader", "Usage", "Verdict", "read_tail", "read_unary", "stream_reader"]

@@ -1,0 +1,180 @@
+"""OpenAI's chat completions, completions, embeddings, images and audio: usage in an answer and in a stream. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from proxy.dialects.reading import Reading, Verdict, as_error
+from proxy.dialects.usage import Counts, Usage
+
+_DONE: Final = b"[DONE]"
+_NULL: Final = b"null"
+
+
+def usage_of(given: Any) -> Usage | None:
+    """A usage object of the OpenAI API, old names (`prompt_tokens`) or new (`input_tokens`)."""
+    if not isinstance(given, dict) or not given:
+        return None
+    read = Counts(given)
+    inner = "prompt_tokens_details" if "prompt_tokens_details" in given else "input_tokens_details"
+    outer = "completion_tokens_details" if "completion_tokens_details" in given else "output_tokens_details"
+    total_in = read.count("prompt_tokens", "input_tokens")
+    total_out = read.count("completion_tokens", "output_tokens")
+    usage = Usage(
+        input_tokens=total_in,
+        output_tokens=total_out,
+        cached_tokens=min(total_in, read.detail(inner, "cached_tokens")),
+        cache_write_tokens=min(total_in, read.detail(inner, "cache_write_tokens")),
+        reasoning_tokens=min(total_out, read.detail(outer, "reasoning_tokens")),
+        input_audio_tokens=min(total_in, read.detail(inner, "audio_tokens")),
+        output_audio_tokens=min(total_out, read.detail(outer, "audio_tokens")),
+        input_image_tokens=min(total_in, read.detail(inner, "image_tokens")),
+        output_image_tokens=min(total_out, read.detail(outer, "image_tokens")),
+        given=given,
+        clamped=read.clamped,
+    )
+    if usage.clamped and not total_in and not total_out:
+        return None  # nothing in it can be believed: the proxy's own estimate is better
+    return usage
+
+
+def read_answer(body: bytes) -> Reading:
+    """A unary answer. Raises ValueError if it isn't a JSON object."""
+    try:
+        told = _answer(body)
+    except msgspec.ValidationError:
+        return _read_loosely(body)
+    reading = Reading(model=told.model, service_tier=told.service_tier, response_id=told.id)
+    if told.choices:
+        reading.finish_reason = told.choices[0].finish_reason
+    if told.usage is not None:
+        reading.usage = usage_of(told.usage)
+    if told.error is not None:
+        reading.error = as_error(told.error)
+    return reading
+
+
+def _read_loosely(body: bytes) -> Reading:
+    """An answer with fields of other types than the API's: what can be read of it."""
+    told = orjson.loads(body)
+    if not isinstance(told, dict):
+        raise ValueError("not a JSON object")
+    text = {name: value for name in ("model", "service_tier") if isinstance(value := told.get(name), str)}
+    reading = Reading(usage=usage_of(told.get("usage")), **text)
+    if told.get("error") is not None:
+        reading.error = as_error(told["error"])
+    return reading
+
+
+class _Choice(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+
+
+class _Answer(msgspec.Struct, gc=False):
+    id: str | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    choices: list[_Choice] | None = None
+    usage: dict[str, Any] | None = None
+    error: Any = None
+
+
+_answer: Final = msgspec.json.Decoder(_Answer).decode
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    choices: list[_Choice] | None = None
+    usage: msgspec.Raw = msgspec.Raw(_NULL)
+    error: msgspec.Raw = msgspec.Raw(_NULL)
+    model: str | None = None
+    service_tier: str | None = None
+
+
+_chunk: Final = msgspec.json.Decoder(_Chunk).decode
+
+
+class ChatStream:
+    """A stream of chat completion or completion chunks, ended by `[DONE]`."""
+
+    __slots__ = ("reading",)
+
+    def __init__(self) -> None:
+        self.reading = Reading()
+
+    def event(self, data: bytes) -> Verdict:
+        """One chunk."""
+        if data == _DONE:
+            return Verdict.END
+        try:
+            chunk = _chunk(data)
+        except msgspec.ValidationError:
+            return self._loosely(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return Verdict.MALFORMED
+        reading = self.reading
+        if reading.model is None:
+            reading.model = chunk.model
+        if chunk.service_tier is not None:
+            reading.service_tier = chunk.service_tier
+        choices = chunk.choices
+        if choices and choices[0].finish_reason is not None:
+            reading.finish_reason = choices[0].finish_reason
+        if chunk.error != _NULL:
+            reading.error = as_error(orjson.loads(chunk.error))
+            return Verdict.ERROR
+        if chunk.usage != _NULL:
+            return self._usage(orjson.loads(chunk.usage), bool(choices))
+        return Verdict.PASS
+
+    def _usage(self, given: Any, has_choices: bool) -> Verdict:
+        usage = usage_of(given)
+        if usage is not None:
+            self.reading.usage = usage  # told again, the last counts, once
+        return Verdict.PASS if has_choices else Verdict.USAGE
+
+    def _loosely(self, data: bytes) -> Verdict:
+        """A chunk with fields of other types than the API's."""
+        try:
+            told = orjson.loads(data)
+        except ValueError:
+            return Verdict.MALFORMED
+        if not isinstance(told, dict):
+            return Verdict.MALFORMED
+        if told.get("error") is not None:
+            self.reading.error = as_error(told["error"])
+            return Verdict.ERROR
+        if told.get("usage") is not None:
+            return self._usage(told["usage"], bool(told.get("choices")))
+        return Verdict.PASS
+
+
+class TypedStream:
+    """A stream of events with a `type`, the last of which carries usage: audio transcripts, speech, images."""
+
+    __slots__ = ("reading",)
+    _ENDS: Final = (".done", ".completed")
+
+    def __init__(self) -> None:
+        self.reading = Reading()
+
+    def event(self, data: bytes) -> Verdict:
+        """One event."""
+        if data == _DONE:
+            return Verdict.END
+        try:
+            told = orjson.loads(data)
+        except ValueError:
+            return Verdict.MALFORMED
+        if not isinstance(told, dict):
+            return Verdict.MALFORMED
+        kind = str(told.get("type", ""))
+        if told.get("error") is not None or kind == "error":
+            self.reading.error = as_error(told.get("error") or told)
+            return Verdict.ERROR
+        usage = usage_of(told.get("usage"))
+        if usage is not None:
+            self.reading.usage = usage
+        return Verdict.END if kind.endswith(self._ENDS) and "partial" not in kind else Verdict.PASS

@@ -1,0 +1,47 @@
+"""What is read out of an answer, whatever its dialect."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Protocol
+
+import msgspec
+
+from proxy.dialects.usage import Usage
+
+
+class Reading(msgspec.Struct):
+    """What an answer said about itself; fields fill as it comes in."""
+
+    usage: Usage | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    finish_reason: str | None = None
+    response_id: str | None = None
+    error: dict[str, Any] | None = None
+
+
+class Verdict(IntEnum):
+    """What one event of a stream is."""
+
+    PASS = 0
+    USAGE = 1  # nothing but usage (`choices: []`): taken out if the proxy asked for it
+    END = 2  # the stream's own last event
+    ERROR = 3  # an error instead of an answer
+    MALFORMED = 4  # not what the dialect allows
+
+
+class StreamReader(Protocol):
+    """Reads one stream, event by event."""
+
+    reading: Reading
+
+    def event(self, data: bytes) -> Verdict:
+        """Looks at the payload of one event."""
+
+
+def as_error(value: Any) -> dict[str, Any]:
+    """An error in whatever form it came, as an object with `message`."""
+    if isinstance(value, dict):
+        return value
+    return {"message": str(value)[:500]}

@@ -1,0 +1,54 @@
+"""What a request's body asks for, as far as it moves money: choices, caps, streaming, tier. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from proxy.body import Body
+from proxy.errors import WeirError
+
+MOST_CHOICES: Final = 128  # OpenAI's own limit
+_CAPS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_LARGEST: Final = 2**31 - 1
+
+
+class RequestFacts(msgspec.Struct, frozen=True):
+    """`n` choices, at most `output_cap` tokens each (None: the model's own maximum)."""
+
+    n: int = 1
+    output_cap: int | None = None
+    stream: bool = False
+    service_tier: str | None = None
+
+
+def facts(endpoint: str, body: Body) -> RequestFacts:
+    """Reads a request. Raises WeirError 400, naming `param`, for what can't be bounded."""
+    n = _whole(body, "n", 1, MOST_CHOICES) or 1
+    cap = None
+    for name in _CAPS:
+        if (value := _whole(body, name, 0 if name == "max_tokens" else 1, _LARGEST)) is not None:
+            cap = value if cap is None else max(cap, value)
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise _invalid("stream", "`stream` must be true or false.")
+    tier = body.get("service_tier")
+    if tier is not None and not isinstance(tier, str):
+        raise _invalid("service_tier", "`service_tier` must be a string.")
+    if endpoint == "audio.speech" and body.get("stream_format") == "sse":
+        stream = True
+    return RequestFacts(n, cap, stream is True, tier)
+
+
+def _whole(body: Body, name: str, least: int, most: int) -> int | None:
+    value: Any = body.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not least <= value <= most:
+        raise _invalid(name, f"`{name}` must be a whole number from {least} to {most}.")
+    return value
+
+
+def _invalid(param: str, message: str) -> WeirError:
+    return WeirError(400, message, param=param, code="invalid_value")

@@ -1,0 +1,89 @@
+"""Token usage, normalised over dialects, with the upstream's own words kept beside it.
+
+Rules: numbers that no upstream can mean (negative, above 2^53, not a number) count as 0 and set `clamped`, so that the cost is marked as estimated.
+`input_tokens` is always the total, whichever way the dialect counts cached tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+_LARGEST: Final = 2**53
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What one answer used, in tokens.
+
+    `input_tokens` includes cached and cache-written tokens; `output_tokens` includes reasoning. Audio and image tokens are parts of them.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    cached_audio_tokens: int = 0
+    input_image_tokens: int = 0
+    output_image_tokens: int = 0
+    searches: int = 0
+    given: dict[str, Any] = {}
+    clamped: bool = False
+
+    def counts(self) -> dict[str, int]:
+        """The counts that aren't 0, and always input and output."""
+        counts = {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens}
+        for name in _OPTIONAL:
+            if value := getattr(self, name):
+                counts[name] = value
+        return counts
+
+
+_OPTIONAL: Final = (
+    "cached_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "reasoning_tokens",
+    "input_audio_tokens",
+    "output_audio_tokens",
+    "cached_audio_tokens",
+    "input_image_tokens",
+    "output_image_tokens",
+    "searches",
+)
+
+
+class Counts:
+    """Reads counts out of a usage object, remembering whether one was absurd."""
+
+    __slots__ = ("_given", "clamped")
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._given = given
+        self.clamped = False
+
+    def count(self, *names: str) -> int:
+        """The first of these fields that is there."""
+        for name in names:
+            if (value := self._given.get(name)) is not None:
+                return self._sane(value)
+        return 0
+
+    def detail(self, group: str, name: str) -> int:
+        """A field of a nested object, such as `prompt_tokens_details.cached_tokens`."""
+        inner = self._given.get(group)
+        if not isinstance(inner, dict) or (value := inner.get(name)) is None:
+            return 0
+        return self._sane(value)
+
+    def _sane(self, value: Any) -> int:
+        if type(value) is int and 0 <= value < _LARGEST:
+            return value
+        if type(value) is float and value.is_integer() and 0 <= value < _LARGEST:
+            return int(value)
+        self.clamped = True
+        return 0
