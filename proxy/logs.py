@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -52,15 +53,12 @@ class Log:
             return
         stream = self._stream or sys.stderr
         clean = {name: _clean(name, value) for name, value in (fields or {}).items() if value is not None}
-        line = (
-            as_json(self._now(), level, event, clean)
-            if self.form == "json"
-            else as_text(self._now(), level, event, clean, coloured=stream.isatty())
-        )
-        try:
+        with contextlib.suppress(OSError, ValueError):
+            if self.form == "json":
+                line = as_json(self._now(), level, event, clean)
+            else:
+                line = as_text(self._now(), level, event, clean, coloured=stream.isatty())
             print(line, file=stream, flush=True)
-        except (OSError, ValueError):
-            pass
 
     def debug(self, event: str, **fields: Any) -> None:
         """What helps to find a fault."""

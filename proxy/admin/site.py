@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -9,6 +10,8 @@ import orjson
 from aiohttp import web
 
 from proxy.errors import WeirError
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -47,6 +50,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
+    except Exception:
+        _log.exception("%s %s failed", request.method, request.path)
+        failure = WeirError(500, "Something is wrong in here; the log says more.", type="server_error")
+        return web.Response(status=500, body=failure.body(), content_type="application/json")
 
 
 def as_json(value: object, *, status: int = 200) -> web.Response:

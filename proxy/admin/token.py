@@ -27,4 +27,6 @@ def load_or_make(home: Path) -> str:
 def matches(token: str, authorization: str | None) -> bool:
     """Whether an `Authorization` header carries the token; takes the same time for any wrong one."""
     scheme, _, given = (authorization or "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+    return scheme.lower() == "bearer" and hmac.compare_digest(
+        given.strip().encode(errors="surrogateescape"), token.encode()
+    )
