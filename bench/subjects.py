@@ -160,7 +160,7 @@ admin: 127.0.0.1:{free_port()}
 home: {home}
 workers: 1
 upstreams:
-  up: {{url: "{self.origin.url}/v1"{trust}, pool: {{max_connections: 4096}}}}
+  up: {{url: "{self.origin.url}/v1", provider: openai{trust}, pool: {{max_connections: 4096}}}}
 models:
   "*": {{upstream: up}}
 """

@@ -50,5 +50,10 @@ class WeirError(Exception):
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
 
+    def body_with_type(self) -> bytes:
+        """The same for Anthropic's clients, which look for a `type` beside `error`."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return orjson.dumps({"type": "error", "error": error})
+
     def __repr__(self) -> str:
         return f"<WeirError {self.status} {self.code or self.type}: {self.message}>"

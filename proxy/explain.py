@@ -10,11 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from proxy.body import scan
+from proxy.chain import sticky
 from proxy.config.conditions import Conditions, Facts
+from proxy.endpoints import endpoint_of
+from proxy.errors import WeirError
+from proxy.exchange import Exchange, Identity, Request
+from proxy.intake import model_of, wishes
 
 if TYPE_CHECKING:
     from proxy.config.configuration import Configuration
     from proxy.config.policies import PolicyEntry
+    from proxy.wire.headers import Headers
 
 Verdict = Literal["applies", "observes", "off", "unmatched", "excluded", "not rolled out", "held out", "bypassed"]
 
@@ -55,6 +62,25 @@ class Route:
     pattern: str
     balance: str
     targets: tuple[Target, ...]
+
+
+def asked(
+    configuration: Configuration, identity: Identity, path: str, headers: Headers, raw: bytes, method: str = "POST"
+) -> Request:
+    """The request that the chain would be given. Raises the `WeirError` that a client would get instead."""
+    endpoint = endpoint_of(method, path)
+    if endpoint is None:
+        raise WeirError(404, f"There is no endpoint {path}; they begin with /v1/.", code="unknown_path")
+    wished = wishes(headers, configuration, identity.tags)
+    body = scan(raw, configuration.deployment.limits.nesting) if endpoint.parsed else raw
+    model = None if isinstance(body, bytes) else model_of(body)
+    exchange = Exchange(identity, endpoint=endpoint.name, asked=model, tags=wished.tags, bypass=wished.bypass)
+    return Request(exchange, endpoint, method, path.encode(), path.partition("?")[0], headers, body, model)
+
+
+def met(configuration: Configuration, request: Request) -> list[Layer]:
+    """The layers of the chain as this request would meet them."""
+    return layers(configuration, request.facts, draw=sticky(request), bypass=request.exchange.bypass)
 
 
 def layers(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+from pathlib import Path
 
-from bench.guard import counts, driver, limits, paired, slowdown
+from bench.guard import counts, dataplane, driver, limits, paired, slowdown
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.update and asked.slow_down:
         parser.error("a slow-down can't be recorded as a limit")
     known, python = limits.load(), limits.this_python()
-    seen = _counts(asked.slow_down, instructions=not asked.no_instructions)
+    with tempfile.TemporaryDirectory(prefix="weir-guard-") as name:
+        dataplane.prepare(Path(name))
+        seen = _counts(Path(name), asked.slow_down, instructions=not asked.no_instructions)
     if asked.update:
         known = known.updated(seen, python)
         limits.save(known)
@@ -40,24 +44,24 @@ def _fraction(text: str) -> float:
     return float(text.removesuffix("%")) / 100
 
 
-def _counts(slow_down: float | None, *, instructions: bool) -> dict[str, counts.Counts]:
+def _counts(directory: Path, slow_down: float | None, *, instructions: bool) -> dict[str, counts.Counts]:
     plan = None
     if slow_down:
-        base = counts.python_counts()
+        base = counts.python_counts(directory)
         plan = slowdown.Plan(
             {
                 one.name: slowdown.share_of(
-                    base[one.name]["calls"], base[one.name]["c_calls"], counts.unit_ns(one), slow_down
+                    base[one.name]["calls"], base[one.name]["c_calls"], counts.unit_ns(directory, one), slow_down
                 )
                 for one in driver.scenarios()
             }
         )
         print(f"slowed down by {slow_down:.0%}: {plan.encoded()}")
-    seen = counts.python_counts(plan)
+    seen = counts.python_counts(directory, plan)
     if not instructions or counts.valgrind() is None:
         print("instructions: skipped, " + ("not asked for" if not instructions else "valgrind is not installed"))
         return seen
-    for name, more in counts.instruction_counts(plan).items():
+    for name, more in counts.instruction_counts(directory, plan).items():
         seen[name].update(more)
     return seen
 

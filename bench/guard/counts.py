@@ -16,6 +16,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import FrameType
 
 from bench.guard import driver, slowdown
@@ -25,11 +26,11 @@ Send = Callable[[driver.Scenario, int], bytes]
 _REFS = re.compile(r"I\s+refs:\s+([\d,]+)")
 
 
-def python_counts(busy: slowdown.Plan | None = None) -> dict[str, Counts]:
+def python_counts(directory: Path, busy: slowdown.Plan | None = None) -> dict[str, Counts]:
     """Counts of all scenarios, made in this process."""
     found: dict[str, Counts] = {}
     for scenario in driver.scenarios():
-        with driver.driving(busy.work(scenario.name) if busy else None) as send:
+        with driver.driving(directory, busy.work(scenario.name) if busy else None) as send:
             driver.verify(scenario, send(scenario, scenario.warm_up))
             found[scenario.name] = {**_calls(send, scenario), **_memory(send, scenario)}
     return found
@@ -66,9 +67,9 @@ def _memory(send: Send, scenario: driver.Scenario) -> Counts:
     return {"retained_blocks": round(retained, 2), "peak_bytes": peak}
 
 
-def unit_ns(scenario: driver.Scenario) -> float:
+def unit_ns(directory: Path, scenario: driver.Scenario) -> float:
     """CPU of one unit in this process, for calibrating a slow-down."""
-    with driver.driving() as send:
+    with driver.driving(directory) as send:
         send(scenario, scenario.warm_up)
         start = time.process_time_ns()
         send(scenario, scenario.requests)
@@ -82,25 +83,25 @@ def valgrind() -> str | None:
     return shutil.which("valgrind")
 
 
-def instruction_counts(busy: slowdown.Plan | None = None) -> dict[str, Counts]:
+def instruction_counts(directory: Path, busy: slowdown.Plan | None = None) -> dict[str, Counts]:
     """Instructions per unit of each scenario; raises RuntimeError when valgrind doesn't say."""
     known = driver.scenarios()
     base = {scenario.name: scenario.requests for scenario in known}
     runs = [base, *({**base, scenario.name: 2 * scenario.requests} for scenario in known)]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        first, *others = pool.map(lambda requests: _instructions(requests, busy), runs)
+        first, *others = pool.map(lambda requests: _instructions(directory, requests, busy), runs)
     return {
         scenario.name: {"instructions": round((total - first) / (scenario.requests * scenario.units))}
         for scenario, total in zip(known, others, strict=True)
     }
 
 
-def _instructions(requests: dict[str, int], busy: slowdown.Plan | None) -> int:
+def _instructions(directory: Path, requests: dict[str, int], busy: slowdown.Plan | None) -> int:
     program = valgrind()
     assert program is not None
     work = [f"{name}={count}" for name, count in requests.items()]
     argv = [program, "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", sys.executable]
-    argv += ["-m", "bench.guard.counts", busy.encoded() if busy else "-", *work]
+    argv += ["-m", "bench.guard.counts", str(directory), busy.encoded() if busy else "-", *work]
     # The same environment every time: its size moves the stack, its hash seed the order of collisions.
     env = {"PATH": os.environ.get("PATH", ""), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
     ran = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
@@ -112,10 +113,11 @@ def _instructions(requests: dict[str, int], busy: slowdown.Plan | None) -> int:
 
 def main() -> None:
     """Send the requests named on the command line; run by valgrind."""
-    busy = slowdown.Plan.decoded(sys.argv[1]) if sys.argv[1] != "-" else None
-    wanted = dict(pair.split("=") for pair in sys.argv[2:])
+    directory = Path(sys.argv[1])
+    busy = slowdown.Plan.decoded(sys.argv[2]) if sys.argv[2] != "-" else None
+    wanted = dict(pair.split("=") for pair in sys.argv[3:])
     for scenario in driver.scenarios():
-        with driver.driving(busy.work(scenario.name) if busy else None) as send:
+        with driver.driving(directory, busy.work(scenario.name) if busy else None) as send:
             send(scenario, scenario.warm_up + int(wanted[scenario.name]))
 
 

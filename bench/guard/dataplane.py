@@ -1,79 +1,94 @@
-"""The data plane under the guard: the one place that knows which classes of the proxy a worker is made of."""
+"""The data plane under the guard: the one place that knows which classes of the proxy a worker is made of.
+
+It is built as `proxy.worker` builds it, from a configuration and rate cards that were prepared beforehand, as the
+supervisor prepares them; only the sockets, the control channel and the clock of the loop are not the real ones.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+import itertools
+from pathlib import Path
+from typing import Any
 
-from proxy.errors import WeirError
-from proxy.wire.client import WireError
-from proxy.wire.connect import Connector, Resolver, origin_of
-from proxy.wire.headers import Headers
-from proxy.wire.pool import Pool
-from proxy.wire.server import Call, Head, InFlight, Intake, ServerConnection, ServerLimits
+from proxy.pricing import RateCards
+
+from proxy.config import Configuration, load
+from proxy.dataplane import DataPlane
+from proxy.journal import Journal
+from proxy.metrics import Metrics
+from proxy.wire.connect import Connector, Resolver
+from proxy.wire.server import ServerConnection, ServerLimits
 from proxy.wire.ticker import Ticker
 
-UPSTREAM = "http://127.0.0.1:9/v1"
+_FILE = """
+version: 1
+upstreams:
+  up: {url: "http://127.0.0.1:9/v1", provider: openai}
+models:
+  "*": {upstream: up}
+"""
+_CONFIGURATION, _CARDS = "configuration.json", "cards"
+_numbers = itertools.count()
 
 
-class DataPlane(Protocol):
+def prepare(directory: Path) -> None:
+    """Write what every data plane of a run is made from: the slow part, done once."""
+    (directory / "weir.yaml").write_text(_FILE)
+    (directory / _CONFIGURATION).write_text(load(directory / "weir.yaml", {}).model_dump_json())
+    (directory / _CARDS).write_bytes(RateCards.compile().to_bytes())
+
+
+class Plane:
     """A worker without its sockets."""
+
+    def __init__(self, directory: Path) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ticker = Ticker(self._loop)
+        self._resolver = Resolver()
+        self._connections: set[ServerConnection] = set()
+        number = next(_numbers)
+        self._plane = DataPlane(
+            Configuration.model_validate_json((directory / _CONFIGURATION).read_text()),
+            journal=Journal(directory / f"journal-{number}", number),
+            metrics=Metrics(),
+            keys=[],
+            cards=RateCards.from_bytes((directory / _CARDS).read_bytes()),
+            connector=Connector(self._resolver),
+            ticker=self._ticker,
+            env={},
+            lookup=self._lookup,
+            log=self._log,
+        )
 
     def connection(self) -> asyncio.Protocol:
         """The protocol of a new client connection."""
+        return ServerConnection(self._plane, ServerLimits(), self._ticker, self._connections)
+
+    async def warm(self) -> None:
+        await self._plane.warm()
 
     async def close(self) -> None:
         """End what runs; nothing is left on the loop."""
-
-
-async def make() -> DataPlane:
-    """The data plane on the running loop."""
-    return _WireOnly()
-
-
-class _Relay:
-    def __init__(self, call: Call, done: asyncio.Future[None]) -> None:
-        self.call, self.done = call, done
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        self.call.start(status, headers, int(dict(headers).get(b"content-length", 0)) or None)
-
-    def on_data(self, data: bytes) -> None:
-        self.call.write(data)
-
-    def on_end(self, error: WireError | None) -> None:
-        self.call.finish()
-        self.done.set_result(None)
-
-
-class _WireOnly:
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.in_flight, self.ticker = InFlight(2**28), Ticker(loop)
-        self.pool = Pool(origin_of(UPSTREAM), Connector(Resolver()), self.ticker)
-        self.connections: set[ServerConnection] = set()
-
-    def connection(self) -> asyncio.Protocol:
-        return ServerConnection(self, ServerLimits(), self.ticker, self.connections)
-
-    def accept(self, head: Head) -> Intake:
-        return Intake(gather=True, limit_bytes=2**25)
-
-    async def respond(self, call: Call) -> None:
-        try:
-            connection = self.pool.take() or await self.pool.acquire()
-        except WireError as error:
-            call.send_error(WeirError(502, str(error)))
-            return
-        body: Any = call.body
-        head = b"POST %b HTTP/1.1\r\nhost: up\r\ncontent-length: %d\r\n\r\n" % (call.head.target, len(body))
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        connection.send(head, body, _Relay(call, done))
-        await done
-
-    async def close(self) -> None:
-        for connection in list(self.connections):
+        for connection in list(self._connections):
             connection.abort()
-        self.pool.close()
-        self.ticker.close()
         await asyncio.sleep(0)
+        await self._plane.aclose()
+        await asyncio.sleep(0)
+        self._plane.journal.close()
+        self._ticker.close()
+        self._resolver.close()
+
+    def _lookup(self, kind: str, **_: Any) -> asyncio.Future[dict[str, Any] | None]:
+        raise AssertionError(f"the guard's requests need no {kind} from a supervisor")
+
+    def _log(self, level: str, event: str, **fields: Any) -> None:
+        if level == "error":
+            raise AssertionError(f"{event}: {fields}")
+
+
+async def make(directory: Path) -> Plane:
+    """The data plane on the running loop."""
+    plane = Plane(directory)
+    await plane.warm()
+    return plane

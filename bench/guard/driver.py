@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from bench import payloads
 from bench.guard import dataplane
@@ -78,7 +79,7 @@ def _stream(chunks: int, usage: bool) -> list[bytes]:
 class Client:
     """One keep-alive connection to the data plane."""
 
-    def __init__(self, loop: MemoryLoop, plane: dataplane.DataPlane) -> None:
+    def __init__(self, loop: MemoryLoop, plane: dataplane.Plane) -> None:
         self._loop = loop
         self._protocol = plane.connection()
         self._answer: list[bytes] = []
@@ -101,11 +102,13 @@ class Client:
 
 
 @contextmanager
-def driving(busy: Callable[[], None] | None = None) -> Iterator[Callable[[Scenario, int], bytes]]:
-    """A data plane in memory, and the function that sends it requests one after another and returns the last answer."""
+def driving(directory: Path, busy: Callable[[], None] | None = None) -> Iterator[Callable[[Scenario, int], bytes]]:
+    """A data plane in memory, made from what was prepared in `directory`, and the function that sends it requests one
+    after another and returns the last answer.
+    """
     loop = MemoryLoop(reply)
     loop.on_deliver = busy
-    plane = loop.run_until_complete(dataplane.make())
+    plane = loop.run_until_complete(dataplane.make(directory))
     client = loop.run_until_complete(_connected(loop, plane))
 
     async def send(scenario: Scenario, requests: int) -> bytes:
@@ -125,7 +128,7 @@ def driving(busy: Callable[[], None] | None = None) -> Iterator[Callable[[Scenar
         _close(loop, plane.close())
 
 
-async def _connected(loop: MemoryLoop, plane: dataplane.DataPlane) -> Client:
+async def _connected(loop: MemoryLoop, plane: dataplane.Plane) -> Client:
     return Client(loop, plane)
 
 

@@ -63,7 +63,8 @@ def _line(record: Record, model: str, given: int | None, made: int | None, cost:
     at = datetime.fromtimestamp(record["at"] / 1e9).astimezone()
     outcome = str(record.get("outcome") or "-")
     status = f" {record['status']}" if record.get("status") else ""
-    shown = paint(outcome, _STYLES.get(outcome, "dim"))
+    refused = (record.get("status") or 0) >= 400
+    shown = paint(outcome, "red" if refused else _STYLES.get(outcome, "dim"))
     return (
         f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  {record['exchange']:<20}  {_short(model, 26):<26}"
         f" {_count(given):>9} {_count(made):>8} {cost:>13}"

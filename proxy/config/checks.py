@@ -154,7 +154,7 @@ def _inline_password(source: Source, data: Mapping[str, Any], name: str) -> None
 def _prices(source: Source, found: DeploymentFile) -> None:
     for name, prices in found.prices.items():
         for index, price in enumerate(prices):
-            location: Location = ("prices", name, index)
+            location = source.settle(("prices", name, index))
             if (price.gpu_hour is None) != (price.tokens_per_gpu_hour is None):
                 source.report(location, "gpu_hour and tokens_per_gpu_hour belong together", "give both")
             if not price.model_fields_set - {"effective_from"}:

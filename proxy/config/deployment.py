@@ -23,12 +23,12 @@ from proxy.config.scalars import (
     Bind,
     Duration,
     Names,
+    OneOrList,
     OptionalBind,
     Size,
     Truth,
     Version,
     listed,
-    one_or_list,
     wrong,
 )
 from proxy.config.secret import Secret
@@ -207,7 +207,7 @@ class Upstream(Strict):
     """What differs from the deployment's timeouts."""
     pool: Pool = Pool()
     """Connections kept by each worker."""
-    response_headers: Annotated[tuple[str, ...], BeforeValidator(one_or_list)] = ()
+    response_headers: Annotated[tuple[str, ...], OneOrList()] = ()
     """Header fields of its answers that clients may see besides the usual ones."""
     stream_end: Literal["required", "optional"] = "required"
     """Whether a stream that ends without its closing event counts as cut off."""
@@ -366,8 +366,7 @@ class DeploymentFile(Strict):
     """The file of organisations, teams, projects and keys."""
     policies: Annotated[
         tuple[Path, ...],
-        BeforeValidator(one_or_list),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+        OneOrList(),
     ] = ()
     """The policy file, or a list of them, outermost first."""
     keys: Literal["open", "required"] = "open"
@@ -389,7 +388,7 @@ class DeploymentFile(Strict):
     """How it reports what it does."""
     journal: Journal = Journal()
     """The append-only file of every attempt."""
-    prices: dict[str, Annotated[tuple[Price, ...], BeforeValidator(one_or_list)]] = {}
+    prices: dict[str, Annotated[tuple[Price, ...], OneOrList()]] = {}
     """Prices of your contracts and your own servers, by `model` or `provider/model`, patterns allowed."""
 
     @property

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from proxy.config import checks
 from proxy.config.findings import note
+from proxy.config.neighbours import Placed
 from proxy.config.policies import Envelope, PolicyEntry, PolicyFile
 from proxy.config.problems import Location, suggestion
 from proxy.config.reading import validated
@@ -24,14 +25,15 @@ ENVELOPE = frozenset(Envelope.model_fields)
 
 
 class Entries:
-    """Checks entries against the policies of a registry; `modules` holds those that were needed."""
+    """Checks entries against the policies of a registry; `placed` are those without errors, in their order."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.modules: dict[str, PolicyModule] = {}
+        self.placed: list[Placed] = []
 
     def file(self, source: Source) -> PolicyFile | None:
-        """The file without the entries that have errors; those are noted."""
+        """What the file says besides its entries; None where that has errors. Entries without errors are placed."""
         if source.data is None:
             return None
         checks.empty_values(source, but="policies")
@@ -39,10 +41,11 @@ class Entries:
         if not isinstance(listed, list):
             return validated(PolicyFile, source, _given(source.data))
         head = validated(PolicyFile, source, {**_given(source.data), "policies": []})
-        zone = head.time_zone if head else "UTC"
-        found = [self.entry(source, index, value, zone) for index, value in enumerate(listed)]
-        kept = tuple(entry for entry in found if entry is not None)
-        return PolicyFile(version=1, time_zone=zone, honour=head.honour if head else None, policies=kept)
+        for index, value in enumerate(listed):
+            entry = self.entry(source, index, value, head.time_zone if head else "UTC")
+            if entry is not None:
+                self.placed.append(Placed(entry, source, ("policies", index)))
+        return head
 
     def entry(self, source: Source, index: int, value: Any, zone: str) -> PolicyEntry | None:
         """One entry, or None where it has errors."""

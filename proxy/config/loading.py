@@ -101,7 +101,7 @@ def _finish(
     deployment = validated(DeploymentFile, source, resolved if written else source.data) if source.readable else None
     if written:
         checks.deployment(source, source.data, deployment)
-        neighbours.check(reading.sources, chain.entries, entries.modules, resolved.get("models"), teams, chain.honour)
+        neighbours.check(entries.placed, entries.modules, resolved.get("models"), teams)
     problems = reading.problems()
     if deployment is None or any(problem.severity == "error" for problem in problems):
         raise ConfigurationError(problems, tuple(reading.watched))
@@ -122,20 +122,27 @@ def _teams(reading: Reading, deployment: Source, base: Path) -> TeamsFile | None
 
 def _chain(reading: Reading, deployment: Source, base: Path, entries: Entries) -> _Chain:
     """The entries of all policy files in their order."""
-    found: list[PolicyFile] = []
+    found: list[tuple[Source, PolicyFile]] = []
     for location, named in _policy_files(deployment.data):
         source = reading.file(absolute(base, named), str(base / named), (deployment, location))
         file = entries.file(source)
         if file is not None:
-            if file.honour is not None and any(other.honour not in (None, file.honour) for other in found):
-                source.report(("honour",), "differs from an earlier policy file's", "say it in one file", at_key=True)
-            found.append(file)
-    honours = [file.honour for file in found if file.honour is not None]
+            found.append((source, file))
     return _Chain(
-        [entry for file in found for entry in file.policies],
-        honours[0] if honours else Honour(),
-        found[0].time_zone if found else "UTC",
+        [placed.entry for placed in entries.placed],
+        _honour(found, entries),
+        found[0][1].time_zone if found else "UTC",
     )
+
+
+def _honour(found: Sequence[tuple[Source, PolicyFile]], entries: Entries) -> Honour:
+    """What one of the files says; they may not differ."""
+    said = [(source, file.honour) for source, file in found if file.honour is not None]
+    for source, honour in said:
+        neighbours.honoured(source, entries.placed, honour)
+        if honour != said[0][1]:
+            source.report(("honour",), "differs from an earlier policy file's", "say it in one file", at_key=True)
+    return said[0][1] if said else Honour()
 
 
 def _policy_files(data: Any) -> Sequence[tuple[Location, str]]:

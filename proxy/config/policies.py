@@ -14,7 +14,7 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from proxy.config.conditions import Conditions, Facts, Predicate, bucket
-from proxy.config.scalars import Percent, Truth, Version, one_or_list, wrong
+from proxy.config.scalars import OneOrList, Percent, Truth, Version, wrong
 from proxy.config.strict import Strict
 
 Arm = Literal["in", "out", "holdout"]
@@ -117,7 +117,7 @@ class Honour(Strict):
     """`x-weir-tags: name=value, …` adds tags."""
     deadline: Truth = True
     """`x-weir-deadline: 15m` says how long the answer may take."""
-    bypass: Annotated[tuple[str, ...], BeforeValidator(one_or_list)] = ()
+    bypass: Annotated[tuple[str, ...], OneOrList()] = ()
     """Policies, by name, that `x-weir-bypass` may skip."""
 
 

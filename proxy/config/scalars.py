@@ -11,10 +11,17 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BeforeValidator,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from proxy.config.problems import nearest
 
@@ -202,8 +209,19 @@ def listed(value: object) -> object:
     return [value]
 
 
-def one_or_list(value: object) -> object:
-    """A single value (also a mapping) as a list of one."""
+@dataclass(frozen=True, slots=True)
+class OneOrList:
+    """Marks a list that may be written as a single value, also a mapping."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_one_or_list, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(schema)
+        return {"anyOf": [found["items"], found]}
+
+
+def _one_or_list(value: object) -> object:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 

@@ -54,9 +54,6 @@ def _tier(usage: Any) -> str | None:
 
 class _Event(msgspec.Struct, gc=False):
     type: str = ""
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-    message: msgspec.Raw = msgspec.Raw(b"null")
-    delta: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decode: Final = msgspec.json.Decoder(_Event).decode
@@ -83,12 +80,13 @@ class MessagesStream:
         if kind == "content_block_delta":
             return Verdict.PASS
         if kind == "message_start":
-            self._started(orjson.loads(told.message))
+            self._started(orjson.loads(data).get("message"))
         elif kind == "message_delta":
-            delta = orjson.loads(told.delta)
+            whole = orjson.loads(data)
+            delta = whole.get("delta")
             if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):
                 self.reading.finish_reason = delta["stop_reason"]
-            self._cumulative(orjson.loads(told.usage))
+            self._cumulative(whole.get("usage"))
         elif kind == "message_stop":
             return Verdict.END
         elif kind == "error":

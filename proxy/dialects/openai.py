@@ -11,7 +11,6 @@ from proxy.dialects.reading import Reading, Verdict, as_error
 from proxy.dialects.usage import Counts, Usage
 
 _DONE: Final = b"[DONE]"
-_NULL: Final = b"null"
 
 
 def usage_of(given: Any) -> Usage | None:
@@ -87,8 +86,8 @@ _answer: Final = msgspec.json.Decoder(_Answer).decode
 
 class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
-    usage: msgspec.Raw = msgspec.Raw(_NULL)
-    error: msgspec.Raw = msgspec.Raw(_NULL)
+    usage: dict[str, Any] | None = None
+    error: Any = None
     model: str | None = None
     service_tier: str | None = None
 
@@ -122,11 +121,11 @@ class ChatStream:
         choices = chunk.choices
         if choices and choices[0].finish_reason is not None:
             reading.finish_reason = choices[0].finish_reason
-        if chunk.error != _NULL:
-            reading.error = as_error(orjson.loads(chunk.error))
+        if chunk.error is not None:
+            reading.error = as_error(chunk.error)
             return Verdict.ERROR
-        if chunk.usage != _NULL:
-            return self._usage(orjson.loads(chunk.usage), bool(choices))
+        if chunk.usage is not None:
+            return self._usage(chunk.usage, bool(choices))
         return Verdict.PASS
 
     def _usage(self, given: Any, has_choices: bool) -> Verdict:

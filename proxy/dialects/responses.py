@@ -15,8 +15,7 @@ _ENDS: Final = frozenset(("response.completed", "response.incomplete", "response
 
 class _Event(msgspec.Struct, gc=False):
     type: str = ""
-    response: msgspec.Raw = msgspec.Raw(b"null")
-    error: msgspec.Raw = msgspec.Raw(b"null")
+    error: Any = None
 
 
 _decode: Final = msgspec.json.Decoder(_Event).decode
@@ -49,14 +48,14 @@ class ResponsesStream:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return Verdict.MALFORMED
         if told.type in _ENDS:
-            self._response(orjson.loads(told.response))
+            self._response(orjson.loads(data).get("response"))
             return Verdict.END
-        if told.type == "error" or told.error != b"null":
+        if told.type == "error" or told.error is not None:
             whole = orjson.loads(data)
             self.reading.error = as_error(whole.get("error") or whole)
             return Verdict.ERROR
         if told.type == "response.created":
-            self._response(orjson.loads(told.response))
+            self._response(orjson.loads(data).get("response"))
         return Verdict.PASS
 
     def _response(self, response: Any) -> None:

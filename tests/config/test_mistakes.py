@@ -48,7 +48,7 @@ HEAD = f"version: 1\nupstreams:\n  {OPENAI}\n"
         (HEAD + "tls: {cert: c.pem}\n", ["weir.yaml:4:6: error: tls.key: is missing (Its key, PEM)",
                                          "weir.yaml:4:13: error: tls.cert: there is no file c.pem"]),
         (HEAD + "prices: {gpt: {gpu_hour: 2}}\n",
-         ["weir.yaml:4:15: error: prices.gpt[0]: gpu_hour and tokens_per_gpu_hour belong together (give both)"]),
+         ["weir.yaml:4:15: error: prices.gpt: gpu_hour and tokens_per_gpu_hour belong together (give both)"]),
         (HEAD + "prices: {gpt: {input: cheap}}\n",
          ["weir.yaml:4:23: error: prices.gpt.input: expected a number, found 'cheap'"]),
     ],

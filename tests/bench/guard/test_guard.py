@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 from bench.guard import __main__ as command
-from bench.guard import counts, driver, limits, slowdown
+from bench.guard import counts, dataplane, driver, limits, slowdown
 from bench.guard.memory import MemoryLoop
 
 LIMITS = limits.Limits(0.1, {"nginx": 3.0}, {"cpython-3.0": {"unary request": {"calls": 100, "retained_blocks": 0}}})
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("guard")
+    dataplane.prepare(directory)
+    return directory
 
 
 def test_counts_over_the_margin_are_exceeded() -> None:
@@ -64,24 +71,24 @@ def test_waiting_for_nothing_is_an_error() -> None:
     loop.close()
 
 
-def test_counts_of_the_data_plane_repeat() -> None:
+def test_counts_of_the_data_plane_repeat(prepared: Path) -> None:
     """The same requests make the same calls, but for what a new second of the wall clock adds."""
-    first, second = counts.python_counts(), counts.python_counts()
+    first, second = counts.python_counts(prepared), counts.python_counts(prepared)
     assert set(first) == {scenario.name for scenario in driver.scenarios()}
     for scenario, made in first.items():
         assert second[scenario]["calls"] == pytest.approx(made["calls"], rel=0.01)
         assert made["calls"] > 10
 
 
-def test_a_slow_down_of_a_fifth_is_caught(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_down_of_a_fifth_is_caught(prepared: Path) -> None:
     """With a fifth more work in the path, the counts of both scenarios exceed limits made without it."""
-    seen = counts.python_counts()
+    seen = counts.python_counts(prepared)
     known = limits.Limits(0.1, {}, {"here": seen})
     shares = {
         one.name: slowdown.share_of(seen[one.name]["calls"], seen[one.name]["c_calls"], 0, 0.2)
         for one in driver.scenarios()
     }
-    slowed = counts.python_counts(slowdown.Plan(shares))
+    slowed = counts.python_counts(prepared, slowdown.Plan(shares))
     exceeded = {one.scenario for one in known.judge(slowed, "here") if one.exceeded and one.count == "calls"}
     assert exceeded == set(seen)
     assert not any(one.exceeded for one in known.judge(seen, "here"))
