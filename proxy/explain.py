@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from proxy.body import scan
+from proxy.body import Body, scan
 from proxy.chain import sticky
 from proxy.config.conditions import Conditions, Facts
+from proxy.dialects.request import RequestFacts, facts
+from proxy.dispatch import BYTES_A_TOKEN
 from proxy.endpoints import endpoint_of
 from proxy.errors import WeirError
 from proxy.exchange import Exchange, Identity, Request
 from proxy.intake import model_of, wishes
+from proxy.pricing import RateCards, provider_of
 
 if TYPE_CHECKING:
     from proxy.config.configuration import Configuration
@@ -56,6 +60,19 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class WorstCase:
+    """What an attempt could cost. `output_cap` is per choice; None is no cap, and `nanodollars` then the input's alone.
+
+    `nanodollars` is None where the price isn't known.
+    """
+
+    input_tokens: int
+    output_cap: int | None
+    choices: int
+    nanodollars: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """The offered name or pattern that the model falls under, and its deployments, likeliest first."""
 
@@ -83,27 +100,39 @@ def met(configuration: Configuration, request: Request) -> list[Layer]:
     return layers(configuration, request.facts, draw=sticky(request), bypass=request.exchange.bypass)
 
 
+def worst_case(configuration: Configuration, cards: RateCards, request: Request, target: Target) -> WorstCase:
+    """What one attempt there is reserved at: the body as input, and as many tokens for each choice as it allows."""
+    upstream = configuration.deployment.upstreams[target.upstream]
+    card = cards.card(upstream.provider or provider_of(upstream.url), target.model, datetime.now(UTC))
+    body = request.body
+    asked = facts(request.endpoint.name, body) if isinstance(body, Body) else RequestFacts()
+    tokens = request.facts.size_bytes // BYTES_A_TOKEN
+    if card is None or not request.endpoint.metered:
+        return WorstCase(tokens, asked.output_cap, asked.n, None if request.endpoint.metered else 0)
+    return WorstCase(tokens, asked.output_cap, asked.n, card.reserve(tokens, asked.output_cap or 0, asked.n))
+
+
 def layers(
-    configuration: Configuration, facts: Facts, *, draw: str, bypass: frozenset[str] = frozenset()
+    configuration: Configuration, known: Facts, *, draw: str, bypass: frozenset[str] = frozenset()
 ) -> list[Layer]:
     """All policies, outermost first, each with the reason why the request meets it or doesn't.
 
     `draw` is what `rollout` and `holdout` draw by (`proxy.chain.sticky`), `bypass` what `x-weir-bypass` names.
     """
     honoured = bypass.intersection(configuration.honour.bypass)
-    return [_layer(entry, facts, draw, honoured) for entry in configuration.policies]
+    return [_layer(entry, known, draw, honoured) for entry in configuration.policies]
 
 
-def route(configuration: Configuration, model: str) -> Route | None:
-    """Where a request for this model would go; None where no deployment offers it."""
-    found = configuration.model_for(model)
+def route(configuration: Configuration, model: str | None) -> Route | None:
+    """Where a request for this model would go (one without a model: as `*`); None where no deployment offers it."""
+    found = configuration.model_for("*" if model is None else model)
     if found is None:
         return None
     pattern, offer = found
     total = sum(deployment.weight for deployment in offer.deployments)
     upstreams = configuration.deployment.upstreams
     targets = [
-        Target(each.upstream, upstreams[each.upstream].url, each.model or model, each.weight / total)
+        Target(each.upstream, upstreams[each.upstream].url, each.model or model or "", each.weight / total)
         for each in offer.deployments
     ]
     return Route(pattern, offer.balance, tuple(sorted(targets, key=lambda target: -target.share)))

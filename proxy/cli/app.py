@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import files, keys, operate, records, serve, simulate
+from proxy.cli import explain, files, keys, operate, records, serve, simulate
 from proxy.cli.output import CommandError, paint, say
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("check")(files.check)
 app.command("schema")(files.print_schema)
+app.command("explain")(explain.explain)
 app.add_typer(keys.app)
 app.add_typer(records.app)
 app.command("why")(records.why)

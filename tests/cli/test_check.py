@@ -31,7 +31,7 @@ def test_all_mistakes_of_all_files_at_once(weir: Weir, tmp_path: Path) -> None:
     """Each is shown with file:line:column, the line itself, a caret under the place, and the nearest name."""
     (tmp_path / "weir.yaml").write_text(BROKEN)
     (tmp_path / "policies.yaml").write_text(BROKEN_POLICIES)
-    done = weir("check")
+    done = weir("check", OPENAI_API_KEY="sk-test")
     assert (done.returncode, done.stdout) == (1, "")
     lines = done.stderr.splitlines()
     assert lines[0] == "weir: 4 errors in the configuration"
