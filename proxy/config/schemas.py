@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
 from proxy.config.deployment import DeploymentFile
 from proxy.config.policies import Envelope, PolicyFile
 from proxy.config.registry import Registry, installed
+from proxy.config.strict import documentation
 from proxy.config.teams import TeamsFile
 
 Kind = Literal["deployment", "policies", "teams"]
@@ -27,9 +30,20 @@ def schema(kind: Kind = "deployment", registry: Registry | None = None) -> dict[
     return {"$schema": DIALECT, **of_model(model), "title": f"{kind.capitalize()} file"}
 
 
+class _Documented(GenerateJsonSchema):
+    """With the docstrings under fields as descriptions, also of models that aren't ours."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        found = super().model_schema(schema)
+        for name, text in documentation(schema["cls"]).items():
+            if name in found.get("properties", {}):
+                found["properties"][name].setdefault("description", text)
+        return found
+
+
 def of_model(model: type[BaseModel]) -> dict[str, Any]:
     """One of our models: without null, which files can't say, and without titles that only repeat a name."""
-    found: dict[str, Any] = _tidied(model.model_json_schema(mode="validation"))
+    found: dict[str, Any] = _tidied(model.model_json_schema(schema_generator=_Documented))
     return found
 
 
@@ -50,7 +64,7 @@ def _policies(registry: Registry) -> dict[str, Any]:
 def _variant(name: str, registry: Registry, envelope: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """One policy's form: the envelope with `use` fixed, and its own options; and the definitions that those need."""
     config = registry[name]().Config
-    options = config.model_json_schema(mode="validation", ref_template=f"#/$defs/{name}.{{model}}")
+    options = config.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}", schema_generator=_Documented)
     own = {f"{name}.{inner}": value for inner, value in options.pop("$defs", {}).items()}
     use = {**envelope["properties"]["use"], "const": name}
     properties = {**envelope["properties"], "use": use, **options.get("properties", {})}

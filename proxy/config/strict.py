@@ -11,10 +11,8 @@ import inspect
 import textwrap
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict
 
 
 class Strict(BaseModel):
@@ -27,15 +25,6 @@ class Strict(BaseModel):
         coerce_numbers_to_str=True,  # `cost_centre: 4711`; the reader keeps numbers whose text matters as text
         protected_namespaces=(),
     )
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        schema = handler(core_schema)
-        properties = handler.resolve_ref_schema(schema).get("properties", {})
-        for name, text in documentation(cls).items():
-            if name in properties:
-                properties[name].setdefault("description", text)
-        return schema
 
 
 @cache
