@@ -1,0 +1,454 @@
+"""The receiving end of one attempt: from the upstream's bytes to a `Response`, and what they say about tokens.
+
+Rules:
+1. `ready` resolves when the answer can be judged: a whole unary body (up to `unary_buffer_bytes`), or the first event of a stream. Until
+   then a failure can still become a status, a retry or a fall-back.
+2. The answer is over at its terminal event ([DONE], response.completed, message_stop), not when the connection says so; what follows is dropped.
+3. A stream that breaks never looks whole: its end is an error, and its reader is told.
+4. `settle` is called exactly once, before the last bytes are handed on, so that no client has an answer that the journal doesn't know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+
+from proxy.dialects import Reading, StreamReader, Verdict, read_tail, read_unary
+from proxy.errors import WeirError
+from proxy.exchange import Attempt
+from proxy.faults import Fault, cut_short, maybe_billed, of_event, of_status, of_wire
+from proxy.response import Response
+from proxy.stream import Stream
+from proxy.wire.client import Progress, UpstreamConnection, WireError
+from proxy.wire.headers import Headers, for_client, get
+from proxy.wire.sse import Event, EventTooLarge, Splitter
+
+if TYPE_CHECKING:
+    from proxy.upstreams import Upstream
+
+_TAIL_BYTES: Final = 64 * 1024
+_INFLATED: Final = 100 * 1024 * 1024
+_IDENTITY: Final = (None, b"", b"identity")
+
+
+class AnswerLimits(msgspec.Struct, frozen=True):
+    """What an answer may take, in bytes."""
+
+    unary_buffer_bytes: int = 2**20
+    stream_buffer_bytes: int = 2**18
+    event_bytes: int = 16 * 2**20
+    unparsed_event_bytes: int = 64 * 2**10
+
+
+class Settler(Protocol):
+    """Takes the account of an attempt that is over."""
+
+    def __call__(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
+        """outcome: complete, partial, aborted or failed."""
+
+
+class Answer:
+    """One attempt's answer while it comes in."""
+
+    __slots__ = (
+        "_connection",
+        "_content_events",
+        "_deadline",
+        "_dialect",
+        "_first",
+        "_held",
+        "_held_bytes",
+        "_inflate",
+        "_limits",
+        "_loop",
+        "_mode",
+        "_reader",
+        "_settle",
+        "_splitter",
+        "_started",
+        "_stream",
+        "_streamed_bytes",
+        "_tail",
+        "_want_stream",
+        "attempt",
+        "headers",
+        "inject",
+        "over",
+        "reading",
+        "ready",
+        "stale_ok",
+        "status",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        upstream: Upstream,
+        limits: AnswerLimits,
+        settle: Settler,
+        *,
+        dialect: str | None,
+        reader: StreamReader | None,
+        inject: bool,
+        deadline: float,
+    ) -> None:
+        self.attempt = attempt
+        self.upstream = upstream
+        self._limits = limits
+        self._settle = settle
+        self._dialect = dialect
+        self._reader = reader
+        self.inject = inject  # a usage chunk was asked for on the client's behalf, so it is taken out again
+        self._want_stream = reader is not None
+        self._loop = asyncio.get_running_loop()
+        self._deadline = deadline
+        self._started = self._loop.time()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self._connection: UpstreamConnection | None = None
+        self.status = 0
+        self.headers: Headers = []
+        self.reading: Reading = reader.reading if reader is not None else Reading()
+        self.over = False
+        self.stale_ok = False  # the connection was kept idle: if it is dead, the request may go again on a fresh one
+        self._mode = "head"
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._tail = b""
+        self._stream: Stream | None = None
+        self._splitter: Splitter | None = None
+        self._first = False
+        self._content_events = 0
+        self._streamed_bytes = 0
+        self._inflate: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status} {self._mode}{' over' if self.over else ''}>"
+
+    @property
+    def estimated_output_tokens(self) -> int:
+        """What the answer so far may be worth where no usage tells: events of a stream carry about one token each."""
+        return self._content_events or (self._held_bytes + self._streamed_bytes) // 4
+
+    def attach(self, connection: UpstreamConnection) -> None:
+        """The connection that carries it."""
+        self._connection = connection
+        connection.limit(self._deadline, self._expired)
+
+    def _expired(self) -> None:
+        now = self._loop.time()
+        kind = "total time limit" if now >= self._deadline else "no byte came in time"
+        detail = f"{kind}, {now - self._started:.1f} s after the request was sent"
+        self.on_end(WireError("timeout", Progress.SENT if self._mode == "head" else Progress.ANSWERING, detail))
+
+    # --- what the connection tells (proxy.wire.client.Receiver)
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
+        self.attempt.status = status
+        kind = coding = None
+        for name, value in headers:
+            if name == b"content-type":
+                kind = value
+            elif name == b"content-encoding":
+                coding = value.strip().lower()
+            elif name == b"x-request-id" or name == b"request-id":
+                self.attempt.upstream_request_id = value.decode("latin-1")[:200]
+        if coding not in _IDENTITY and self._dialect is not None:
+            if coding not in (b"gzip", b"x-gzip", b"deflate"):
+                self._fail(
+                    maybe_billed(
+                        502, "upstream_encoding", "The upstream's answer has an encoding that wasn't asked for."
+                    )
+                )
+                return
+            self._inflate = zlib.decompressobj(47)  # gzip or zlib, by its header
+        if status < 300 and kind is not None and kind.startswith(b"text/event-stream"):
+            self._mode = "events"
+            limits = self._limits
+            self._splitter = Splitter(limits.unparsed_event_bytes, limits.event_bytes)
+            self._stream = Stream(self, limits.stream_buffer_bytes)
+            self._touch()
+        else:
+            self._mode = "held"
+
+    def on_data(self, data: bytes) -> None:
+        if self.over:
+            return
+        if self._inflate is not None:
+            data = self._inflated(data)
+            if not data:
+                return
+        if self._mode == "events":
+            self._touch()
+            self._take_events(data)
+        elif self._mode == "held":
+            self._held.append(data)
+            self._held_bytes += len(data)
+            if self._held_bytes > self._limits.unary_buffer_bytes:
+                self._release_held()
+        else:
+            self._touch()
+            self._streamed_bytes += len(data)
+            if self._dialect is not None:
+                self._tail = (self._tail + data)[-_TAIL_BYTES:]
+            assert self._stream is not None
+            self._stream.feed([Event(data, None)])
+
+    def on_end(self, error: WireError | None) -> None:
+        if self.over:
+            return
+        if error is not None:
+            self._failed_on_the_wire(error)
+        elif self._mode == "events":
+            self._events_ended()
+        elif self._mode == "held":
+            self._held_ended()
+        else:
+            if self._dialect is not None:
+                self.reading = read_tail(self._dialect, self._tail)
+            self._finish("complete", None)
+
+    # --- a stream of events
+
+    def _take_events(self, data: bytes) -> None:
+        assert self._splitter is not None and self._stream is not None
+        try:
+            events = self._splitter.feed(data)
+        except EventTooLarge:
+            self._cut(
+                cut_short(f"an event was larger than {self._limits.event_bytes} bytes", "upstream_event_too_large")
+            )
+            return
+        if not events:
+            return
+        reader = self._reader
+        if reader is None:
+            self._begin()
+            self._stream.feed(events)
+            return
+        passed: list[Event] = []
+        for event in events:
+            payload = event.data
+            if payload is None:
+                if self._first or len(event.raw) > 4096:  # a heartbeat before the first token is ours to give
+                    passed.append(event)
+                continue
+            verdict = reader.event(payload)
+            if verdict == Verdict.PASS:
+                self._content_events += 1
+                passed.append(event)
+            elif verdict == Verdict.USAGE:
+                if not self.inject:
+                    passed.append(event)
+            elif verdict == Verdict.END:
+                passed.append(event)
+                self._ended_in_band(passed)
+                return
+            else:
+                self._broken_by(verdict, passed)
+                return
+        if passed:
+            if not self._first:
+                self._begin()
+            self._stream.feed(passed)
+
+    def _begin(self) -> None:
+        if not self._first:
+            self._first = True
+            self.attempt.ttft_ns = _since(self.attempt)
+            if not self.ready.done():
+                self.ready.set_result(None)
+
+    def _ended_in_band(self, passed: list[Event]) -> None:
+        assert self._stream is not None and self._connection is not None
+        self._begin()
+        self._account("complete", None)
+        self._stream.feed(passed)
+        self._stream.end()
+        self._connection.let_end(self)
+
+    def _broken_by(self, verdict: Verdict, passed: list[Event]) -> None:
+        assert self._stream is not None
+        if verdict == Verdict.ERROR:
+            fault = of_event(self.reading.error or {}, first=not self._first)
+        else:
+            fault = Fault(cut_short("an event is not valid JSON", "upstream_malformed_event"), billed=True)
+        if not self._first and not passed:
+            self._fail(fault)
+            return
+        self._begin()
+        if passed:
+            self._stream.feed(passed)
+        self._cut(fault.error)
+
+    def _events_ended(self) -> None:
+        assert self._splitter is not None
+        unfinished = self._splitter.unfinished
+        if not self._first:
+            self._fail(maybe_billed(502, "upstream_empty", "The upstream's stream held no event."))
+        elif unfinished:
+            self._cut(cut_short("its last event has no end", "upstream_truncated"))
+        elif self._reader is not None and self.upstream.config.stream_end == "required":
+            self._cut(cut_short("it ended without its closing event", "upstream_truncated"))
+        else:
+            self._finish("complete", None)
+
+    # --- a body
+
+    def _release_held(self) -> None:
+        """Too large to hold: from here on it is relayed as it comes."""
+        self._mode = "body"
+        self._stream = Stream(self, self._limits.stream_buffer_bytes)
+        self._stream.feed([Event(b"".join(self._held), None)])
+        self._held = []
+        self._touch()
+        self._begin()
+
+    def _held_ended(self) -> None:
+        body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        self._held = [body]
+        fault = of_status(self.status, self.headers, body, self.upstream.own_key)
+        if fault is None and self.status < 300 and self._dialect is not None:
+            fault = self._read_body(body)
+        if fault is not None:
+            self._fail(fault)
+            return
+        self.attempt.ttft_ns = _since(self.attempt)
+        self._account("complete" if self.status < 400 else "failed", None)
+        self.ready.set_result(None)
+
+    def _read_body(self, body: bytes) -> Fault | None:
+        assert self._dialect is not None
+        kind = (get(self.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+        if not body or kind == b"text/html":
+            what = "is empty" if not body else "is a page of HTML"
+            return maybe_billed(502, "upstream_not_an_answer", f"The upstream answered 200, but its body {what}.")
+        if b"json" not in kind and not body.lstrip()[:1] == b"{":
+            return None  # speech, an image, text: passed as it is
+        if self._want_stream:
+            return maybe_billed(502, "upstream_not_a_stream", "A stream was asked for, but the upstream sent none.")
+        try:
+            self.reading = read_unary(self._dialect, body)
+        except ValueError:
+            return maybe_billed(502, "upstream_truncated", "The upstream's answer is not valid JSON.")
+        if self.reading.error is not None:
+            return of_event(self.reading.error, first=True)
+        return None
+
+    def _inflated(self, data: bytes) -> bytes:
+        try:
+            out: bytes = self._inflate.decompress(data, _INFLATED)
+        except zlib.error:
+            self.on_end(WireError("malformed", Progress.ANSWERING, "its compressed body is damaged"))
+            return b""
+        if self._inflate.unconsumed_tail or len(out) > 64 * 1024 and len(out) > 200 * len(data):
+            self.on_end(WireError("malformed", Progress.ANSWERING, "its compressed body unpacks to too much"))
+            return b""
+        return out
+
+    # --- ends
+
+    def _failed_on_the_wire(self, error: WireError) -> None:
+        if self.stale_ok and error.kind == "reset" and error.progress is Progress.SENT:
+            # Case 15: the upstream closed an idle connection while the request was on its way, and read nothing of it.
+            self.ready.set_exception(Stale())
+        elif self._first:
+            self._cut(cut_short(error.detail or error.kind, f"upstream_{error.kind}"))
+        else:
+            self._fail(of_wire(error), error)
+
+    def _fail(self, fault: Fault, cause: WireError | None = None) -> None:
+        """Nothing has reached the reader: the failure still gets its status."""
+        self._account("failed", fault)
+        self._abandon()
+        if not self.ready.done():
+            self.ready.set_exception(Failed(fault, cause))
+        elif self._stream is not None:
+            self._stream.end(fault.error)
+
+    def _cut(self, error: WeirError) -> None:
+        """Something has reached the reader: the failure follows in-band."""
+        self._account("partial", Fault(error, billed=True))
+        self._abandon()
+        assert self._stream is not None
+        self._stream.end(error)
+
+    def _finish(self, outcome: str, fault: Fault | None) -> None:
+        self._account(outcome, fault)
+        if self._stream is not None:
+            self._stream.end()
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def _account(self, outcome: str, fault: Fault | None) -> None:
+        if self.over:
+            return
+        self.over = True
+        self.attempt.total_ns = _since(self.attempt)
+        self._settle(self, outcome, fault)
+
+    def _abandon(self) -> None:
+        if self._connection is not None:
+            self._connection.abandon(self)
+
+    def refuse(self, fault: Fault) -> None:
+        """The request never left: connecting failed."""
+        self._account("failed", fault)
+
+    # --- the reader's side (proxy.stream.Flow)
+
+    def pause(self) -> None:
+        if self._connection is not None and not self.over:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None and not self.over:
+            self._connection.resume()
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more: the upstream is cancelled, and what was used is settled."""
+        if not self.over:
+            self._account("aborted", None)
+            self._abandon()
+            if self._stream is not None:
+                self._stream.end()
+
+    def _touch(self) -> None:
+        """Something came: the idle limit starts anew."""
+        connection = self._connection
+        if connection is not None:
+            connection.deadline = min(self._deadline, self._loop.time() + self.upstream.stream_idle_s)
+
+    # --- the result
+
+    def response(self) -> Response:
+        """The answer for the chain; once `ready`."""
+        headers = for_client(self.headers, self.upstream.response_headers)
+        if self._inflate is not None:
+            headers = [pair for pair in headers if pair[0] != b"content-encoding"]
+        if self._stream is not None:
+            return Response(self.status, headers, self._stream)
+        return Response(self.status, headers, self._held[0] if self._held else b"")
+
+
+class Failed(Exception):
+    """Carries a fault from `Answer` to `dispatch`."""
+
+    def __init__(self, fault: Fault, cause: WireError | None) -> None:
+        super().__init__(str(fault.error))
+        self.fault = fault
+        self.cause = cause
+
+
+class Stale(Exception):
+    """A kept connection was dead: the request may go again, once, on a fresh one."""
+
+
+def _since(attempt: Attempt) -> int:
+    return time.perf_counter_ns() - attempt.started_ns

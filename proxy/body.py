@@ -1,0 +1,249 @@
+"""Request bodies that are understood: whole JSON objects, kept as the bytes they came in.
+
+Rules:
+1. A body is scanned once. It is parsed whole (orjson, strict), unless it is large and made of few strings (an image): then it is
+   skipped through, and only the top-level fields that somebody asks for are parsed, so that 5 MB cost a few searches.
+2. A change splices bytes: what the proxy doesn't understand reaches the upstream as the client wrote it.
+3. Where two readers could understand two things (a field given twice, nesting without end, numbers that no double holds), the
+   body is refused: the upstream must not act on another model or another cap than the one that was priced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+
+from proxy.errors import WeirError
+
+WHOLE_BYTES: Final = 256 * 1024
+BYTES_A_QUOTE: Final = (
+    100  # above this, searching from quote to quote (0.3 µs each) is cheaper than parsing (1 ns a byte)
+)
+NESTING: Final = 64
+
+# The fields that the proxy or its policies act on. Given twice, they are refused (case 25 of the abuse table).
+ACTED_ON: Final = (
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+    "service_tier",
+    "tools",
+    "store",
+    "background",
+    "previous_response_id",
+)
+_ACTED_ON: Final = frozenset(ACTED_ON)
+_ACTED_ON_TOKEN: Final = re.compile(rb'"(?:%b)"[ \t\r\n]*:' % "|".join(ACTED_ON).encode())
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+_SPACE: Final = re.compile(rb"[ \t\r\n]*")
+_SCALAR: Final = re.compile(rb"-?(?:0|[1-9][0-9]{0,400})(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,3})?|true|false|null")
+_MISSING: Final = object()
+
+Span = tuple[int, int]
+
+
+class Body:
+    """A JSON object as bytes. `raw` is what goes to the upstream; `get` reads a top-level field."""
+
+    __slots__ = ("_fields", "_plain", "_spans", "raw")
+
+    def __init__(self, raw: bytes, fields: dict[str, Any], spans: dict[str, Span] | None, plain: bool) -> None:
+        self.raw = raw
+        self._fields = fields
+        self._spans = spans
+        self._plain = plain  # every top-level field is in `fields`
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __repr__(self) -> str:
+        return f"<Body {len(self.raw)} bytes>"  # never its content
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The parsed value of a top-level field."""
+        value = self._fields.get(name, _MISSING)
+        if value is not _MISSING:
+            return value
+        if self._plain or self._spans is None or name not in self._spans:
+            return default
+        start, end = self._spans[name]
+        value = self._fields[name] = _parse(self.raw[start:end])
+        return value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._fields or (self._spans is not None and name in self._spans)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All top-level fields, parsed. Costly for a large body."""
+        if not self._plain and self._spans is not None:
+            for name in self._spans:
+                self.get(name)
+        return self._fields
+
+    def span(self, name: str) -> Span | None:
+        """Where a top-level field's value stands in `raw`."""
+        if self._spans is None:
+            token = b'"%b"' % name.encode()
+            if name in self._fields and self.raw.count(token) == 1:
+                return _value_after(self.raw, self.raw.index(token) + len(token))
+            self._spans = dict(_members(self.raw))
+        return self._spans.get(name)
+
+    def using(self, changes: dict[str, Any]) -> Body:
+        """A copy with top-level fields set, by splicing; everything else keeps its bytes. A value of None is JSON null."""
+        raw = self.raw
+        splices: list[tuple[int, int, bytes]] = []
+        added: list[bytes] = []
+        for name, value in changes.items():
+            encoded = orjson.dumps(value)
+            span = self.span(name) if name in self else None
+            if span is not None:
+                splices.append((*span, encoded))
+            else:
+                added.append(b"%b:%b," % (orjson.dumps(name), encoded))
+        for start, end, encoded in sorted(splices, reverse=True):
+            raw = raw[:start] + encoded + raw[end:]
+        if added:
+            opening = raw.index(b"{") + 1
+            new = b"".join(added)
+            if _SPACE.match(raw, opening).end() == raw.rindex(b"}"):  # type: ignore[union-attr]  # it matches everything
+                new = new[:-1]  # the object was empty
+            raw = raw[:opening] + new + raw[opening:]
+        if self._plain:
+            return Body(raw, {**self._fields, **changes}, None, True)
+        return scan(raw)
+
+
+def scan(raw: bytes, nesting: int = NESTING) -> Body:
+    """Reads a request's body. Raises WeirError 400 if it isn't one JSON object, or is one that can be read two ways."""
+    if len(raw) > WHOLE_BYTES and len(raw) > BYTES_A_QUOTE * raw.count(b'"'):
+        return Body(raw, {}, dict(_members(raw, nesting)), False)
+    fields = _parse(raw)
+    if type(fields) is not dict:
+        raise _invalid("it must be a JSON object")
+    if raw.count(b"{") + raw.count(b"[") > nesting and _depth(raw) > nesting:
+        raise _invalid(f"it is nested deeper than {nesting} levels")
+    # A name that stands more often than it is a top-level field may be one given twice; with escapes it may be spelled otherwise.
+    if len(_ACTED_ON_TOKEN.findall(raw)) != len(_ACTED_ON & fields.keys()) or b"\\u" in raw:
+        return Body(raw, fields, dict(_members(raw, nesting)), True)
+    return Body(raw, fields, None, True)
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise _invalid(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+
+
+def _invalid(why: str) -> WeirError:
+    return WeirError(400, f"We could not parse the JSON body of your request: {why}.", code="invalid_json")
+
+
+def _members(raw: bytes, nesting: int = NESTING) -> Iterator[tuple[str, Span]]:
+    """The top-level fields of an object and where their values stand. Refuses acted-on names that are given twice."""
+    seen: set[str] = set()
+    at = _space(raw, 0)
+    if raw[at : at + 1] != b"{":
+        raise _invalid("it must be a JSON object")
+    at = _space(raw, at + 1)
+    if raw[at : at + 1] == b"}":
+        return _trailing(raw, at + 1)
+    while True:
+        if raw[at : at + 1] != b'"':
+            raise _invalid("a field's name was expected")
+        end = _string_end(raw, at + 1)
+        name = str(_parse(raw[at : end + 1]))
+        if name in seen and name in _ACTED_ON:
+            raise WeirError(400, f"The field `{name}` is given twice.", code="duplicate_field", param=name)
+        seen.add(name)
+        value = _value_after(raw, end + 1, nesting)
+        yield name, value
+        at = _space(raw, value[1])
+        mark = raw[at : at + 1]
+        if mark == b"}":
+            return _trailing(raw, at + 1)
+        if mark != b",":
+            raise _invalid("a comma or the end of the object was expected")
+        at = _space(raw, at + 1)
+
+
+def _trailing(raw: bytes, at: int) -> None:
+    if _space(raw, at) != len(raw):
+        raise _invalid("something follows the object")
+
+
+def _space(raw: bytes, at: int) -> int:
+    return _SPACE.match(raw, at).end()  # type: ignore[union-attr]  # it matches everywhere
+
+
+def _value_after(raw: bytes, at: int, nesting: int = NESTING) -> Span:
+    """The value that follows a name's closing quote, as a span."""
+    at = _space(raw, at)
+    if raw[at : at + 1] != b":":
+        raise _invalid("a colon was expected after a field's name")
+    at = _space(raw, at + 1)
+    mark = raw[at : at + 1]
+    if mark == b'"':
+        return at, _string_end(raw, at + 1) + 1
+    if mark in (b"{", b"["):
+        return at, _nested_end(raw, at, nesting)
+    scalar = _SCALAR.match(raw, at)
+    if scalar is None:
+        raise _invalid("a value was expected")
+    return scalar.span()
+
+
+def _string_end(raw: bytes, at: int) -> int:
+    """The index of the quote that closes the string whose content begins at `at`."""
+    while True:
+        quote = raw.find(b'"', at)
+        if quote < 0:
+            raise _invalid("a string doesn't end")
+        before = quote - 1
+        while before >= at and raw[before] == 0x5C:
+            before -= 1
+        if (quote - before) % 2:  # an even number of backslashes
+            return quote
+        at = quote + 1
+
+
+def _nested_end(raw: bytes, at: int, nesting: int) -> int:
+    """The index after the bracket that closes the one at `at`."""
+    open_brackets: list[int] = []
+    while True:
+        quote = raw.find(b'"', at)
+        for bracket in _BRACKET.finditer(raw, at, quote if quote >= 0 else len(raw)):
+            mark = raw[bracket.start()]
+            if mark in b"{[":
+                open_brackets.append(mark + 2)  # the closing bracket stands two after the opening one, for both kinds
+                if len(open_brackets) >= nesting:
+                    raise _invalid(f"it is nested deeper than {nesting} levels")
+            elif not open_brackets or open_brackets.pop() != mark:
+                raise _invalid("its brackets don't match")
+            if not open_brackets:
+                return bracket.end()
+        if quote < 0:
+            raise _invalid("a bracket isn't closed")
+        at = _string_end(raw, quote + 1) + 1
+
+
+def _depth(raw: bytes) -> int:
+    depth = deepest = at = 0
+    while True:
+        quote = raw.find(b'"', at)
+        for bracket in _BRACKET.finditer(raw, at, quote if quote >= 0 else len(raw)):
+            depth += 1 if raw[bracket.start()] in b"{[" else -1
+            deepest = max(deepest, depth)
+        if quote < 0:
+            return deepest
+        at = _string_end(raw, quote + 1) + 1

@@ -1,0 +1,168 @@
+"""The chain: policies around `dispatch`, compiled once for a configuration.
+
+    async def policy(request: Request, forward: Forward) -> Response
+
+What lives here: building policies, their common envelope (`match`, `unless`, `mode`, `rollout`, `holdout`, bypass), and the order. A policy
+without conditions is bound to what follows it and costs nothing more than its own call.
+
+Rules:
+1. File order is onion order, outermost first.
+2. A chain is swapped whole. An exchange keeps the chain that it began with; a policy whose entry did not change keeps its instance.
+3. The bypass switch leaves what a policy module declares `ESSENTIAL` (access, hard budgets); everything else steps aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from proxy.config import Configuration, PolicyEntry, PolicyModule, Registry, installed
+from proxy.config.conditions import Predicate
+from proxy.exchange import Forward, Request
+from proxy.metrics import Metrics
+from proxy.objects import Objects
+from proxy.observe import observed
+from proxy.response import Response
+
+
+class Policy(Protocol):
+    """One onion layer. May also have `aclose()`, awaited when it is no longer part of any chain."""
+
+    async def __call__(self, request: Request, /, forward: Forward) -> Response:
+        """Answers the request itself, or by `forward`: once, several times, with a changed copy, or not at all."""
+
+
+class Services(msgspec.Struct, frozen=True):
+    """What a policy is built with, besides its own configuration."""
+
+    name: str
+    source: str
+    observing: bool
+    configuration: Configuration
+    metrics: Metrics
+    clock: Callable[[], float]
+    log: Callable[..., object]
+    objects: Objects
+
+
+class Built(msgspec.Struct, frozen=True):
+    """A policy, its entry, and what its module says of it."""
+
+    entry: PolicyEntry
+    policy: Policy
+    essential: bool
+
+
+class Chain:
+    """The compiled chain of one configuration. `forward` is its outermost call."""
+
+    def __init__(self, built: list[Built], dispatch: Forward, bypass_names: frozenset[str]) -> None:
+        self.built = built
+        self.dispatch = dispatch
+        self.forward = compose(built, dispatch, bypass_names)
+        self.essential = compose([item for item in built if item.essential], dispatch, frozenset())
+        self.running = 0  # exchanges that began with this chain and have not ended
+
+    def __repr__(self) -> str:
+        return f"<Chain {' ▸ '.join([item.entry.name for item in self.built] + ['dispatch'])}>"
+
+
+def build(
+    configuration: Configuration,
+    dispatch: Forward,
+    services: Callable[[PolicyEntry], Services],
+    previous: Chain | None = None,
+    registry: Registry | None = None,
+) -> Chain:
+    """Compiles the chain; policies that `previous` has under the same fingerprint are taken over."""
+    registry = installed() if registry is None else registry
+    kept = {(item.entry.name, item.entry.fingerprint): item for item in (previous.built if previous else ())}
+    built: list[Built] = []
+    for entry in configuration.policies:
+        if entry.mode == "off":
+            continue
+        old = kept.get((entry.name, entry.fingerprint))
+        built.append(Built(entry, old.policy, old.essential) if old else _build(entry, services(entry), registry))
+    return Chain(built, dispatch, frozenset(configuration.honour.bypass))
+
+
+def _build(entry: PolicyEntry, services: Services, registry: Registry) -> Built:
+    module: PolicyModule = registry[entry.use]()
+    config = module.Config.model_validate(entry.options)
+    return Built(entry, module.build(config, services), bool(getattr(module, "ESSENTIAL", False)))
+
+
+def compose(built: list[Built], dispatch: Forward, bypass_names: frozenset[str]) -> Forward:
+    """Nests the policies around `dispatch`."""
+    forward = dispatch
+    for item in reversed(built):
+        forward = _layer(item, forward, bypassable=item.entry.name in bypass_names)
+    return forward
+
+
+def _layer(item: Built, forward: Forward, bypassable: bool) -> Forward:
+    entry, policy = item.entry, item.policy
+    call: Policy = policy
+    if entry.mode == "observe":
+        call = partial(observed, policy, entry.name, entry.source)
+    applies = entry.compile()
+    drawn = entry.rollout < 1 or entry.holdout > 0
+    if applies is None and not drawn and not bypassable:
+        return partial(call, forward=forward)
+    return _enveloped(call, forward, entry, applies, drawn, bypassable)
+
+
+def _enveloped(
+    call: Policy,
+    forward: Forward,
+    entry: PolicyEntry,
+    applies: Predicate | None,
+    drawn: bool,
+    bypassable: bool,
+) -> Forward:
+    """A layer that first asks whether its policy applies."""
+    name, source = entry.name, entry.source
+
+    async def layer(request: Request) -> Response:
+        exchange = request.exchange
+        if bypassable and name in exchange.bypass:
+            exchange.note(name, "bypassed", source)
+            return await forward(request)
+        if applies is not None and not applies(request.facts):
+            return await forward(request)
+        if drawn and (arm := entry.arm(sticky(request))) != "in":
+            exchange.note(name, "holdout" if arm == "holdout" else "not_rolled_out", source)
+            return await forward(request)
+        return await call(request, forward=forward)
+
+    return layer
+
+
+_STICKY_HEADER: Final = b"x-weir-conversation"
+
+
+def sticky(request: Request) -> str:
+    """What `rollout` and `holdout` are stable by: the conversation where the client names one, else its key."""
+    identity = request.exchange.identity
+    for name, value in request.headers:
+        if name == _STICKY_HEADER:
+            return f"{identity.tenant}:{value.decode('latin-1')}"
+    for field in ("prompt_cache_key", "conversation", "user"):
+        if isinstance(value := request.field(field), str):
+            return f"{identity.tenant}:{value}"
+    return identity.key or identity.tenant
+
+
+async def close_dropped(old: Chain, new: Chain) -> None:
+    """Closes the policies of `old` that `new` did not take over."""
+    kept = {id(item.policy) for item in new.built}
+    for item in old.built:
+        closing: Any = getattr(item.policy, "aclose", None)
+        if id(item.policy) not in kept and closing is not None:
+            await closing()
+
+
+Policies = Mapping[str, PolicyModule]

@@ -1,0 +1,473 @@
+"""What a worker does with a request: identity, chain, relay, and the end of the exchange.
+
+Rules:
+1. Nothing cold happens here: no database, no file, no DNS wait, no formatting of logs.
+2. A configuration is one `State`, swapped whole. An exchange keeps the state that it began with.
+3. Every accepted request gets an answer, or an abort that its client can see; every exchange ends once, in the journal, before its last
+   byte leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import orjson
+
+from proxy import chain as chains
+from proxy.answer import AnswerLimits
+from proxy.chain import Chain, Services
+from proxy.config import Configuration, PolicyEntry, globs
+from proxy.cors import CorsRules
+from proxy.dispatch import Dispatch
+from proxy.endpoints import Endpoint, endpoint_of
+from proxy.errors import OVERLOADED, PERMISSION, WeirError
+from proxy.exchange import Exchange, Identity, Request
+from proxy.identity import Keys, Open
+from proxy.intake import Known, check_media_type, model_of, understood, wishes
+from proxy.journal import Journal
+from proxy.keys import KeyRecord
+from proxy.metrics import Metrics
+from proxy.models import Catalogue
+from proxy.objects import RemoteObjects
+from proxy.pricing import RateCards
+from proxy.relay import broken, error_event, relay
+from proxy.response import Outcome, Response
+from proxy.upstreams import Routes, Upstream
+from proxy.wire.connect import Connector
+from proxy.wire.headers import Headers
+from proxy.wire.server import Call, Head, InFlight, Intake, http_date
+from proxy.wire.sse import comment
+from proxy.wire.ticker import Ticker
+
+T = TypeVar("T")
+_JSON: Final = (b"content-type", b"application/json")
+_EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
+_PROBES: Final = ("/healthz", "/readyz")
+_OWN: Final = Endpoint("weir")
+Lookup = Callable[..., "asyncio.Future[dict[str, Any] | None]"]
+
+
+class State:
+    """All that follows from one configuration."""
+
+    def __init__(self, configuration: Configuration, chain: Chain, dispatch: Dispatch, keys: Open | Keys) -> None:
+        deployment = configuration.deployment
+        self.configuration = configuration
+        self.chain = chain
+        self.dispatch = dispatch
+        self.identities = keys
+        self.limits = deployment.limits
+        self.heartbeat_s = deployment.heartbeat_s
+        self.catalogue = Catalogue(configuration)
+        self.cors = CorsRules(deployment.cors) if deployment.cors else None
+        self._allowed: dict[tuple[str, ...], Callable[[str], bool]] = {}
+
+    def may_use(self, identity: Identity, model: str) -> bool:
+        """Whether the key's own list of models has this one."""
+        assert identity.models is not None
+        matches = self._allowed.get(identity.models)
+        if matches is None:
+            matches = self._allowed[identity.models] = globs(list(identity.models))
+        return matches(model)
+
+
+class DataPlane:
+    """One worker's whole business with requests (proxy.wire.server.Application)."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        journal: Journal,
+        metrics: Metrics,
+        keys: list[KeyRecord],
+        cards: RateCards | None,
+        connector: Connector,
+        ticker: Ticker,
+        env: Mapping[str, str],
+        lookup: Lookup,
+        log: Callable[..., object],
+    ) -> None:
+        self.journal = journal
+        self.metrics = metrics
+        self.connector = connector
+        self.ticker = ticker
+        self.log = log
+        self.lookup = lookup
+        self.bypass = False
+        self.draining = False
+        self._env = env
+        self._cards = cards
+        self._keys = keys
+        self._loop = asyncio.get_running_loop()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._upstreams: dict[str, Upstream] = {}
+        self.in_flight = InFlight(configuration.deployment.limits.in_flight_bytes)
+        self.state = self._build(configuration, None)
+
+    # --- configuration
+
+    def _build(self, configuration: Configuration, previous: State | None) -> State:
+        deployment, limits = configuration.deployment, configuration.deployment.limits
+        upstreams = {
+            name: self._kept(name, configuration, previous)
+            or Upstream(name, config, configuration, self.connector, self.ticker, self._env)
+            for name, config in deployment.upstreams.items()
+        }
+        answer_limits = AnswerLimits(
+            limits.unary_buffer_bytes, limits.stream_buffer_bytes, limits.event_bytes, limits.unparsed_event_bytes
+        )
+        routes, shared = Routes(configuration, upstreams), deployment.keys == "required"
+        dispatch = Dispatch(routes, self.journal, self.metrics, answer_limits, self._cards, shared)
+        chain = chains.build(
+            configuration,
+            dispatch,
+            lambda entry: self._services(entry, configuration),
+            previous.chain if previous else None,
+        )
+        self.metrics.adopt(deployment.models)
+        required = deployment.keys == "required"
+        state = State(configuration, chain, dispatch, Keys(self._keys) if required else Open())
+        self._upstreams = upstreams
+        return state
+
+    def _kept(self, name: str, configuration: Configuration, previous: State | None) -> Upstream | None:
+        """The upstream of the state before, with its connections, if nothing about it changed."""
+        if previous is None or name not in self._upstreams:
+            return None
+        old, new = previous.configuration.deployment, configuration.deployment
+        same = (old.upstreams[name], old.timeouts, old.keys) == (new.upstreams[name], new.timeouts, new.keys)
+        return self._upstreams[name] if same else None
+
+    def _services(self, entry: PolicyEntry, configuration: Configuration) -> Services:
+        return Services(
+            entry.name,
+            entry.source,
+            entry.mode == "observe",
+            configuration,
+            self.metrics,
+            self._loop.time,
+            self.log,
+            RemoteObjects(self.lookup),
+        )
+
+    async def reconfigure(self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None) -> None:
+        """Swaps in another configuration; raises, and changes nothing, if it can't be built."""
+        old, old_upstreams = self.state, self._upstreams
+        old_keys, old_cards = self._keys, self._cards
+        self._keys, self._cards = keys, cards if cards is not None else self._cards
+        try:
+            state = self._build(configuration, old)
+        except BaseException:
+            self._keys, self._cards = old_keys, old_cards
+            raise
+        self.in_flight.limit = configuration.deployment.limits.in_flight_bytes
+        self.state = state
+        await self.warm()
+        for name, upstream in old_upstreams.items():
+            if self._upstreams.get(name) is not upstream:
+                upstream.pool.close()
+        self.spawn(self._retire(old), "retire chain")
+
+    async def _retire(self, old: State) -> None:
+        """Closes what the new chain did not take over, once the last exchange that uses it has ended."""
+        while old.chain.running:
+            await asyncio.sleep(0.1)
+        await chains.close_dropped(old.chain, self.state.chain)
+
+    def set_keys(self, keys: list[KeyRecord]) -> None:
+        """Takes over another table of virtual keys, from the next request on."""
+        self._keys = keys
+        if isinstance(self.state.identities, Keys):
+            self.state.identities.replace(keys)
+
+    async def warm(self) -> None:
+        """Opens the connections that the configuration wants ahead of the first request."""
+        for upstream in self._upstreams.values():
+            if upstream.config.pool.warm:
+                self.spawn(upstream.pool.warm(upstream.config.pool.warm), "warm")
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A background task that this worker holds and ends."""
+        task = self._loop.create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def aclose(self, patience_s: float = 0.0) -> None:
+        """Ends background work (waiting a little for it), connections and policies."""
+        if self._background and patience_s:
+            await asyncio.wait(self._background, timeout=patience_s)
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for upstream in self._upstreams.values():
+            upstream.pool.close()
+        for item in self.state.chain.built:
+            closing: Any = getattr(item.policy, "aclose", None)
+            if closing is not None:
+                await closing()
+
+    @property
+    def upstream_connections(self) -> int:
+        """Open connections to all upstreams."""
+        return sum(upstream.pool.open for upstream in self._upstreams.values())
+
+    # --- proxy.wire.server.Application
+
+    def accept(self, head: Head) -> Intake:
+        """Refuses or admits a request by its head."""
+        state = self.state
+        limits = state.limits
+        endpoint = endpoint_of(head.method, head.path)
+        if endpoint is None or head.method == "OPTIONS":
+            if head.path.startswith("/weir/"):
+                return Intake(True, limits.body_bytes, Known(state.identities.identify(head.headers), _OWN))
+            if head.path in _PROBES or head.method == "OPTIONS":
+                return Intake(True, limits.body_bytes)
+            raise _no_such_path(head.path)
+        identity = state.identities.identify(head.headers)
+        if not endpoint.parsed:
+            return Intake(not head.has_body, limits.upload_bytes, Known(identity, endpoint))
+        check_media_type(head)
+        return Intake(True, limits.body_bytes, Known(identity, endpoint))
+
+    async def respond(self, call: Call) -> None:
+        """Answers one request. Raises nothing but CancelledError, when the client is gone."""
+        known = call.intake.known
+        if known is None:
+            self._probe_or_preflight(call)
+        elif known.endpoint is _OWN:
+            await self._own(call, known.identity)
+        else:
+            state = self.state
+            state.chain.running += 1
+            try:
+                await self._exchange(call, known.identity, known.endpoint, state)
+            finally:
+                state.chain.running -= 1
+
+    async def _exchange(self, call: Call, identity: Identity, endpoint: Endpoint, state: State) -> None:
+        exchange = Exchange(identity, endpoint=endpoint.name, spawn=self.spawn, on_end=self._ended)
+        self.metrics.gauges.exchanges += 1
+        anthropic = endpoint.dialect == "anthropic"
+        heartbeat: asyncio.TimerHandle | None = None
+        try:
+            request = self._request(call, exchange, endpoint, state)
+            if call.intake.gather and request.field("stream") is True and state.heartbeat_s:
+                heartbeat = self._loop.call_later(state.heartbeat_s, self._heartbeat, call, exchange, state.heartbeat_s)
+            forward = state.chain.essential if self.bypass else state.chain.forward
+            if endpoint.name == "models" and (local := state.catalogue.answer(request)) is not None:
+                response = await local(forward)
+            else:
+                response = await forward(request)
+            exchange.status = response.status
+            headers = self._headers(response.headers, exchange, state, call, response.whole)
+            before_last = self._last_words(exchange)
+            await relay(response, call, headers, before_last, anthropic=anthropic)
+        except WeirError as error:
+            self._refuse(call, exchange, error, state, anthropic)
+        except asyncio.CancelledError:
+            exchange.end(Outcome.ABORTED)
+            self._flush()
+            raise
+        except Exception as error:
+            self.log("error", "internal_error", exchange=exchange.id, error=f"{type(error).__name__}: {_where(error)}")
+            self.metrics.count("internal_errors")
+            failure = WeirError(
+                500, "The proxy failed on this request. The operator has been told.", type="server_error"
+            )
+            self._refuse(call, exchange, failure, state, anthropic)
+        finally:
+            if heartbeat is not None:
+                heartbeat.cancel()
+            self.metrics.gauges.exchanges -= 1
+
+    def _request(self, call: Call, exchange: Exchange, endpoint: Endpoint, state: State) -> Request:
+        head, identity = call.head, exchange.identity
+        wished = wishes(head.headers, state.configuration, identity.tags)
+        exchange.tags, exchange.bypass = wished.tags, wished.bypass
+        if wished.deadline_s is not None:
+            exchange.deadline = self._loop.time() + wished.deadline_s
+        body: Any = call.body
+        model = None
+        if endpoint.parsed and call.intake.gather:
+            body = understood(call, state.limits.body_bytes, state.limits.nesting)
+            call.body = b""
+            model = exchange.asked = model_of(body)
+            if identity.models is not None and model is not None and not state.may_use(identity, model):
+                message = f"This key may not use the model `{model[:200]}`."
+                raise WeirError(403, message, type=PERMISSION, code="model_not_allowed", param="model")
+        return Request(exchange, endpoint, head.method, head.target, head.path, head.headers, body, model)
+
+    # --- ends
+
+    def _last_words(self, exchange: Exchange) -> Callable[[Outcome], bytes]:
+        def before_last(outcome: Outcome) -> bytes:
+            exchange.end(outcome)
+            self._flush()
+            return comment(b"weir exchange=%b cost=%b" % (exchange.id.encode(), _cost(exchange))).raw
+
+        return before_last
+
+    def _ended(self, exchange: Exchange) -> None:
+        outcome = exchange.outcome.value if exchange.outcome else ""
+        total_ns = time.perf_counter_ns() - exchange.started_ns
+        label = self.metrics.model_label(exchange.asked)
+        self.metrics.exchange(exchange.endpoint, label, exchange.status, outcome, total_ns / 1e9)
+        identity = exchange.identity
+        self.journal.append(
+            {
+                "event": "ended",
+                "at": time.time_ns(),
+                "exchange": exchange.id,
+                "worker": self.journal.worker,
+                "kind": exchange.kind,
+                "parent": exchange.parent,
+                "status": exchange.status,
+                "outcome": outcome,
+                "tenant": identity.tenant,
+                "key": identity.key,
+                "org": identity.org,
+                "team": identity.team,
+                "project": identity.project,
+                "tags": exchange.tags,
+                "endpoint": exchange.endpoint,
+                "asked": exchange.asked,
+                "attempts": len(exchange.attempts),
+                "total_ns": total_ns,
+                "nanodollars": exchange.nanodollars,
+                "saved_nanodollars": exchange.saved_nanodollars,
+                "policies_hash": self.state.configuration.policy_hash,
+                "decisions": exchange.decisions,
+            }
+        )
+
+    def _flush(self) -> None:
+        """Writes what is known of ended exchanges; a full disk can't stop an answer that is already paid for."""
+        try:
+            self.journal.flush()
+        except WeirError:
+            self.metrics.count("journal_write_failures")
+
+    def _refuse(self, call: Call, exchange: Exchange, error: WeirError, state: State, anthropic: bool) -> None:
+        exchange.status = error.status
+        exchange.end(Outcome.PARTIAL if call.started else Outcome.COMPLETE)
+        self._flush()
+        if call.finished:
+            return
+        if call.started:  # a heartbeat has committed status 200: the failure follows in-band
+            broken(call, Response(200, [_EVENTS], b""), error, anthropic)
+            return
+        headers = self._headers([_JSON, *error.headers], exchange, state, call, True)
+        call.send(error.status, headers, error.body_with_type() if anthropic else error.body())
+
+    def _heartbeat(self, call: Call, exchange: Exchange, every_s: float) -> None:
+        """The upstream is slow: commit the status and keep load balancers from cutting the connection."""
+        if call.finished or exchange.ended:
+            return
+        if any(attempt.ttft_ns is not None for attempt in exchange.attempts) and call.started:
+            return  # the answer has begun
+        if not call.started:
+            call.start(
+                200, self._headers([_EVENTS, (b"cache-control", b"no-cache")], exchange, self.state, call, False)
+            )
+        call.write(comment(b"waiting").raw)
+        self._loop.call_later(every_s, self._heartbeat, call, exchange, every_s)
+
+    def _headers(self, given: Headers, exchange: Exchange, state: State, call: Call, whole: bool) -> Headers:
+        """The answer's fields, with ours added."""
+        headers = list(given)
+        headers.append((b"x-weir-exchange", exchange.id.encode()))
+        attempts = exchange.attempts
+        if attempts:
+            last = attempts[-1]
+            if last.model:
+                headers.append((b"x-weir-model", _printable(last.served or last.model)))
+            if whole:
+                headers.append((b"x-weir-cost", _cost(exchange)))
+        else:
+            headers.append((b"date", http_date()))
+        if exchange.decisions:
+            acted = ", ".join(dict.fromkeys(f"{d.policy}={d.action}" for d in exchange.decisions))
+            headers.append((b"x-weir-policies", _printable(acted)[:1024]))
+        if state.cors is not None:
+            headers.extend(state.cors.answer(call.head.headers))
+        return headers
+
+    # --- what the worker answers itself
+
+    def _probe_or_preflight(self, call: Call) -> None:
+        head, state = call.head, self.state
+        if head.method == "OPTIONS":
+            if state.cors is not None:
+                call.send(204, state.cors.preflight(head.headers), b"")
+            else:
+                call.send(204, [(b"allow", b"GET, HEAD, POST, DELETE, PUT, PATCH, OPTIONS")], b"")
+            return
+        ready = head.path == "/healthz" or not self.draining
+        body = b'{"status":"ok"}' if ready else b'{"status":"draining"}'
+        call.send(200 if ready else 503, [_JSON, (b"date", http_date())], body)
+
+    async def _own(self, call: Call, identity: Identity) -> None:
+        parts = call.head.path.strip("/").split("/")
+        try:
+            if call.head.method not in ("GET", "HEAD"):
+                raise WeirError(
+                    405, "Only GET is answered here.", code="method_not_allowed", headers=((b"allow", b"GET"),)
+                )
+            if parts[1:] == ["me"]:
+                told = await self.lookup("usage", tenant=identity.tenant)
+                answer: dict[str, Any] = {**msgspec.to_builtins(identity), "usage": told}
+            elif len(parts) == 3 and parts[1] == "exchanges":
+                found = await self.lookup("exchange", exchange=parts[2], tenant=identity.tenant)
+                if found is None:
+                    raise WeirError(404, "No exchange with this id is known for this key.", code="exchange_not_found")
+                answer = found
+            else:
+                raise _no_such_path(call.head.path)
+        except WeirError as error:
+            call.send_error(error, [(b"date", http_date())])
+            return
+        call.send(200, [_JSON, (b"date", http_date())], orjson.dumps(answer))
+
+
+def _no_such_path(path: str) -> WeirError:
+    message = f"There is nothing at `{path[:200]}`. The API is served under /v1, for example /v1/chat/completions."
+    return WeirError(404, message, code="unknown_url")
+
+
+def _cost(exchange: Exchange) -> bytes:
+    """US dollars with nine decimals, that is to the nano-dollar; `unpriced` where no price is known."""
+    if exchange.nanodollars is None:
+        return b"unpriced"
+    return b"%d.%09d" % divmod(exchange.nanodollars, 1_000_000_000)
+
+
+def _printable(text: str) -> bytes:
+    return "".join([c if " " <= c <= "~" else "?" for c in text]).encode()
+
+
+def _where(error: BaseException) -> str:
+    """Where an error was raised, without its text, which may hold what must not be logged."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "?"
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+
+
+OVERLOAD: Final = WeirError(
+    503,
+    "This worker has as many connections as it may.",
+    type=OVERLOADED,
+    code="overloaded",
+    headers=((b"retry-after", b"1"),),
+)
+__all__ = ["DataPlane", "State", "error_event"]

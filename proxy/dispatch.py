@@ -1,0 +1,377 @@
+"""The end of the chain: one call of `dispatch` is one attempt at an upstream (two where a dead connection or a field it rejects asks for it).
+
+The order of things, which the invariants of the journal hang on:
+1. a deployment is chosen, the attempt is described, and every guard admits it;
+2. `reserved` is written;
+3. the request is sent;
+4. the answer is accounted for: `settled` is written, guards are told, before the last of it reaches the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from proxy.answer import Answer, AnswerLimits, Failed, Stale
+from proxy.body import Body
+from proxy.dialects import Usage, stream_reader
+from proxy.dialects.request import RequestFacts, facts
+from proxy.errors import PERMISSION, WeirError
+from proxy.exchange import Attempt, Exchange, Request, Settle
+from proxy.faults import Fault, of_wire
+from proxy.journal import Journal
+from proxy.metrics import Metrics
+from proxy.response import Response
+from proxy.upstreams import Deployment, Routes, Upstream
+from proxy.wire.client import UpstreamConnection, WireError
+from proxy.wire.server import BodyReader
+
+from proxy.pricing import RateCard, RateCards, provider_of
+
+BYTES_A_TOKEN: Final = 4  # a first guess; the estimator of tokens.py learns better ones
+_NO_FACTS: Final = RequestFacts()
+
+
+class Dispatch:
+    """Sends requests to upstreams. One instance serves one configuration; what it shares with others is handed in."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        journal: Journal,
+        metrics: Metrics,
+        limits: AnswerLimits,
+        cards: RateCards | None,
+        shared: bool = False,
+    ) -> None:
+        self._routes = routes
+        self._journal = journal
+        self._metrics = metrics
+        self._limits = limits
+        self._cards = cards
+        self._shared = shared  # many tenants use one upstream key: what is kept there must be kept apart
+        self._cards_hash = cards.hash if cards is not None else ""
+        self._priced: dict[tuple[str | None, str], tuple[float, RateCard | None]] = {}
+
+    @property
+    def routes(self) -> Routes:
+        """Where models are served."""
+        return self._routes
+
+    async def __call__(self, request: Request) -> Response:
+        """One attempt at the deployment whose turn it is. Raises WeirError where there is no answer to pass on."""
+        return await self.send(request, self._routes.route(request.model).pick())
+
+    async def send(self, request: Request, deployment: Deployment) -> Response:
+        """One attempt at a given deployment."""
+        while True:
+            response = await self._attempt(request, deployment)
+            if response is not None:
+                return response
+
+    async def _attempt(self, request: Request, deployment: Deployment) -> Response | None:
+        """The answer, or None where the upstream rejected a field of ours and the request can go again without it."""
+        exchange, upstream = request.exchange, deployment.upstream
+        if self._shared and not exchange.stateful_allowed and _keeps_state(request):
+            raise _stateful()
+        model = deployment.model or request.model or ""
+        asked = _facts(request)
+        attempt = Attempt(exchange, request, len(exchange.attempts) + 1, deployment.label, upstream.name, model)
+        attempt.n, attempt.output_cap, attempt.tier = asked.n, asked.output_cap, asked.service_tier
+        exchange.attempts.append(attempt)
+        self._estimate(attempt, upstream)
+        settles = await _admitted(exchange, attempt)
+        self._reserve(attempt, settles)
+        inject = _wants_injection(request, asked, upstream)
+        deadline = min(
+            exchange.deadline, _now() + (upstream.flex_s if asked.service_tier == "flex" else upstream.total_s)
+        )
+        answer = Answer(
+            attempt,
+            upstream,
+            self._limits,
+            self._settler(settles),
+            dialect=request.endpoint.dialect if request.endpoint.metered else None,
+            reader=stream_reader(request.endpoint.dialect) if asked.stream and request.endpoint.dialect else None,
+            inject=inject,
+            deadline=deadline,
+        )
+        exchange.open_answers.append(answer)
+        try:
+            await self._exchange_bytes(request, upstream, model, answer, inject)
+        except Failed as failed:
+            raise failed.fault.error from None
+        except BaseException:
+            answer.cancel()
+            raise
+        finally:
+            if answer.over:
+                exchange.open_answers.remove(answer)
+        if inject and answer.status == 400 and _rejects_injection(answer):
+            upstream.include_usage = False
+            self._metrics.count("include_usage_rejected")
+            return None
+        return answer.response()
+
+    # --- the wire
+
+    async def _exchange_bytes(
+        self, request: Request, upstream: Upstream, model: str, answer: Answer, inject: bool
+    ) -> None:
+        body = _wire_body(request, model, inject)
+        identity_only = request.endpoint.dialect is not None
+        if isinstance(body, BodyReader):
+            head = upstream.head(
+                request.method, request.target, model, request.headers, body.length, identity_only=False
+            )
+            await self._upload(upstream, head, body, answer)
+            return
+        head = upstream.head(
+            request.method, request.target, model, request.headers, len(body), identity_only=identity_only
+        )
+        connection = upstream.pool.take() or await _connected(upstream, answer, fresh=False)
+        answer.stale_ok = connection.used > 0
+        answer.attach(connection)
+        connection.send(head, body, answer, head_request=request.method == "HEAD")
+        try:
+            await answer.ready
+        except Stale:
+            answer.stale_ok = False
+            answer.ready = asyncio.get_running_loop().create_future()
+            connection = await _connected(upstream, answer, fresh=True)
+            answer.attach(connection)
+            connection.send(head, body, answer, head_request=request.method == "HEAD")
+            await answer.ready
+
+    async def _upload(self, upstream: Upstream, head: bytes, body: BodyReader, answer: Answer) -> None:
+        connection = await _connected(upstream, answer, fresh=False)
+        answer.attach(connection)
+        sending = asyncio.get_running_loop().create_task(
+            connection.send_streamed(head, body, answer, chunked=body.length is None, limit=upstream.stream_idle_s),
+            name="upload",
+        )
+        try:
+            await asyncio.wait((sending, answer.ready), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done() and (error := sending.exception()) is not None and not answer.ready.done():
+                raise error
+            await answer.ready
+        finally:
+            sending.cancel()
+
+    # --- money
+
+    def _estimate(self, attempt: Attempt, upstream: Upstream) -> None:
+        body = attempt.request.body
+        size = body.length or 0 if isinstance(body, BodyReader) else len(body)
+        attempt.estimated_input_tokens = size // BYTES_A_TOKEN
+        card = self._card(upstream, attempt.model)
+        if card is not None and attempt.request.endpoint.metered:
+            cap = attempt.output_cap or 0
+            attempt.estimate_nanodollars = card.reserve(attempt.estimated_input_tokens, cap, attempt.n)
+
+    def _card(self, upstream: Upstream, model: str) -> RateCard | None:
+        """The price of a model there; looked up anew every minute, since prices have a first day."""
+        if self._cards is None or not model:
+            return None
+        key, now = (upstream.name, model), time.monotonic()
+        found = self._priced.get(key)
+        if found is None or found[0] < now:
+            provider = upstream.provider or provider_of(upstream.url)
+            found = (now + 60.0, self._cards.card(provider, model, datetime.now(UTC)))
+            if len(self._priced) < 4096:
+                self._priced[key] = found
+        return found[1]
+
+    def _reserve(self, attempt: Attempt, settles: list[Settle]) -> None:
+        exchange, identity = attempt.exchange, attempt.exchange.identity
+        self._journal.append(
+            {
+                "event": "reserved",
+                "at": time.time_ns(),
+                "exchange": exchange.id,
+                "worker": self._journal.worker,
+                "attempt": attempt.number,
+                "endpoint": attempt.request.endpoint.name,
+                "kind": exchange.kind,
+                "tenant": identity.tenant,
+                "key": identity.key,
+                "org": identity.org,
+                "team": identity.team,
+                "project": identity.project,
+                "tags": exchange.tags,
+                "asked": exchange.asked,
+                "model": attempt.model,
+                "deployment": attempt.deployment,
+                "upstream": attempt.upstream,
+                "estimate": {
+                    "input_tokens": attempt.estimated_input_tokens,
+                    "output_cap": attempt.output_cap,
+                    "nanodollars": attempt.estimate_nanodollars,
+                },
+            }
+        )
+        try:
+            self._journal.flush()
+        except WeirError:
+            self._journal.discard_last()
+            attempt.outcome, attempt.error, attempt.nanodollars = "failed", "journal_unavailable", 0
+            _tell(settles, attempt)
+            raise
+
+    def _settler(self, settles: list[Settle]) -> Any:
+        def settle(answer: Answer, outcome: str, fault: Fault | None) -> None:
+            self._settle(answer, outcome, fault)
+            _tell(settles, answer.attempt)
+
+        return settle
+
+    def _settle(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
+        attempt, reading = answer.attempt, answer.reading
+        attempt.outcome = outcome
+        attempt.error = fault.error.code if fault is not None else None
+        attempt.usage, attempt.served = reading.usage, reading.model
+        attempt.tier = reading.service_tier or attempt.tier
+        metered = attempt.request.endpoint.metered
+        if metered:
+            self._price(answer, outcome, fault)
+        else:
+            attempt.nanodollars, attempt.known = 0, "observed"
+        attempt.exchange.charge(attempt.nanodollars)
+        self._journal.append(_settled(attempt, self._journal.worker, answer.estimated_output_tokens))
+        endpoint = attempt.request.endpoint.name
+        self._metrics.attempt(
+            endpoint,
+            self._metrics.model_label(attempt.served or attempt.model),
+            attempt.upstream,
+            attempt.status if attempt.status is not None else attempt.error or outcome,
+            None if attempt.ttft_ns is None else attempt.ttft_ns / 1e9,
+            attempt.total_ns / 1e9,
+            attempt.usage,
+            attempt.nanodollars,
+            attempt.known,
+        )
+
+    def _price(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
+        """What the attempt cost, and how that is known: observed, estimated, unknown (maybe billed), or unpriced."""
+        attempt = answer.attempt
+        upstream = answer.upstream
+        card = self._card(upstream, attempt.served or attempt.model) or self._card(upstream, attempt.model)
+        if attempt.usage is not None:
+            attempt.cards = self._cards_hash
+            attempt.nanodollars = card.cost(attempt.usage, attempt.tier) if card is not None else None
+            attempt.known = "unpriced" if card is None else "estimated" if attempt.usage.clamped else "observed"
+        elif outcome == "failed" and (fault is None or not fault.billed):
+            attempt.nanodollars, attempt.known = 0, "observed"
+        elif card is None:
+            attempt.nanodollars, attempt.known = None, "unpriced"
+        elif outcome == "failed":
+            attempt.nanodollars, attempt.known = attempt.estimate_nanodollars, "unknown"
+        else:
+            used = Usage(input_tokens=attempt.estimated_input_tokens, output_tokens=answer.estimated_output_tokens)
+            attempt.nanodollars, attempt.known = card.cost(used, attempt.tier), "estimated"
+
+
+def _stateful() -> WeirError:
+    message = "This endpoint keeps objects at the upstream, where tenants share one key. It is denied unless a policy allows it."
+    return WeirError(403, message, type=PERMISSION, code="stateful_not_allowed")
+
+
+def _keeps_state(request: Request) -> bool:
+    """Whether a request makes, reads or uses objects that stay at the upstream."""
+    if request.endpoint.stateful:
+        return True
+    if request.endpoint.name != "responses":
+        return False
+    field = request.field
+    return bool(field("previous_response_id") or field("conversation") or field("background"))
+
+
+async def _connected(upstream: Upstream, answer: Answer, fresh: bool) -> UpstreamConnection:
+    try:
+        return await upstream.pool.acquire(fresh)
+    except WireError as error:
+        fault = of_wire(error)
+        answer.refuse(fault)
+        raise Failed(fault, error) from None
+
+
+async def _admitted(exchange: Exchange, attempt: Attempt) -> list[Settle]:
+    """Asks every guard, outermost first; if one refuses, those that admitted are told that nothing was sent."""
+    settles: list[Settle] = []
+    try:
+        for guard in exchange.guards:
+            settle = await guard(attempt)
+            if settle is not None:
+                settles.append(settle)
+    except BaseException:
+        attempt.outcome, attempt.error, attempt.nanodollars = "failed", "refused", 0
+        _tell(settles, attempt)
+        raise
+    return settles
+
+
+def _tell(settles: list[Settle], attempt: Attempt) -> None:
+    attempt.settled = True
+    for settle in reversed(settles):
+        settle(attempt)
+
+
+def _facts(request: Request) -> RequestFacts:
+    return facts(request.endpoint.name, request.body) if isinstance(request.body, Body) else _NO_FACTS
+
+
+def _wants_injection(request: Request, asked: RequestFacts, upstream: Upstream) -> bool:
+    if not (asked.stream and request.endpoint.include_usage and upstream.include_usage):
+        return False
+    options = request.field("stream_options")
+    return not (isinstance(options, dict) and "include_usage" in options)
+
+
+def _rejects_injection(answer: Answer) -> bool:
+    """Whether the upstream's 400 is about the field that we added (some servers know no `stream_options`)."""
+    return b"stream_options" in answer.response().held()
+
+
+def _wire_body(request: Request, model: str, inject: bool) -> bytes | BodyReader:
+    body = request.body
+    if not isinstance(body, Body):
+        return body
+    changes: dict[str, Any] = {}
+    if request.model is not None and model != request.model:
+        changes["model"] = model
+    if inject:
+        options = body.get("stream_options")
+        changes["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+    return body.using(changes).raw if changes else body.raw
+
+
+def _settled(attempt: Attempt, worker: int, estimated_output_tokens: int) -> dict[str, Any]:
+    usage = attempt.usage
+    return {
+        "event": "settled",
+        "at": time.time_ns(),
+        "exchange": attempt.exchange.id,
+        "worker": worker,
+        "attempt": attempt.number,
+        "outcome": attempt.outcome,
+        "status": attempt.status,
+        "served": attempt.served,
+        "tier": attempt.tier,
+        "usage": None if usage is None else usage.given,
+        "tokens": {"input_tokens": attempt.estimated_input_tokens, "output_tokens": estimated_output_tokens}
+        if usage is None
+        else usage.counts(),
+        "nanodollars": attempt.nanodollars,
+        "known": attempt.known,
+        "cards": attempt.cards,
+        "ttft_ns": attempt.ttft_ns,
+        "total_ns": attempt.total_ns,
+        "upstream_request_id": attempt.upstream_request_id,
+        "error": attempt.error,
+    }
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

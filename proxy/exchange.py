@@ -1,0 +1,426 @@
+"""One client request, from its first byte to its settled cost.
+
+What lives here: `Request`, which goes down the chain and never changes; `Attempt`, one call of an upstream; and `Exchange`, which all
+of them belong to: who asked, until when, what was decided and what it cost. No I/O.
+
+Invariants: every deferred function runs exactly once; an exchange ends once; attempts are numbered from 1 in the order of dispatch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
+
+import msgspec
+
+from proxy.body import Body
+from proxy.errors import WeirError
+from proxy.response import Outcome, Response
+from proxy.wire.headers import Headers
+
+if TYPE_CHECKING:
+    from proxy.dialects import Usage
+    from proxy.endpoints import Endpoint
+    from proxy.wire.server import BodyReader
+
+T = TypeVar("T")
+UNSET: Final = object()
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who asks. `tenant` separates everything that is kept: no cache entry, object id or shared call crosses it."""
+
+    tenant: str
+    key: str | None = None
+    team: str | None = None
+    project: str | None = None
+    org: str | None = None
+    tags: dict[str, str] = {}
+    models: tuple[str, ...] | None = None  # patterns of the models that the key may use; None for any
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What one policy did to one exchange, and why; `numbers` explain it."""
+
+    policy: str
+    source: str
+    action: str
+    numbers: dict[str, Any] = {}
+
+
+class Attempt:
+    """One call of an upstream. `dispatch` writes it; guards read it, and may lower `output_cap`."""
+
+    __slots__ = (
+        "asked",
+        "cards",
+        "deployment",
+        "error",
+        "estimate_nanodollars",
+        "estimated_input_tokens",
+        "exchange",
+        "known",
+        "model",
+        "n",
+        "nanodollars",
+        "number",
+        "outcome",
+        "output_cap",
+        "request",
+        "served",
+        "settled",
+        "started_ns",
+        "status",
+        "tier",
+        "total_ns",
+        "ttft_ns",
+        "upstream",
+        "upstream_request_id",
+        "usage",
+    )
+
+    def __init__(
+        self, exchange: Exchange, request: Request, number: int, deployment: str, upstream: str, model: str
+    ) -> None:
+        self.exchange = exchange
+        self.request = request
+        self.number = number
+        self.deployment = deployment
+        self.upstream = upstream
+        self.model = model  # the name sent to the upstream
+        self.asked = request.model
+        self.tier: str | None = None
+        self.n = 1
+        self.output_cap: int | None = None
+        self.estimated_input_tokens = 0
+        self.estimate_nanodollars: int | None = None
+        self.started_ns = time.perf_counter_ns()
+        self.ttft_ns: int | None = None
+        self.total_ns = 0
+        self.status: int | None = None
+        self.served: str | None = None
+        self.usage: Usage | None = None
+        self.nanodollars: int | None = None
+        self.known: Known = "unpriced"
+        self.cards = ""
+        self.outcome = ""
+        self.error: str | None = None
+        self.upstream_request_id: str | None = None
+        self.settled = False
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.number} {self.deployment} {self.outcome or 'running'}>"
+
+
+Known = Literal["observed", "estimated", "unknown", "unpriced"]
+Settle = Callable[[Attempt], object]
+
+
+class Guard(Protocol):
+    """Asked before each attempt; may wait, lower `attempt.output_cap`, or refuse by raising WeirError.
+
+    What it returns, if anything, is called once when the attempt is settled, also if it was never sent.
+    """
+
+    async def __call__(self, attempt: Attempt) -> Settle | None:
+        """Admits the attempt."""
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """What goes down the chain. A changed copy is made by `using`.
+
+    `body` is a `Body` for endpoints that are understood, bytes for an empty or opaque one, else a `BodyReader` that streams through.
+    `target` is the raw path and query as the client wrote them; `path` the part before `?`.
+    """
+
+    exchange: Exchange
+    endpoint: Endpoint
+    method: str
+    target: bytes
+    path: str
+    headers: Headers
+    body: Body | bytes | BodyReader
+    model: str | None = None
+
+    def using(
+        self,
+        *,
+        model: str | None = None,
+        headers: Headers | None = None,
+        fields: Mapping[str, Any] | None = None,
+        exchange: Exchange | None = None,
+    ) -> Request:
+        """A copy with another model, other headers, or top-level body fields set. The client's bytes stay otherwise."""
+        changes: dict[str, Any] = dict(fields or {})
+        if model is not None and model != self.model:
+            changes["model"] = model
+        body = self.body
+        if changes:
+            if not isinstance(body, Body):
+                raise TypeError(f"the body of {self.endpoint.name} isn't understood, so it can't be changed")
+            body = body.using(changes)
+        return Request(
+            exchange or self.exchange,
+            self.endpoint,
+            self.method,
+            self.target,
+            self.path,
+            self.headers if headers is None else headers,
+            body,
+            changes.get("model", self.model),
+        )
+
+    def field(self, name: str, default: Any = None) -> Any:
+        """A top-level field of the body, if it is understood."""
+        return self.body.get(name, default) if isinstance(self.body, Body) else default
+
+    # What `match` and `unless` may ask (proxy.config.Facts).
+
+    @property
+    def facts(self) -> RequestFacts:
+        """This request as conditions see it."""
+        return RequestFacts(self)
+
+
+class RequestFacts:
+    """A request as conditions see it: `match` and `unless` read these names."""
+
+    __slots__ = ("_identity", "_request", "tags")
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._identity = request.exchange.identity
+        self.tags: Mapping[str, str] = request.exchange.tags
+
+    @property
+    def team(self) -> str | None:
+        return self._identity.team
+
+    @property
+    def project(self) -> str | None:
+        return self._identity.project
+
+    @property
+    def key(self) -> str | None:
+        return self._identity.key
+
+    @property
+    def model(self) -> str | None:
+        return self._request.exchange.asked
+
+    @property
+    def served_model(self) -> str | None:
+        return self._request.model
+
+    @property
+    def endpoint(self) -> str:
+        return self._request.endpoint.name
+
+    @property
+    def tools(self) -> bool:
+        return bool(self._request.field("tools"))
+
+    @property
+    def stream(self) -> bool:
+        return self._request.field("stream") is True
+
+    @property
+    def size_bytes(self) -> int:
+        body = self._request.body
+        if isinstance(body, (Body, bytes)):
+            return len(body)
+        return body.length or 0
+
+    @property
+    def time(self) -> Callable[[], datetime]:
+        return _now
+
+
+def _now(zone: tzinfo = UTC) -> datetime:
+    return datetime.now(zone)
+
+
+Forward = Callable[[Request], Awaitable[Response]]
+
+_PREFIX: Final = secrets.token_hex(6)
+_numbers: Final = itertools.count(1)
+
+
+class Spawn(Protocol):
+    """Starts background work of an exchange; the worker keeps it and ends it with the process."""
+
+    def __call__(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A named task that somebody holds."""
+
+
+class Exchange:
+    """One client request and all that belongs to it."""
+
+    __slots__ = (
+        "_deferred",
+        "_on_end",
+        "_spawn",
+        "asked",
+        "attempts",
+        "bypass",
+        "deadline",
+        "decisions",
+        "endpoint",
+        "ended",
+        "guards",
+        "id",
+        "identity",
+        "kind",
+        "nanodollars",
+        "open_answers",
+        "outcome",
+        "parent",
+        "saved_nanodollars",
+        "started_at_ns",
+        "started_ns",
+        "stateful_allowed",
+        "status",
+        "tags",
+    )
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        endpoint: str = "",
+        asked: str | None = None,
+        deadline: float = float("inf"),
+        tags: dict[str, str] | None = None,
+        bypass: frozenset[str] = frozenset(),
+        kind: str = "client",
+        parent: str | None = None,
+        spawn: Spawn | None = None,
+        on_end: Callable[[Exchange], object] | None = None,
+    ) -> None:
+        self.id = f"{_PREFIX}{next(_numbers):08x}"
+        self.identity = identity
+        self.endpoint = endpoint
+        self.asked = asked
+        self.deadline = deadline  # the loop's time
+        self.tags = identity.tags if tags is None else tags
+        self.bypass = bypass
+        self.kind = kind  # client, or the kind of a detached exchange: judge, shadow, shared, …
+        self.parent = parent
+        self.started_ns = time.perf_counter_ns()
+        self.started_at_ns = time.time_ns()
+        self.attempts: list[Attempt] = []
+        self.decisions: list[Decision] = []
+        self.guards: list[Guard] = []
+        self.open_answers: list[Any] = []  # what `dispatch` still has open; closed with the exchange
+        self.status = 0
+        self.outcome: Outcome | None = None
+        self.nanodollars: int | None = 0  # of its settled attempts; None where one can't be priced
+        self.saved_nanodollars = 0
+        self.stateful_allowed = False  # set by a policy that keeps tenants' objects apart
+        self.ended = False
+        self._deferred: list[Callable[[Exchange], object]] = []
+        self._spawn = spawn
+        self._on_end = on_end
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.id} {self.endpoint} {self.asked or '-'} {len(self.attempts)} attempts>"
+
+    def guard(self, fn: Guard) -> None:
+        """Has `fn` asked before each attempt that follows."""
+        self.guards.append(fn)
+
+    def defer(self, fn: Callable[[Exchange], object]) -> None:
+        """Runs `fn` exactly once when the exchange ends, however it ends; at once if it has ended."""
+        if self.ended:
+            fn(self)
+        else:
+            self._deferred.append(fn)
+
+    def note(self, policy: str, action: str, source: str = "", **numbers: Any) -> None:
+        """Records what a policy decided, for the headers, the journal and `weir why`."""
+        self.decisions.append(Decision(policy, source, action, numbers))
+
+    def detached(
+        self, kind: str, run: Callable[[Exchange], Coroutine[Any, Any, T]], *, timeout_s: float | None = None
+    ) -> asyncio.Task[T]:
+        """A background exchange of the same tenant, with its own attempts, guards and deadline, which outlives this one.
+
+        `run` is called with it; send requests made by `request.using(exchange=…)`. It ends when `run` returns.
+        """
+        assert self._spawn is not None, "this exchange can't start background work"
+        loop = asyncio.get_running_loop()
+        background = Exchange(
+            self.identity,
+            endpoint=self.endpoint,
+            asked=self.asked,
+            deadline=float("inf") if timeout_s is None else loop.time() + timeout_s,
+            tags=self.tags,
+            kind=kind,
+            parent=self.id,
+            spawn=self._spawn,
+            on_end=self._on_end,
+        )
+
+        async def whole() -> T:
+            try:
+                if timeout_s is None:
+                    return await run(background)
+                async with asyncio.timeout(timeout_s):
+                    return await run(background)
+            finally:
+                background.end(background.outcome or Outcome.COMPLETE)
+
+        return self._spawn(whole(), f"{kind} of {self.id}")
+
+    def end(self, outcome: Outcome) -> None:
+        """Ends the exchange: closes what is still open, runs what was deferred. Only the first call counts."""
+        if self.ended:
+            return
+        self.ended = True
+        self.outcome = outcome
+        for answer in list(self.open_answers):
+            answer.cancel()
+        for fn in reversed(self._deferred):
+            try:
+                fn(self)
+            except Exception as error:  # one policy's failure must not keep the others from settling
+                self.note("exchange", "deferred_failed", error=type(error).__name__)
+        self._deferred.clear()
+        if self._on_end is not None:
+            self._on_end(self)
+
+    def charge(self, nanodollars: int | None) -> None:
+        """Adds the cost of a settled attempt."""
+        if nanodollars is None or self.nanodollars is None:
+            self.nanodollars = None
+        else:
+            self.nanodollars += nanodollars
+
+
+class Clock(Protocol):
+    """The time as a value: seconds that never go back."""
+
+    def __call__(self) -> float:
+        """Now."""
+
+
+__all__ = [
+    "Attempt",
+    "Clock",
+    "Decision",
+    "Exchange",
+    "Forward",
+    "Guard",
+    "Identity",
+    "Outcome",
+    "Request",
+    "Response",
+    "Settle",
+    "Spawn",
+    "WeirError",
+]

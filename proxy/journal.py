@@ -1,0 +1,196 @@
+"""The journal: an append-only file that a killed process can't lose a line of.
+
+Promised: once `flush` has returned, the record survives `kill -9` of this process (it is in the page cache); it survives power loss once the next
+group `fsync` has run, at most `fsync_s` later. What a torn write leaves behind is cut off by the reader at the last whole record.
+
+A segment is a file `<unix ns>-w<worker>.journal` of frames: length (u32, little endian), CRC-32C of the payload (u32), payload (a JSON
+object with `event`). Only this module knows the format; `reserved` is written before an attempt is dispatched, `settled` after, `ended`
+when the exchange is over.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import crc32c
+import msgspec
+import orjson
+
+from proxy.errors import OVERLOADED, WeirError
+
+_FRAME: Final = struct.Struct("<II")
+SUFFIX: Final = ".journal"
+MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
+Record = dict[str, Any]
+_encoder: Final = msgspec.json.Encoder()
+
+
+def frame(record: Record) -> bytes:
+    """One record as it stands in the file."""
+    payload = _encoder.encode(record)
+    return _FRAME.pack(len(payload), crc32c.crc32c(payload)) + payload
+
+
+class Journal:
+    """A worker's own segments. `append` is cheap; `flush` writes what was appended in one call."""
+
+    def __init__(self, directory: Path, worker: int, segment_bytes: int = 64 * 1024 * 1024) -> None:
+        self._directory = directory
+        self._worker = worker
+        self._segment_bytes = segment_bytes
+        self._pending: list[bytes] = []
+        self._written = 0
+        self._fd = -1
+        self._unsynced = False
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._open()
+
+    def __repr__(self) -> str:
+        return f"<Journal w{self._worker} {self._written} bytes>"
+
+    @property
+    def worker(self) -> int:
+        """The number of the worker that writes here."""
+        return self._worker
+
+    def _open(self) -> None:
+        path = self._directory / f"{time.time_ns()}-w{self._worker}{SUFFIX}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._written = fd, 0
+
+    def append(self, record: Record) -> None:
+        """Adds a record to what the next `flush` writes."""
+        self._pending.append(frame(record))
+
+    def flush(self) -> None:
+        """Writes what was appended. Raises WeirError 503 if the disk takes it not; then it is kept for the next try."""
+        if not self._pending:
+            return
+        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        try:
+            written = os.write(self._fd, data)
+            if written != len(
+                data
+            ):  # a full disk may take a part: take it back, so that no torn record stands in the middle
+                os.ftruncate(self._fd, self._written)
+                raise OSError("short write")
+        except OSError:
+            raise WeirError(
+                503,
+                "The journal can't be written, so no request can be accounted for. Nothing was sent upstream.",
+                type=OVERLOADED,
+                code="journal_unavailable",
+                headers=((b"retry-after", b"5"),),
+            ) from None
+        self._pending.clear()
+        self._written += written
+        self._unsynced = True
+        if self._written >= self._segment_bytes:
+            self._open()
+
+    def discard_last(self) -> None:
+        """Takes back the record appended last: what it announced won't happen."""
+        if self._pending:
+            self._pending.pop()
+
+    def sync_fd(self) -> int | None:
+        """A descriptor to fsync (off the loop, by the caller), or None if nothing is new. The caller closes it."""
+        if not self._unsynced:
+            return None
+        self._unsynced = False
+        return os.dup(self._fd)
+
+    def close(self) -> None:
+        """Writes what is left and closes."""
+        try:
+            self.flush()
+        except WeirError:
+            pass  # the supervisor settles what has no `settled` record as estimated
+        os.close(self._fd)
+
+
+def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The whole records of a segment's bytes, as (offset after the record, payload); stops at the first that isn't whole."""
+    at = 0
+    while at + _FRAME.size <= len(data):
+        length, check = _FRAME.unpack_from(data, at)
+        payload = data[at + _FRAME.size : at + _FRAME.size + length]
+        if length > MAX_RECORD_BYTES or len(payload) < length or crc32c.crc32c(payload) != check:
+            return
+        at += _FRAME.size + length
+        yield at, payload
+
+
+def segments(home: Path) -> list[Path]:
+    """The segments under a home directory, oldest first."""
+    return sorted((home / "journal").glob(f"*{SUFFIX}"), key=lambda path: int(path.name.split("-")[0]))
+
+
+def read(path: Path) -> Iterator[Record]:
+    """The whole records of one segment."""
+    for _, payload in frames(path.read_bytes()):
+        yield orjson.loads(payload)
+
+
+def find(home: Path, exchange: str) -> list[Record]:
+    """All records of one exchange, in the order written; newest segments are searched first."""
+    needle = orjson.dumps(exchange)
+    for path in reversed(segments(home)):
+        data = path.read_bytes()
+        if needle in data:
+            # One exchange's records may straddle two segments of its worker: look into its neighbours too.
+            worker = path.name.split("-", 1)[1]
+            around = [other for other in segments(home) if other.name.split("-", 1)[1] == worker]
+            index = around.index(path)
+            records = [record for part in around[max(0, index - 1) : index + 2] for record in _matching(part, needle)]
+            return [record for record in records if record.get("exchange") == exchange]
+    return []
+
+
+def _matching(path: Path, needle: bytes) -> Iterator[Record]:
+    for _, payload in frames(path.read_bytes()):
+        if needle in payload:
+            yield orjson.loads(payload)
+
+
+class Follower:
+    """Reads what is new in all segments under a home directory, call by call."""
+
+    def __init__(self, home: Path, from_start: bool = True) -> None:
+        self._home = home
+        self._at: dict[Path, int] = {}
+        if not from_start:
+            for path in segments(home):
+                self._at[path] = path.stat().st_size
+
+    def poll(self) -> list[Record]:
+        """The records written since the last call, by time."""
+        records: list[Record] = []
+        for path in segments(self._home):
+            at = self._at.get(path, 0)
+            if path.stat().st_size <= at:
+                continue
+            with path.open("rb") as file:
+                file.seek(at)
+                data = file.read()
+            for end, payload in frames(data):
+                records.append(orjson.loads(payload))
+                self._at[path] = at + end
+        return sorted(records, key=lambda record: int(record.get("at", 0)))
+
+
+def follow(home: Path, wait: Callable[[], object], from_start: bool = True) -> Iterator[Record]:
+    """Records as they are written, for ever; `wait` is called when there are none."""
+    follower = Follower(home, from_start)
+    while True:
+        records = follower.poll()
+        yield from records
+        if not records:
+            wait()

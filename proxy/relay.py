@@ -1,0 +1,124 @@
+"""From a `Response` to the client's connection.
+
+Rules:
+1. A whole answer leaves in one write. A stream's events go from the upstream's callback to the client's transport without waking a task.
+2. A client that reads slowly pauses the upstream.
+3. What breaks after the head has left is told in-band (an error event for event streams), and the end of the framing is withheld, so that no
+   client takes it for the whole answer.
+4. Before the last bytes leave, `before_last` has run: the journal knows what the client is about to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.errors import WeirError
+from proxy.response import Outcome, Response
+from proxy.stream import Stream
+from proxy.wire import sse
+from proxy.wire.headers import Headers
+from proxy.wire.server import Call
+from proxy.wire.sse import Event
+
+LastWords = Callable[[Outcome], bytes]
+
+
+class _Pipe:
+    """Events of a stream to a client, as they come."""
+
+    __slots__ = ("_anthropic", "_before_last", "_call", "_done", "_response")
+
+    def __init__(
+        self, response: Response, call: Call, done: asyncio.Future[Outcome], before_last: LastWords, anthropic: bool
+    ) -> None:
+        self._response = response
+        self._call = call
+        self._done = done
+        self._before_last = before_last
+        self._anthropic = anthropic
+
+    def events(self, events: list[Event]) -> None:
+        passed = self._response.pass_through(events)
+        if len(passed) == 1:
+            self._call.write(passed[0].raw)
+        elif passed:
+            self._call.write(b"".join([event.raw for event in passed]))
+
+    def end(self, error: WeirError | None) -> None:
+        outcome = Outcome.COMPLETE if error is None else Outcome.PARTIAL
+        self._response.end(outcome)
+        last = self._before_last(outcome)
+        if error is None:
+            self._call.finish(last if self._response.is_event_stream else b"")
+        else:
+            broken(self._call, self._response, error, self._anthropic)
+        if not self._done.done():
+            self._done.set_result(outcome)
+
+
+def broken(call: Call, response: Response, error: WeirError, anthropic: bool) -> None:
+    """Ends an answer that can't be completed, so that its reader knows."""
+    if response.is_event_stream:
+        # Our framing ends where it should, because the event says what happened; there is no [DONE].
+        call.finish(error_event(error, anthropic).raw)
+    else:
+        call.abort()
+
+
+def error_event(error: WeirError, anthropic: bool) -> Event:
+    """An in-band error. OpenAI's clients look for `error` in any event's data; Anthropic's for an event named `error`."""
+    if not anthropic:
+        return sse.event(error.body())
+    return sse.event(error.body_with_type(), b"error")
+
+
+async def relay(
+    response: Response, call: Call, headers: Headers, before_last: LastWords, *, anthropic: bool = False
+) -> Outcome:
+    """Sends a response to the client; returns how it ended. If cancelled, the response is closed."""
+    if response.whole:
+        body = response.held()
+        before_last(Outcome.COMPLETE)
+        call.send(response.status, headers, body)
+        return Outcome.COMPLETE
+    if not call.started:
+        call.start(response.status, headers)
+    try:
+        if response.stream is not None:
+            return await _pushed(response, response.stream, call, before_last, anthropic)
+        return await _pulled(response, call, before_last, anthropic)
+    except BaseException:
+        await response.aclose()
+        raise
+
+
+async def _pushed(response: Response, stream: Stream, call: Call, before_last: LastWords, anthropic: bool) -> Outcome:
+    done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def client_is_slow(slow: bool) -> None:
+        if slow:
+            stream.pause()
+        else:
+            stream.resume()
+
+    call.on_pause = client_is_slow
+    stream.connect(_Pipe(response, call, done, before_last, anthropic))
+    if call.paused:
+        stream.pause()
+    return await done
+
+
+async def _pulled(response: Response, call: Call, before_last: LastWords, anthropic: bool) -> Outcome:
+    try:
+        async for piece in response:
+            call.write(piece)
+            if call.paused:
+                await call.drained()
+    except WeirError as error:
+        before_last(Outcome.PARTIAL)
+        broken(call, response, error, anthropic)
+        return Outcome.PARTIAL
+    last = before_last(Outcome.COMPLETE)
+    call.finish(last if response.is_event_stream else b"")
+    return Outcome.COMPLETE

@@ -1,0 +1,165 @@
+"""What `forward` returns: an answer, always a stream, with its taps and edits.
+
+Rules:
+1. A response belongs to somebody until it is exhausted or closed: return it, read it, or close it.
+2. Taps and edits run in the order in which they were added, so an outer layer sees what inner layers left. They see whole events: those of
+   an event stream; a body held whole as one event; otherwise pieces as they came.
+3. A tap is shown every event and, exactly once, the outcome. It can change and delay nothing. An edit returns the event to pass on, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from enum import Enum
+from typing import Union
+
+from proxy.errors import WeirError
+from proxy.stream import Stream
+from proxy.wire.headers import Headers, get
+from proxy.wire.sse import Event
+
+
+class Outcome(Enum):
+    """How an answer ended."""
+
+    COMPLETE = "complete"  # all of it reached its reader
+    PARTIAL = "partial"  # the upstream failed after it had begun
+    ABORTED = "aborted"  # its reader left
+
+
+Tap = Callable[[Union[Event, Outcome]], object]
+Edit = Callable[[Event], Event | None]
+
+
+class Response:
+    """An answer: `status`, `headers` (lower-case names), and a body that is held whole or still on its way."""
+
+    __slots__ = ("_body", "_edits", "_iterator", "_outcome", "_stages", "_stream", "headers", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Headers,
+        body: bytes | Stream | AsyncIterator[bytes] = b"",
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self._body: bytes | None = body if isinstance(body, bytes) else None
+        self._stream: Stream | None = body if isinstance(body, Stream) else None
+        self._iterator: AsyncIterator[bytes] | None = (
+            None if isinstance(body, (bytes, Stream)) else body  # a policy's own generator
+        )
+        self._stages: list[tuple[Tap | None, Edit | None]] = []
+        self._edits = False
+        self._outcome: Outcome | None = None
+
+    def __repr__(self) -> str:
+        state = "whole" if self.whole else "stream" if self._outcome is None else self._outcome.value
+        return f"<Response {self.status} {state}>"
+
+    @property
+    def whole(self) -> bool:
+        """Whether the body is held in memory, so that reading it waits for nobody."""
+        return self._body is not None
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the body is a stream of server-sent events."""
+        return (get(self.headers, b"content-type") or b"").startswith(b"text/event-stream")
+
+    @property
+    def stream(self) -> Stream | None:
+        """The stream behind a body that isn't whole; None for a policy's own generator."""
+        return self._stream
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it is on its way."""
+        return self._outcome
+
+    def tap(self, fn: Tap) -> None:
+        """Shows `fn` every event and once the outcome."""
+        self._stages.append((fn, None))
+
+    def edit(self, fn: Edit) -> None:
+        """Passes every event through `fn`."""
+        self._stages.append((None, fn))
+        self._edits = True
+
+    def pass_through(self, events: list[Event]) -> list[Event]:
+        """The events after all taps and edits. For whoever relays them; called once for each event."""
+        if not self._stages:
+            return events
+        passed: list[Event] = []
+        for event in events:
+            kept = self._staged(event)
+            if kept is not None:
+                passed.append(kept)
+        return passed
+
+    def _staged(self, event: Event) -> Event | None:
+        for tap, edit in self._stages:
+            if tap is not None:
+                tap(event)
+            elif edit is not None:
+                changed = edit(event)
+                if changed is None:
+                    return None
+                event = changed
+        return event
+
+    def end(self, outcome: Outcome) -> None:
+        """Tells the taps how it ended; only the first call counts. For whoever relays or reads it."""
+        if self._outcome is not None:
+            return
+        self._outcome = outcome
+        for tap, _ in self._stages:
+            if tap is not None:
+                tap(outcome)
+
+    def held(self) -> bytes:
+        """The whole body, after taps and edits. Only for a body that is `whole`."""
+        assert self._body is not None
+        if self._stages and self._outcome is None:
+            events = self.pass_through([Event(self._body, self._body)])
+            self._body = events[0].raw if events else b""
+        self.end(Outcome.COMPLETE)
+        return self._body
+
+    async def read(self) -> bytes:
+        """Gathers the body; afterwards it is whole. Raises the WeirError that cut it short."""
+        if self._body is None:
+            pieces = [piece async for piece in self]
+            self._body = b"".join(pieces)
+            self._stream = self._iterator = None
+            self._stages, self._outcome = [], None  # they have seen it; the body may still be relayed
+        return self._body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece (event by event for an event stream). Close the iterator to give the rest up."""
+        try:
+            if self._body is not None:
+                yield self.held()
+            elif self._stream is not None:
+                async for events in self._stream:
+                    for event in self.pass_through(events):
+                        yield event.raw
+            elif self._iterator is not None:
+                async for piece in self._iterator:
+                    for event in self.pass_through([Event(piece, None)]):
+                        yield event.raw
+            self.end(Outcome.COMPLETE)
+        except WeirError:
+            self.end(Outcome.PARTIAL)
+            raise
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Gives up what wasn't read: the upstream is cancelled. Harmless where everything was."""
+        if self._stream is not None:
+            self._stream.close()
+        if self._iterator is not None and hasattr(self._iterator, "aclose"):
+            await self._iterator.aclose()
+        if self._body is None:
+            self.end(Outcome.ABORTED)

@@ -1,0 +1,192 @@
+"""Upstreams and deployments as a worker uses them: a pool of connections, and the request head made ready as far as it can be.
+
+What lives here: which deployment serves a model, which credentials go with it, and what a request's head looks like there. Egress goes
+to configured upstreams only: nothing from a request chooses a host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from proxy.config import Configuration
+from proxy.config import Upstream as UpstreamConfig
+from proxy.errors import WeirError
+from proxy.wire.connect import Connector, forward_proxy_for, origin_of
+from proxy.wire.headers import Headers, connection_options, for_upstream
+from proxy.wire.pool import Pool
+from proxy.wire.ticker import Ticker
+
+CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key"))
+# A client's query parameter of this name would be a second key; Google's and some gateways' APIs read it.
+_ROOT: Final = b"/v1"
+_PLACE: Final = "{model}"
+
+
+class Upstream:
+    """One provider's API, with this worker's connections to it."""
+
+    def __init__(
+        self,
+        name: str,
+        config: UpstreamConfig,
+        configuration: Configuration,
+        connector: Connector,
+        ticker: Ticker,
+        env: Mapping[str, str],
+    ) -> None:
+        timeouts = configuration.deployment.timeouts
+        self.name = name
+        self.config = config
+        self.url = config.url
+        self.provider = config.provider
+        via = config.proxy or (forward_proxy_for(config.url, dict(env)) if config.url.startswith("https") else None)
+        self.origin = origin_of(config.url, str(config.ca) if config.ca else None, via)
+        if self.origin.secure:
+            connector.context(self.origin.ca)  # reads certificate files: now, not at the first request
+        self.total_s = config.timeouts.total_s or timeouts.total_s
+        self.flex_s = config.timeouts.flex_s or timeouts.flex_s
+        self.stream_idle_s = config.timeouts.stream_idle_s or timeouts.stream_idle_s
+        self.pool = Pool(
+            self.origin,
+            connector,
+            ticker,
+            max_connections=config.pool.max_connections,
+            idle_s=config.pool.idle_s,
+            connect_s=config.timeouts.connect_s or timeouts.connect_s,
+            user_timeout_s=timeouts.user_timeout_s,
+        )
+        self.include_usage = True  # cleared when it turns out that this upstream rejects `stream_options`
+        self.own_key = config.key is not None
+        self.response_headers = frozenset(header.lower().encode() for header in config.response_headers)
+        self._keys_mode = configuration.deployment.keys == "required"
+        self._path = urlsplit(config.url).path.rstrip("/")
+        self._query = urlencode(config.query).encode()
+        self._own = self._own_lines(config)
+        self._own_names = frozenset(header.lower().encode() for header in config.headers)
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name} {self.origin.scheme}://{self.origin.host}:{self.origin.port}>"
+
+    def _own_lines(self, config: UpstreamConfig) -> bytes:
+        lines = [b"host: %b\r\n" % self.origin.authority]
+        if config.key is not None and config.auth != "none":
+            key = config.key.reveal().encode()
+            name, value = (
+                (b"authorization", b"Bearer " + key) if config.auth == "bearer" else (config.auth.encode(), key)
+            )
+            lines.append(b"%b: %b\r\n" % (name, value))
+        for header, text in config.headers.items():
+            lines.append(b"%b: %b\r\n" % (header.lower().encode(), text.encode("latin-1")))
+        return b"".join(lines)
+
+    def head(
+        self, method: str, target: bytes, model: str, headers: Headers, length: int | None, *, identity_only: bool
+    ) -> bytes:
+        """The request's head as this upstream gets it. `length` None means that the body follows in chunks."""
+        dropped = connection_options(headers) | self._own_names
+        if self.own_key or self._keys_mode:
+            dropped |= CREDENTIALS  # a virtual key is nobody's business, and a second credential would be ambiguous
+        if identity_only:
+            dropped |= {b"accept-encoding", b"content-encoding"}
+        lines = [b"%b: %b\r\n" % pair for pair in for_upstream(headers, dropped)]
+        if identity_only:
+            lines.append(b"accept-encoding: identity\r\n")
+        if length is None:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        elif length or method not in ("GET", "HEAD", "DELETE", "OPTIONS"):
+            lines.append(b"content-length: %d\r\n" % length)
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
+            method.encode(),
+            self._target(target, model),
+            self._own,
+            b"".join(lines),
+        )
+
+    def _target(self, target: bytes, model: str) -> bytes:
+        path = self._path.replace(_PLACE, quote(model, safe="")) if _PLACE in self._path else self._path
+        rest = target.removeprefix(_ROOT)
+        if not self._query:
+            return path.encode() + rest
+        return path.encode() + rest + (b"&" if b"?" in rest else b"?") + self._query
+
+
+class Deployment:
+    """A model at an upstream."""
+
+    __slots__ = ("_current", "label", "model", "upstream", "weight")
+
+    def __init__(self, upstream: Upstream, model: str | None, weight: float) -> None:
+        self.upstream = upstream
+        self.model = model
+        self.weight = weight
+        self.label = f"{upstream.name}/{model}" if model else upstream.name
+        self._current = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Deployment {self.label}>"
+
+
+class Route:
+    """The deployments that serve what a client asked for."""
+
+    __slots__ = ("deployments",)
+
+    def __init__(self, deployments: list[Deployment]) -> None:
+        self.deployments = deployments
+
+    def pick(self) -> Deployment:
+        """The next one in smooth weighted round robin: in proportion to the weights, and evenly spread."""
+        if len(self.deployments) == 1:
+            return self.deployments[0]
+        for deployment in self.deployments:
+            deployment._current += deployment.weight
+        chosen = max(self.deployments, key=lambda deployment: deployment._current)
+        chosen._current -= sum(deployment.weight for deployment in self.deployments)
+        return chosen
+
+
+class Routes:
+    """From model names to deployments, for one configuration."""
+
+    def __init__(self, configuration: Configuration, upstreams: Mapping[str, Upstream]) -> None:
+        self._configuration = configuration
+        self._upstreams = upstreams
+        self._by_pattern: dict[str, Route] = {}
+        self._by_model: dict[str, Route] = {}
+        self._default = Route([Deployment(next(iter(upstreams.values())), None, 1.0)])
+
+    def route(self, model: str | None) -> Route:
+        """The deployments for a model; for requests without one, the first upstream. Raises WeirError 404."""
+        if model is None:
+            found = self._configuration.model_for("*") if "*" in self._configuration.deployment.models else None
+            return self._of(found[0]) if found else self._default
+        route = self._by_model.get(model)
+        if route is None:
+            route = self._look_up(model)
+            if len(self._by_model) < 4096:  # names come from clients
+                self._by_model[model] = route
+        return route
+
+    def _look_up(self, model: str) -> Route:
+        if not self._configuration.deployment.models:
+            return self._default
+        found = self._configuration.model_for(model)
+        if found is None:
+            message = f"The model `{model[:200]}` does not exist or you do not have access to it."
+            raise WeirError(404, message, code="model_not_found", param="model")
+        return self._of(found[0])
+
+    def _of(self, pattern: str) -> Route:
+        if pattern not in self._by_pattern:
+            deployments = self._configuration.deployment.models[pattern].deployments
+            self._by_pattern[pattern] = Route(
+                [Deployment(self._upstreams[d.upstream], d.model, d.weight) for d in deployments]
+            )
+        return self._by_pattern[pattern]
+
+    @property
+    def upstreams(self) -> list[Upstream]:
+        """All of them, in the order of the file."""
+        return list(self._upstreams.values())

@@ -1,0 +1,726 @@
+"""The client's side of the wire: HTTP/1.1 requests in, answers out.
+
+What lives here: parsing by httptools (llhttp), the checks that llhttp leaves to its caller, framing of answers, pipelining in
+order, back-pressure, time limits, and the moment a client is gone. What a request means is the application's matter.
+
+Rules:
+1. A connection runs one exchange at a time; pipelined requests wait in order, and what may wait is bounded.
+2. Reading goes on while an exchange runs, because a paused socket hides FIN and RST.
+3. A client that is gone cancels its exchange at once.
+4. Anything ambiguous about where a request ends is answered with 400 and the connection is closed (RFC 9112, section 11.2).
+5. Time limits are numbers looked at by a `Ticker`; a request sets up no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+
+import httptools
+import msgspec
+
+from proxy.errors import OVERLOADED, WeirError
+from proxy.wire.headers import Headers
+from proxy.wire.ticker import NEVER, Ticker
+
+# Loud, because a build without the C extension would fall back to nothing: this parser is what stands between us and smuggling.
+assert httptools.HttpRequestParser.__module__.startswith("httptools.parser"), "httptools' C parser is missing"
+
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?\Z")
+_TARGET: Final = re.compile(rb"/[\x21-\x22\x24-\x7e\x80-\xff]*\Z")  # no control byte, space or fragment
+_DIGITS: Final = re.compile(rb"[0-9]{1,19}\Z")
+_SPECIAL: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
+_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
+_STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in _REASONS.items()}
+_JSON: Final = (b"content-type", b"application/json")
+_PIPELINED: Final = 32  # requests that may wait behind the one that runs
+_LINGER_S: Final = 2.0
+_BIG: Final = 64 * 1024
+
+
+class ServerLimits(msgspec.Struct, frozen=True):
+    """What a client may cost us: sizes in bytes, times in seconds."""
+
+    line_bytes: int = 8192
+    headers: int = 100
+    stream_buffer_bytes: int = 256 * 1024
+    header_s: float = 10.0
+    body_idle_s: float = 30.0
+    keep_alive_s: float = 75.0
+    slow_reader_s: float = 60.0
+    half_close: bool = False  # True: a client that shut down its writing side still gets its answer
+
+
+class Head:
+    """A request's first part, checked. `target` is in origin form; `path` is the part before `?`, not decoded."""
+
+    __slots__ = ("chunked", "content_length", "headers", "keep_alive", "method", "path", "target", "version")
+
+    def __init__(self, method: str, target: bytes, version: str, headers: Headers) -> None:
+        self.method = method
+        self.target = target
+        self.path = target.partition(b"?")[0].decode("latin-1")
+        self.version = version
+        self.headers = headers
+        self.keep_alive = False
+        self.content_length: int | None = None
+        self.chunked = False
+
+    @property
+    def has_body(self) -> bool:
+        """Whether body bytes follow."""
+        return self.chunked or bool(self.content_length)
+
+
+class Intake(msgspec.Struct, frozen=True):
+    """How the application wants a request's body.
+
+    `gather`: whole, in memory, at most `limit_bytes`; else it streams through. `known` is the application's own knowledge of
+    the request (its identity and endpoint), found before the body was read.
+    """
+
+    gather: bool
+    limit_bytes: int
+    known: Any = None
+
+
+class InFlight:
+    """Bytes of request bodies held by this worker at once; bounded, so that memory can't run out."""
+
+    __slots__ = ("held", "limit")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit = limit_bytes
+        self.held = 0
+
+    def take(self, size: int) -> None:
+        """Counts `size` more bytes, or refuses with 503."""
+        if self.held + size > self.limit:
+            message = "This worker holds as many request bytes as it may. Try again shortly."
+            raise WeirError(
+                503, message, type=OVERLOADED, code="overloaded", headers=((b"retry-after", b"1"),), close=True
+            )
+        self.held += size
+
+
+class Application(Protocol):
+    """What stands behind the connections."""
+
+    in_flight: InFlight
+
+    def accept(self, head: Head) -> Intake:
+        """Looks at the head before the body is read; raises WeirError to refuse it."""
+
+    async def respond(self, call: Call) -> None:
+        """Answers one request, by `call.send` or `call.start`, `call.write`, `call.finish`. Must not raise."""
+
+
+class BodyReader:
+    """A request body that streams through: an async iterator of bytes. Pauses the client while it isn't read."""
+
+    __slots__ = ("_chunks", "_connection", "_ended", "_error", "_held", "_waiter", "length")
+
+    def __init__(self, connection: ServerConnection, length: int | None) -> None:
+        self._connection = connection
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        self._ended = False
+        self._error: WeirError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.length = length
+
+    def feed(self, data: bytes) -> None:
+        """One more piece from the wire."""
+        self._chunks.append(data)
+        self._held += len(data)
+        if self._held > self._connection.limits.stream_buffer_bytes:
+            self._connection.pause_reading()
+        self._wake()
+
+    def end(self, error: WeirError | None = None) -> None:
+        """The body is whole, or won't be."""
+        self._ended, self._error = True, error
+        self._wake()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of it came in."""
+        return self._ended and self._error is None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            self._connection.resume_reading()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        data = self._chunks.popleft()
+        self._held -= len(data)
+        return data
+
+
+class Call:
+    """One request of a client and the writing of its answer."""
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_head_bytes",
+        "body",
+        "finished",
+        "head",
+        "held",
+        "intake",
+        "keep_alive",
+        "on_pause",
+        "started",
+    )
+
+    def __init__(self, connection: ServerConnection, head: Head, intake: Intake) -> None:
+        self._connection = connection
+        self.head = head
+        self.intake = intake
+        self.body: bytes | BodyReader = b""
+        self.keep_alive = head.keep_alive
+        self.held = 0  # bytes counted in `InFlight`
+        self.started = False
+        self.finished = False
+        self.on_pause: Callable[[bool], None] | None = (
+            None  # told when the client reads too slowly, and when it caught up
+        )
+        self._chunked = False
+        self._head_bytes = b""
+
+    def send(self, status: int, headers: Headers, body: bytes) -> None:
+        """The whole answer at once."""
+        self.started = self.finished = True
+        head = self._head(status, headers, len(body))
+        if self.head.method == "HEAD":
+            body = b""
+        self._connection.write(head, body)
+
+    def send_error(self, error: WeirError, headers: Headers | None = None) -> None:
+        """An answer in OpenAI's error form."""
+        if error.close:
+            self.keep_alive = False
+        self.send(error.status, [_JSON, *(headers or ()), *error.headers], error.body())
+
+    def start(self, status: int, headers: Headers, length: int | None = None) -> None:
+        """Begins an answer whose body follows by `write`. The head leaves with the first piece of the body."""
+        self.started = True
+        if length is None:
+            self._chunked = self.head.version == "1.1"
+            if not self._chunked:
+                self.keep_alive = False  # the end of the connection is the end of the body
+        self._head_bytes = self._head(status, headers, length)
+
+    def write(self, data: bytes) -> None:
+        """One piece of the body."""
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head_bytes:
+            data, self._head_bytes = self._head_bytes + data, b""
+        self._connection.write(data)
+
+    def finish(self, last: bytes = b"") -> None:
+        """Ends the body, with one more piece if given."""
+        self.finished = True
+        if self._chunked:
+            last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n"
+        if self._head_bytes:
+            last, self._head_bytes = self._head_bytes + last, b""
+        if last:
+            self._connection.write(last)
+
+    def abort(self) -> None:
+        """Cuts the connection, so that the client sees that the answer isn't whole."""
+        self.finished = True
+        self.keep_alive = False
+        self._connection.abort()
+
+    async def drained(self) -> None:
+        """Waits until the client has caught up."""
+        await self._connection.drained()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client reads too slowly."""
+        return self._connection.write_paused
+
+    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
+        lines = [b"%b: %b\r\n" % pair for pair in headers]
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        if status == 204 or status == 304 or status < 200:
+            self._chunked = False
+        elif length is not None:
+            lines.append(b"content-length: %d\r\n" % length)
+        elif self._chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive or self._connection.draining:
+            self.keep_alive = False
+            lines.append(b"connection: close\r\n")
+        elif self.head.version == "1.0":
+            lines.append(b"connection: keep-alive\r\n")
+        return b"%b%b\r\n" % (line, b"".join(lines))
+
+
+class ServerConnection(asyncio.Protocol):
+    """One client connection."""
+
+    def __init__(
+        self, app: Application, limits: ServerLimits, ticker: Ticker, connections: set[ServerConnection]
+    ) -> None:
+        self._app = app
+        self.limits = limits
+        self._ticker = ticker
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
+        self._parser = httptools.HttpRequestParser(self)
+        self.deadline = NEVER
+        self.draining = False
+        self.write_paused = False
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._unwritten = 0
+        self._reading_paused = False
+        self._discard = False  # the answer to a bad request is out; what still comes in is thrown away
+        self._lost = False
+        self._running: Call | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: deque[Call] = deque()
+        self._refusal: WeirError | None = None
+        # The request being read.
+        self._in_head = False
+        self._head_pending = 0  # bytes of the head fed since the parser last said anything
+        self._target = b""
+        self._headers: Headers = []
+        self._special: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._reading: Call | None = None
+
+    # --- the transport's callbacks
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvloop's is no subclass
+        self._transport = transport
+        transport.set_write_buffer_limits(high=self.limits.stream_buffer_bytes)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.limits.slow_reader_s * 1000) + 5000)
+        self._connections.add(self)
+        self.deadline = self._loop.time() + self.limits.header_s
+        self._ticker.watch(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._connections.discard(self)
+        self._ticker.unwatch(self)
+        self._drop_reading(WeirError(400, "The client left before its request was whole."))
+        for call in self._waiting:
+            self._release(call)
+        self._waiting.clear()
+        if self._drain_waiter is not None and not self._drain_waiter.done():
+            self._drain_waiter.set_result(None)
+        if self._task is not None:
+            self._task.cancel()
+
+    def eof_received(self) -> bool:
+        # Case 37 of the abuse table: a half-close and a close look the same, and a client that left must not cost tokens.
+        return self.limits.half_close and (self._running is not None or bool(self._waiting))
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._unwritten = self._transport.get_write_buffer_size()
+        self.deadline = self._loop.time() + self.limits.slow_reader_s
+        if self._running is not None and self._running.on_pause is not None:
+            self._running.on_pause(True)
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self.deadline = NEVER if self._running is not None else self._loop.time() + self.limits.keep_alive_s
+        if self._drain_waiter is not None and not self._drain_waiter.done():
+            self._drain_waiter.set_result(None)
+        if self._running is not None and self._running.on_pause is not None:
+            self._running.on_pause(False)
+
+    def data_received(self, data: bytes) -> None:
+        if self._discard:
+            return
+        if self._in_head or self._reading is None:
+            self._head_pending += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :] if upgrade.args else b"")
+        except httptools.HttpParserError as error:
+            self._refuse(self._refusal or _malformed(error, self._parser))
+        else:
+            # llhttp holds a line until it ends and says nothing meanwhile, so what may be held is counted here.
+            if self._in_head and self._head_pending > self.limits.line_bytes:
+                self._refuse(_too_large("A header line", self.limits.line_bytes))
+
+    # --- the parser's callbacks
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._target = b""
+        self._headers = []
+        self._special = {}
+        if self._running is None:
+            self.deadline = self._loop.time() + self.limits.header_s
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        if len(self._target) > self.limits.line_bytes:
+            self._stop(_too_large("The request target", self.limits.line_bytes, 414))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer field: nobody here has a use for one, and it must not pass for a header
+        self._head_pending = 0
+        headers = self._headers
+        name = name.lower()
+        headers.append((name, value))
+        if len(name) + len(value) > self.limits.line_bytes:
+            self._stop(_too_large("A header line", self.limits.line_bytes))
+        if len(headers) > self.limits.headers:
+            self._stop(_too_many(self.limits.headers))
+        if name in _SPECIAL:
+            if name in self._special:
+                if name != b"connection":
+                    self._stop(_bad(f"More than one {name.decode()} header was sent."))
+                value = self._special[name] + b"," + value
+            self._special[name] = value
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_pending = 0
+        parser = self._parser
+        head = Head(parser.get_method().decode("latin-1"), self._target, parser.get_http_version(), self._headers)
+        try:
+            self._check(head, self._special)
+            head.keep_alive = parser.should_keep_alive()
+            if self.draining:
+                head.keep_alive = False
+            intake = self._app.accept(head)
+            call = Call(self, head, intake)
+            if intake.gather and head.content_length is not None and head.content_length > intake.limit_bytes:
+                raise _body_too_large(intake.limit_bytes)
+        except WeirError as error:
+            self._stop(error)
+        self._reading = call
+        self._body = []
+        self._body_bytes = 0
+        if b"upgrade" in self._special and parser.should_upgrade():
+            return  # llhttp stops here and raises HttpParserUpgrade: see _upgrade
+        if head.has_body:
+            self.deadline = self._loop.time() + self.limits.body_idle_s
+            if b"expect" in self._special and self._running is None and not self._waiting:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not intake.gather and head.has_body:
+            call.body = BodyReader(self, head.content_length)
+            self._enqueue(call)
+
+    def on_body(self, data: bytes) -> None:
+        call = self._reading
+        assert call is not None
+        self._body_bytes += len(data)
+        if self._body_bytes > call.intake.limit_bytes:
+            self._stop(_body_too_large(call.intake.limit_bytes))
+        self.deadline = self._loop.time() + self.limits.body_idle_s
+        if isinstance(call.body, BodyReader):
+            call.body.feed(data)
+            return
+        try:
+            self._app.in_flight.take(len(data))
+        except WeirError as error:
+            self._stop(error)
+        call.held += len(data)
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        call = self._reading
+        assert call is not None
+        if b"upgrade" in self._special and self._parser.should_upgrade():
+            return
+        self._reading = None
+        if self._running is not None and not self.write_paused:
+            self.deadline = NEVER
+        if isinstance(call.body, BodyReader):
+            call.body.end()
+            return
+        body = self._body
+        call.body = body[0] if len(body) == 1 else b"".join(body)
+        self._body = []
+        self._enqueue(call)
+
+    def _check(self, head: Head, special: dict[bytes, bytes]) -> None:
+        """What RFC 9112 asks of a request's head and llhttp doesn't ask itself."""
+        if head.version not in ("1.1", "1.0"):
+            raise WeirError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.", code="http_version", close=True)
+        if head.method == "CONNECT":
+            raise WeirError(405, "This is not a forward proxy: CONNECT is not supported.", code="method", close=True)
+        if head.target.startswith((b"http://", b"https://")):  # absolute form, RFC 9112, section 3.2.2
+            _, _, rest = head.target.partition(b"://")
+            authority, slash, path = rest.partition(b"/")
+            if not _HOST.match(authority):
+                raise _bad("The request target names no valid host.")
+            head.target = slash + path or b"/"
+            head.path = head.target.partition(b"?")[0].decode("latin-1")
+        if not _TARGET.match(head.target) and not (head.target == b"*" and head.method == "OPTIONS"):
+            raise _bad("The request target must begin with / and hold no space, control byte or fragment.")
+        host = special.get(b"host")
+        if host is None and head.version == "1.1":
+            raise _bad("An HTTP/1.1 request needs a Host header.")
+        if host is not None and not _HOST.match(host):
+            raise _bad("The Host header is not a host name with an optional port.")
+        coding, length = special.get(b"transfer-encoding"), special.get(b"content-length")
+        if coding is not None:
+            if length is not None:
+                raise _bad("Content-Length and Transfer-Encoding exclude each other.")
+            if coding.lower() != b"chunked" or head.version == "1.0":
+                raise _bad("The only transfer coding understood is `chunked`, in HTTP/1.1.")
+            head.chunked = True
+        elif length is not None:
+            if not _DIGITS.match(length):
+                raise _bad("Content-Length must be a decimal number.")
+            head.content_length = int(length)
+        if special.get(b"expect", b"100-continue").lower() != b"100-continue":
+            raise WeirError(417, "The only expectation understood is 100-continue.", code="expect", close=True)
+
+    # --- exchanges in order
+
+    def _enqueue(self, call: Call) -> None:
+        if self._running is None and not self._waiting:
+            self._start(call)
+            return
+        self._waiting.append(call)
+        if len(self._waiting) >= _PIPELINED:
+            self.pause_reading()
+
+    def _start(self, call: Call) -> None:
+        self._running = call
+        if self._reading is None:
+            self.deadline = NEVER
+        self._task = self._loop.create_task(self._run(call), name="exchange")
+
+    async def _run(self, call: Call) -> None:
+        try:
+            await self._app.respond(call)
+        except asyncio.CancelledError:
+            if not self._lost:
+                call.abort()
+        finally:
+            self._release(call)
+            self._finish(call)
+
+    def _release(self, call: Call) -> None:
+        self._app.in_flight.held -= call.held
+        call.held = 0
+
+    def _finish(self, call: Call) -> None:
+        self._running = None
+        self._task = None
+        if self._lost:
+            return
+        if not call.finished:
+            call.abort()
+            return
+        unread = isinstance(call.body, BodyReader) and not call.body.finished
+        if unread or not call.keep_alive or self.draining:
+            self._linger()
+            return
+        if self._waiting:
+            self._start(self._waiting.popleft())
+            self.resume_reading()
+        elif self._reading is None and not self._in_head and not self.write_paused:
+            self.deadline = self._loop.time() + self.limits.keep_alive_s
+
+    # --- writing
+
+    def write(self, data: bytes, body: bytes = b"") -> None:
+        """Bytes to the client; a lost client is silently ignored, its exchange is being cancelled."""
+        if self._lost:
+            return
+        if len(body) > _BIG:
+            self._transport.writelines((data, body))
+        else:
+            self._transport.write(data + body if body else data)
+
+    async def drained(self) -> None:
+        """Waits while the client reads too slowly."""
+        while self.write_paused and not self._lost:
+            self._drain_waiter = self._loop.create_future()
+            await self._drain_waiter
+
+    def pause_reading(self) -> None:
+        """Stops reading: an upload or a pipeline is ahead of what can be handled."""
+        if not self._reading_paused and not self._lost:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads on."""
+        if self._reading_paused and not self._lost:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    # --- ends
+
+    def expire(self, now: float) -> None:
+        """A time limit has passed."""
+        if self.write_paused:
+            unwritten = self._transport.get_write_buffer_size()
+            if unwritten < self._unwritten:
+                self._unwritten, self.deadline = unwritten, now + self.limits.slow_reader_s
+            else:
+                self.abort()
+        elif self._discard or self._transport.is_closing():
+            self.abort()
+        elif self._reading is not None:
+            self._refuse(
+                WeirError(
+                    408,
+                    f"The request's body stalled for {self.limits.body_idle_s:g} s.",
+                    code="request_timeout",
+                    headers=((b"x-should-retry", b"false"),),
+                    close=True,
+                )
+            )
+        else:
+            self.close()
+
+    def drain(self) -> None:
+        """Takes no further request; ends at once if idle, else after the running exchange."""
+        self.draining = True
+        if self._running is None and self._reading is None and not self._in_head and not self._discard:
+            self.close()
+
+    def close(self) -> None:
+        """Closes once everything is written, within a bounded time."""
+        self.deadline = self._loop.time() + self.limits.slow_reader_s
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Cuts the connection now."""
+        if not self._lost:
+            self._transport.abort()
+
+    def _stop(self, error: WeirError) -> None:
+        """Stops the parser from inside one of its callbacks."""
+        self._refusal = error
+        raise error
+
+    def _refuse(self, error: WeirError) -> None:
+        """Answers a request that can't be handled, in its place in the pipeline, and closes."""
+        self._discard = True
+        self._drop_reading(error)
+        if self._running is not None or self._waiting:
+            # Earlier requests of the pipeline come first; after them the connection closes without this answer.
+            for call in self._waiting:
+                self._release(call)
+            self._waiting.clear()
+            if self._running is not None:
+                self._running.keep_alive = False
+            return
+        head = Head("GET", b"/", "1.1", [])
+        call = Call(self, head, Intake(True, 0))
+        call.keep_alive = False
+        call.send_error(error, [(b"date", http_date())])
+        self._linger()
+
+    def _drop_reading(self, error: WeirError) -> None:
+        call, self._reading = self._reading, None
+        self._body = []
+        if call is None:
+            return
+        if isinstance(call.body, BodyReader):
+            call.body.end(error)
+        else:
+            self._release(call)
+
+    def _linger(self) -> None:
+        """Closes so that the answer survives unread input: a close with bytes unread would send RST (RFC 9112, section 9.6)."""
+        self._discard = True
+        self.resume_reading()
+        if self._transport.can_write_eof() and not self._transport.get_extra_info("ssl_object"):
+            self._transport.write_eof()
+            if not self.write_paused:
+                self.deadline = self._loop.time() + _LINGER_S
+        else:
+            self.close()
+
+    def _upgrade(self, rest: bytes) -> None:
+        """An Upgrade was asked for. WebSocket is refused; any other is ignored, as RFC 9110, section 7.8 allows."""
+        special = self._special
+        if b"websocket" in special.get(b"upgrade", b"").lower():
+            message = "WebSocket connections are not supported: use the HTTP endpoints."
+            self._refuse(WeirError(501, message, code="websocket_unsupported", close=True))
+            return
+        # llhttp takes what follows for another protocol: read the request again without its Upgrade.
+        call = self._reading
+        if call is None or call.head.method == "CONNECT":
+            self._refuse(_bad("The request asks for a protocol that isn't spoken here."))
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        self._reading = None
+        lines = [b"%b: %b\r\n" % pair for pair in call.head.headers if pair[0] not in _UPGRADE_FIELDS]
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (call.head.method.encode(), call.head.target, b"".join(lines))
+        self.data_received(head + rest)
+
+
+_UPGRADE_FIELDS: Final = (b"upgrade", b"connection", b"http2-settings")
+
+
+def _bad(message: str) -> WeirError:
+    return WeirError(400, message, code="bad_request", close=True)
+
+
+def _malformed(error: httptools.HttpParserError, parser: Any) -> WeirError:
+    if isinstance(error, httptools.HttpParserInvalidMethodError):
+        return WeirError(400, "The request's method is not known.", code="bad_request", close=True)
+    if "version" in str(error).lower():
+        return WeirError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.", code="http_version", close=True)
+    return _bad("The request is not valid HTTP/1.1.")
+
+
+def _too_large(what: str, limit: int, status: int = 431) -> WeirError:
+    return WeirError(status, f"{what} is longer than {limit} bytes.", code="headers_too_large", close=True)
+
+
+def _too_many(limit: int) -> WeirError:
+    return WeirError(431, f"More than {limit} headers were sent.", code="headers_too_large", close=True)
+
+
+def _body_too_large(limit: int) -> WeirError:
+    message = f"The request's body is larger than {limit} bytes, the limit for this endpoint."
+    return WeirError(413, message, code="request_too_large", close=True)
+
+
+_date: tuple[int, bytes] = (0, b"")
+
+
+def http_date() -> bytes:
+    """The present time as RFC 9110, section 5.6.7 writes it; formatted once a second."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, formatdate(now, usegmt=True).encode())
+    return _date[1]

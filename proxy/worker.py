@@ -1,0 +1,317 @@
+"""A worker process: `python -m proxy.worker --control FD --listen FD[,FD…] --index N`.
+
+It inherits its listening sockets and one end of a socket pair; it binds nothing and reads no configuration file. What the supervisor says
+(`proxy.control`) is all it knows. If the supervisor dies, it serves on with what it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import itertools
+import os
+import resource
+import signal
+import socket
+import ssl
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import uvloop
+
+from proxy.config import Configuration
+from proxy.control import Channel
+from proxy.dataplane import OVERLOAD, DataPlane
+from proxy.journal import Journal
+from proxy.keys import KeyRecord
+from proxy.metrics import Metrics
+from proxy.pricing import RateCards
+from proxy.wire.connect import Connector, Resolver
+from proxy.wire.server import ServerConnection, ServerLimits
+from proxy.wire.ticker import Ticker
+
+METRICS_S: Final = 1.0
+LOOKUP_S: Final = 2.0
+_BACKLOG: Final = 4096
+_QUIET_GC: Final = (50_000, 50, 1000)
+
+
+class Worker:
+    """The data plane of one process, told what to do over its control channel."""
+
+    def __init__(self, channel: Channel, listeners: list[socket.socket], index: int) -> None:
+        self._channel = channel
+        self._listeners = listeners
+        self._index = index
+        self._loop = asyncio.get_running_loop()
+        self._ticker = Ticker(self._loop)
+        self._resolver = Resolver()
+        self._metrics = Metrics()
+        self._plane: DataPlane | None = None
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[ServerConnection] = set()
+        self._limits = ServerLimits()
+        self._most_connections = 4096
+        self._questions: dict[int, asyncio.Future[dict[str, Any] | None]] = {}
+        self._numbers = itertools.count(1)
+        self._stopped = asyncio.Event()
+        self._drain: asyncio.Task[None] | None = None
+        self._home = Path()
+
+    # --- what the supervisor says
+
+    async def run(self) -> None:
+        """Serves until told to stop."""
+        reporting = self._loop.create_task(self._report(), name="metrics")
+        listening = self._loop.create_task(self._listen(), name="control")
+        for number in (signal.SIGTERM, signal.SIGINT):  # only if somebody signals the worker itself
+            self._loop.add_signal_handler(number, self._signalled)
+        await self._stopped.wait()
+        reporting.cancel()
+        listening.cancel()
+        await self._close()
+
+    async def _listen(self) -> None:
+        async for message in self._channel:
+            try:
+                await self._obey(message)
+            except Exception as error:  # an order that fails must not end the worker, which has requests to answer
+                self._log("error", "order_failed", order=message["type"], error=type(error).__name__)
+        # The supervisor is gone. Requests go on; nobody can change anything until it is back with new workers.
+
+    async def _obey(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "configure":
+                await self._configure(message)
+            case "keys" if self._plane is not None:
+                self._plane.set_keys(msgspec.convert(message["keys"], list[KeyRecord]))
+            case "bypass" if self._plane is not None:
+                self._plane.bypass = bool(message["on"])
+            case "snapshot":
+                self._send_metrics()
+            case "answer":
+                waiting = self._questions.pop(message["id"], None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message.get("record"))
+            case "drain" if self._drain is None:
+                self._drain = self._loop.create_task(self._drained(float(message["timeout_s"])), name="drain")
+            case "stop":
+                self._stopped.set()
+
+    async def _configure(self, message: dict[str, Any]) -> None:
+        try:
+            configuration = Configuration.model_validate_json(message["configuration"])
+            keys = msgspec.convert(message["keys"], list[KeyRecord])
+            cards = await self._cards(message.get("cards"))
+            if self._plane is None:
+                await self._start(configuration, keys, cards, Path(message["home"]))
+            else:
+                await self._plane.reconfigure(configuration, keys, cards)
+        except Exception as error:  # whatever is wrong with it, the old one goes on
+            self._channel.send("rejected", message=f"{type(error).__name__}: {error}")
+            if self._plane is None:
+                self._stopped.set()
+            return
+        assert self._plane is not None
+        self._plane.bypass = bool(message.get("bypass"))
+        self._adopt(configuration)
+        self._channel.send("configured", hash=configuration.hash)
+        if not self._servers:
+            await self._serve(configuration)
+            self._channel.send("ready", pid=os.getpid())
+
+    async def _cards(self, path: str | None) -> RateCards | None:
+        """The compiled rate cards, read off the loop: at a reload requests are running."""
+        if path is None:
+            return None
+        data = await self._loop.run_in_executor(None, Path(path).read_bytes)
+        return RateCards.from_bytes(data)
+
+    # --- serving
+
+    async def _start(
+        self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None, home: Path
+    ) -> None:
+        journal = Journal(home / "journal", self._index, configuration.deployment.journal.segment_bytes)
+        timeouts = configuration.deployment.timeouts
+        shortest = min(
+            timeouts.header_s, timeouts.body_idle_s, timeouts.total_s, timeouts.stream_idle_s, timeouts.slow_reader_s
+        )
+        self._ticker = Ticker(self._loop, max(0.01, min(0.25, shortest / 4)))
+        self._plane = DataPlane(
+            configuration,
+            journal=journal,
+            metrics=self._metrics,
+            keys=keys,
+            cards=cards,
+            connector=Connector(self._resolver),
+            ticker=self._ticker,
+            env=os.environ,
+            lookup=self._lookup,
+            log=self._log,
+        )
+        await self._plane.warm()
+
+    def _adopt(self, configuration: Configuration) -> None:
+        limits, timeouts = configuration.deployment.limits, configuration.deployment.timeouts
+        self._most_connections = limits.connections
+        self._limits = ServerLimits(
+            line_bytes=limits.line_bytes,
+            headers=limits.headers,
+            stream_buffer_bytes=limits.stream_buffer_bytes,
+            header_s=timeouts.header_s,
+            body_idle_s=timeouts.body_idle_s,
+            keep_alive_s=timeouts.keep_alive_s,
+            slow_reader_s=timeouts.slow_reader_s,
+            half_close=configuration.deployment.half_close == "answer",
+        )
+
+    async def _serve(self, configuration: Configuration) -> None:
+        tls = configuration.deployment.tls
+        context: ssl.SSLContext | None = None
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.set_alpn_protocols(["http/1.1"])
+            context.load_cert_chain(tls.cert, tls.key)
+        for listener in self._listeners:
+            server = await self._loop.create_server(self._connection, sock=listener, backlog=_BACKLOG, ssl=context)
+            self._servers.append(server)
+        gc.collect()
+        gc.freeze()  # what exists now lives as long as the process: the collector needn't look at it again
+        gc.set_threshold(*_QUIET_GC)
+
+    def _connection(self) -> asyncio.Protocol:
+        assert self._plane is not None
+        if len(self._connections) >= self._most_connections:
+            self._metrics.count("connections_shed")
+            return _Shed()
+        return ServerConnection(self._plane, self._limits, self._ticker, self._connections)
+
+    # --- cold work
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(METRICS_S)
+            self._send_metrics()
+            if self._plane is not None:
+                await self._sync(self._plane)
+
+    def _send_metrics(self) -> None:
+        if self._plane is not None:
+            gauges = self._metrics.gauges
+            gauges.connections = len(self._connections)
+            gauges.bytes_in_flight = self._plane.in_flight.held
+            gauges.upstream_connections = self._plane.upstream_connections
+        self._channel.send("metrics", snapshot=self._metrics.snapshot())
+
+    async def _sync(self, plane: DataPlane) -> None:
+        """Group fsync of the journal, off the loop."""
+        fd = plane.journal.sync_fd()
+        if fd is None:
+            return
+        try:
+            await self._loop.run_in_executor(None, os.fsync, fd)
+        except OSError:
+            self._metrics.count("journal_sync_failures")
+        finally:
+            os.close(fd)
+
+    def _lookup(self, kind: str, **question: Any) -> asyncio.Future[dict[str, Any] | None]:
+        """Asks the supervisor, which may read files; None if it doesn't answer in time."""
+        number = next(self._numbers)
+        waiting: asyncio.Future[dict[str, Any] | None] = self._loop.create_future()
+        self._questions[number] = waiting
+        if not self._channel.send("lookup", id=number, kind=kind, **question):
+            waiting.set_result(None)
+
+        def give_up() -> None:
+            self._questions.pop(number, None)
+            if not waiting.done():
+                waiting.set_result(None)
+
+        self._loop.call_later(LOOKUP_S, give_up)
+        return waiting
+
+    def _log(self, level: str, event: str, **fields: Any) -> None:
+        self._channel.send("log", level=level, event=event, fields=fields)
+
+    # --- ends
+
+    def _signalled(self) -> None:
+        if self._drain is not None:
+            self._stopped.set()
+        else:
+            self._drain = self._loop.create_task(self._drained(30.0), name="drain")
+
+    async def _drained(self, timeout_s: float) -> None:
+        """Takes no new connection, lets the running exchanges end, then stops."""
+        if self._plane is not None:
+            self._plane.draining = True
+        for server in self._servers:
+            server.close()
+        for connection in list(self._connections):
+            connection.drain()
+        deadline = self._loop.time() + timeout_s
+        while self._connections and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        self._stopped.set()
+        self._channel.send("drained")
+
+    async def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for connection in list(self._connections):
+            connection.abort()
+        if self._plane is not None:
+            await asyncio.sleep(0)  # let the aborts cancel their exchanges, which then settle
+            await self._plane.aclose(patience_s=1.0)
+            await asyncio.sleep(0)
+            self._plane.journal.close()
+        self._send_metrics()
+        self._channel.close()
+        self._ticker.close()
+        self._resolver.close()
+
+
+class _Shed(asyncio.Protocol):
+    """A connection over the limit: told so, and closed."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvloop's is no subclass
+        body = OVERLOAD.body()
+        head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+        transport.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        transport.close()
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _main(control: int, listen: list[int], index: int) -> None:
+    channel = await Channel.open(socket.socket(fileno=control))
+    listeners = [socket.socket(fileno=fd) for fd in listen]
+    for listener in listeners:
+        listener.setblocking(False)
+    await Worker(channel, listeners, index).run()
+
+
+def main() -> None:
+    """The process's entry point."""
+    parser = argparse.ArgumentParser(prog="proxy.worker")
+    parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--index", type=int, required=True)
+    options = parser.parse_args()
+    _raise_descriptor_limit()
+    sys.stdout.flush()
+    uvloop.run(_main(options.control, [int(fd) for fd in options.listen.split(",")], options.index))
+
+
+if __name__ == "__main__":
+    main()
