@@ -10,22 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.config.conditions import Conditions, Facts, Predicate, bucket
 from proxy.config.configuration import Configuration
-from proxy.config.deployment import (
-    Cors,
-    Deployment,
-    DeploymentFile,
-    Journal,
-    Limits,
-    Log,
-    Model,
-    Pool,
-    Price,
-    Timeouts,
-    Tls,
-    Upstream,
-    UpstreamTimeouts,
-)
+from proxy.config.deployment import Cors, DeploymentFile, Journal, Log, Tls
 from proxy.config.globs import globs
+from proxy.config.limits import Limits, Pool, Timeouts, UpstreamTimeouts
 from proxy.config.policies import Envelope, Honour, PolicyEntry, PolicyFile
 from proxy.config.problems import ConfigurationError, Problem
 from proxy.config.registry import Order, PolicyModule, Registry, installed
@@ -33,6 +20,7 @@ from proxy.config.scalars import Address, Duration, Percent, Size, Truth
 from proxy.config.secret import Secret
 from proxy.config.strict import Strict
 from proxy.config.teams import Key, Org, Project, Team, TeamsFile
+from proxy.config.upstreams import Deployment, Model, Price, Upstream
 
 if TYPE_CHECKING:
     from proxy.config.loading import default_configuration, find, load

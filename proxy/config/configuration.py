@@ -15,12 +15,13 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
-from proxy.config.deployment import DeploymentFile, Model
+from proxy.config.deployment import DeploymentFile
 from proxy.config.globs import globs
 from proxy.config.policies import Honour, PolicyEntry, Zone
 from proxy.config.problems import Problem
 from proxy.config.strict import Strict
 from proxy.config.teams import TeamsFile
+from proxy.config.upstreams import Model
 
 MASK = "•••"
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import date
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from proxy.config.globs import specificity
+from proxy.config.limits import Bytes, Limits, Positive, Seconds, Timeouts
 from proxy.config.problems import suggestion
 from proxy.config.scalars import (
     Address,
@@ -25,41 +23,16 @@ from proxy.config.scalars import (
     Names,
     OneOrList,
     OptionalBind,
-    Size,
     Truth,
     Version,
     listed,
     wrong,
 )
-from proxy.config.secret import Secret
 from proxy.config.strict import Strict
+from proxy.config.upstreams import Model, Price, Upstream
 
 STATE_SCHEMES = ("sqlite", "memory", "redis", "rediss", "valkey", "valkeys")
 LEDGER_SCHEMES = ("sqlite", "postgresql")
-KEY_PATTERN = r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$"
-
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[Duration, Field(gt=0)]
-Bytes = Annotated[Size, Field(gt=0)]
-Usd = Annotated[Decimal, Field(ge=0), WithJsonSchema({"type": ["number", "string"], "minimum": 0})]
-
-
-def _upstream_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise wrong("expected an address such as https://api.openai.com/v1", "it begins with https:// or http://")
-    if parts.username or parts.password:
-        raise wrong("a key doesn't belong into the address", 'write key: "${NAME}" beside it')
-    if parts.query or parts.fragment:
-        raise wrong("the address can't hold a query", "write query: {name: value} beside it")
-    try:
-        parts.port  # noqa: B018  # raises where it is no port
-    except ValueError:
-        raise wrong("the port of the address is no port", "ports end at 65535") from None
-    for ending in ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages", "/models"):
-        if parts.path.rstrip("/").endswith(ending):
-            raise wrong(f"the address must end before {ending}", "the endpoint is added to it")
-    return text.rstrip("/")
 
 
 def _scheme(schemes: tuple[str, ...], example: str) -> AfterValidator:
@@ -70,12 +43,6 @@ def _scheme(schemes: tuple[str, ...], example: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
-
-
-def _proxy_url(text: str) -> str:
-    if not text.startswith("http://") or not urlsplit(text).hostname:
-        raise wrong("expected an address such as http://proxy:3128", "CONNECT over plain http is what is spoken")
-    return text
 
 
 def _at(port: int) -> Any:
@@ -90,205 +57,6 @@ def default_home(env: Mapping[str, str]) -> Path:
     if state := env.get("XDG_STATE_HOME"):
         return Path(state) / "weir"
     return Path(env.get("HOME") or Path.home()) / ".local/state/weir"
-
-
-class Timeouts(Strict):
-    """How long each step may take."""
-
-    header_s: Seconds = 10.0
-    """From the first byte of a request's head to its last."""
-    body_idle_s: Seconds = 30.0
-    """Between two reads of a request's body; then 408."""
-    keep_alive_s: Seconds = 75.0
-    """How long an idle client's connection stays open."""
-    connect_s: Seconds = 5.0
-    """Name lookup, TCP and TLS to an upstream."""
-    total_s: Seconds = 600.0
-    """A whole exchange, from the request's head to the last byte of the answer."""
-    flex_s: Seconds = 900.0
-    """The same for requests of the flex service tier."""
-    stream_idle_s: Seconds = 300.0
-    """Between two reads from an upstream's stream."""
-    slow_reader_s: Seconds = 60.0
-    """How long a client may take no byte of a waiting answer."""
-    user_timeout_s: Seconds = 30.0
-    """TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged."""
-    drain_s: Seconds = 30.0
-    """How long running exchanges may go on after a stop was asked for."""
-
-
-class UpstreamTimeouts(Strict):
-    """What differs from the deployment's timeouts at one upstream."""
-
-    connect_s: Seconds | None = None
-    """Name lookup, TCP and TLS."""
-    total_s: Seconds | None = None
-    """A whole exchange."""
-    flex_s: Seconds | None = None
-    """A whole exchange of the flex service tier."""
-    stream_idle_s: Seconds | None = None
-    """Between two reads from a stream."""
-
-
-class Limits(Strict):
-    """What a request may take, and what a worker may hold."""
-
-    line_bytes: Bytes = 8192
-    """A request line or one header field."""
-    headers: Positive = 100
-    """Header fields of a request."""
-    body_bytes: Bytes = 32 * 2**20
-    """A body that is read whole, as sent and as decoded; then 413."""
-    upload_bytes: Bytes = 512 * 2**20
-    """A body that streams through."""
-    in_flight_bytes: Bytes = 256 * 2**20
-    """Bodies held by one worker at a time; then 503."""
-    stream_buffer_bytes: Bytes = 256 * 2**10
-    """Waiting for one slow reader before its upstream is paused."""
-    unary_buffer_bytes: Bytes = 2**20
-    """How much of an answer is held back so that its failure still has a status."""
-    event_bytes: Bytes = 16 * 2**20
-    """One event of a stream."""
-    unparsed_event_bytes: Bytes = 64 * 2**10
-    """Events above this are relayed without being read."""
-    connections: Positive = 4096
-    """Client connections of one worker; then 503."""
-    nesting: Positive = 64
-    """Depth of JSON in what is parsed."""
-
-
-class Pool(Strict):
-    """Connections kept to an upstream, for each worker."""
-
-    max_connections: Positive = 512
-    """Open at a time; further requests wait within their deadline."""
-    idle_s: Seconds = 4.0
-    """How long one is kept unused. Several servers close after 5 s, and a request must not meet that."""
-    warm: Annotated[int, Field(ge=0)] = 1
-    """Opened before they are needed."""
-
-
-class Upstream(Strict):
-    """A provider's API, or a server of your own."""
-
-    url: Annotated[str, AfterValidator(_upstream_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
-    """The base address, with its version: `https://api.openai.com/v1`."""
-    key: Annotated[
-        Secret | None,
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": "string", "pattern": KEY_PATTERN},
-                    {
-                        "type": "object",
-                        "properties": {"file": {"type": "string"}},
-                        "required": ["file"],
-                        "additionalProperties": False,
-                    },
-                ],
-                "examples": ["${OPENAI_API_KEY}", {"file": "/run/secrets/openai"}],
-            }
-        ),
-    ] = None
-    """The upstream's key: `"${NAME}"` or `{file: path}`. Without one the client's own key passes through."""
-    auth: Literal["bearer", "api-key", "x-api-key", "none"] = "bearer"
-    """The header that carries the key: `Authorization: Bearer`, `api-key` (Azure), `x-api-key` (Anthropic)."""
-    ca: Path | None = None
-    """A file of certificates to trust instead of the system's."""
-    proxy: Annotated[str, AfterValidator(_proxy_url)] | None = Field(default=None, repr=False)
-    """A proxy to CONNECT through; otherwise HTTPS_PROXY and NO_PROXY are followed."""
-    headers: dict[str, str] = Field(default={}, repr=False)
-    """Header fields added to every request."""
-    query: dict[str, str] = Field(default={}, repr=False)
-    """Query parameters added to every request, as Azure's `api-version`."""
-    provider: str | None = None
-    """Whose prices apply, where the address doesn't tell: `openai`, `azure`, `anthropic`."""
-    timeouts: UpstreamTimeouts = UpstreamTimeouts()
-    """What differs from the deployment's timeouts."""
-    pool: Pool = Pool()
-    """Connections kept by each worker."""
-    response_headers: Annotated[tuple[str, ...], OneOrList()] = ()
-    """Header fields of its answers that clients may see besides the usual ones."""
-    stream_end: Literal["required", "optional"] = "required"
-    """Whether a stream that ends without its closing event counts as cut off."""
-
-
-class Deployment(Strict):
-    """A model at an upstream."""
-
-    upstream: str
-    """The name of an upstream."""
-    model: str | None = None
-    """The model's name there; without it, the name that the client asked for."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """Its share, relative to the model's other deployments."""
-
-
-def _model_schema(schema: dict[str, Any]) -> None:
-    """The short form, `{upstream: name}`, beside the long one."""
-    short = Deployment.model_json_schema()["properties"]
-    schema["properties"] = {**short, **schema["properties"]}
-    schema.pop("required", None)
-    schema["oneOf"] = [{"required": ["upstream"]}, {"required": ["deployments"]}]
-
-
-class Model(Strict):
-    """A name that clients may ask for: `{upstream: openai}`, or several deployments."""
-
-    model_config = {"json_schema_extra": _model_schema}
-
-    deployments: tuple[Deployment, ...] = Field(min_length=1)
-    """Where it runs."""
-    balance: Literal["weighted", "least-latency"] = "weighted"
-    """How a deployment is chosen."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _written_short(cls, value: object) -> object:
-        if not isinstance(value, dict) or "deployments" in value:
-            return value
-        if "upstream" not in value:
-            raise wrong("names no upstream", "write {upstream: name} or {deployments: [{upstream: name}]}")
-        short = {name: value[name] for name in ("upstream", "model", "weight") if name in value}
-        rest = {name: value[name] for name in value if name not in short}
-        return {"deployments": [short], **rest}
-
-
-class Price(Strict):
-    """What a model costs here; whatever isn't named keeps its published price."""
-
-    effective_from: date | None = None
-    """The first day of this price (UTC); before it the published price holds."""
-    multiplier: Usd | None = None
-    """Applied to every published rate, as 1.1 for data residency or 0.85 for a discount."""
-    input: Usd | None = None
-    """USD per million input tokens."""
-    output: Usd | None = None
-    """USD per million output tokens."""
-    cached_input: Usd | None = None
-    """USD per million input tokens read from the provider's cache."""
-    cache_write: Usd | None = None
-    """USD per million input tokens written to the provider's cache for 5 minutes."""
-    cache_write_1h: Usd | None = None
-    """USD per million input tokens written to the provider's cache for an hour."""
-    input_audio: Usd | None = None
-    """USD per million audio tokens in."""
-    cached_audio: Usd | None = None
-    """USD per million audio tokens read from the provider's cache."""
-    output_audio: Usd | None = None
-    """USD per million audio tokens out."""
-    input_image: Usd | None = None
-    """USD per million image tokens in."""
-    output_image: Usd | None = None
-    """USD per million image tokens out."""
-    request: Usd | None = None
-    """USD per request."""
-    search: Usd | None = None
-    """USD per thousand searches made by the provider."""
-    gpu_hour: Usd | None = None
-    """USD per hour of the GPUs that serve the model, for servers of your own; needs `tokens_per_gpu_hour`."""
-    tokens_per_gpu_hour: Positive | None = None
-    """Tokens, in and out, that those GPUs handle in an hour at their usual load."""
 
 
 class Tls(Strict):

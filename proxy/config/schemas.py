@@ -17,6 +17,7 @@ from proxy.config.policies import Envelope, PolicyFile
 from proxy.config.registry import Registry, installed
 from proxy.config.strict import documentation
 from proxy.config.teams import TeamsFile
+from proxy.config.upstreams import Deployment, Model
 
 Kind = Literal["deployment", "policies", "teams"]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -35,10 +36,19 @@ class _Documented(GenerateJsonSchema):
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         found = super().model_schema(schema)
-        for name, text in documentation(schema["cls"]).items():
+        model: type[BaseModel] = schema["cls"]
+        for name, text in documentation(model).items():
             if name in found.get("properties", {}):
                 found["properties"][name].setdefault("description", text)
-        return found
+        return _with_short_form(found) if model is Model else found
+
+
+def _with_short_form(found: JsonSchemaValue) -> JsonSchemaValue:
+    """A model's `{upstream: name}` beside `{deployments: [...]}`."""
+    short = of_model(Deployment)["properties"]
+    rest = {name: value for name, value in found.items() if name != "required"}
+    either = [{"required": ["upstream"]}, {"required": ["deployments"]}]
+    return {**rest, "properties": {**short, **found["properties"]}, "oneOf": either}
 
 
 def of_model(model: type[BaseModel]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def main() -> None:
     """Compile the cards for the overrides on stdin into the file named on the command line."""
     from pydantic import TypeAdapter
 
-    from proxy.config.deployment import Price
+    from proxy.config.upstreams import Price
     from proxy.keys import write_private
     from proxy.pricing import RateCards
 

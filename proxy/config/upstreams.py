@@ -1,0 +1,160 @@
+"""Upstreams, the models that run there, and what those cost.
+
+Rules: models only. An address never holds a key or a query; the endpoint of a request is added to it.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from proxy.config.limits import Pool, Positive, UpstreamTimeouts
+from proxy.config.scalars import OneOrList, wrong
+from proxy.config.secret import Secret
+from proxy.config.strict import Strict
+
+KEY_PATTERN = r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$"
+
+Usd = Annotated[Decimal, Field(ge=0), WithJsonSchema({"type": ["number", "string"], "minimum": 0})]
+
+
+def _upstream_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise wrong("expected an address such as https://api.openai.com/v1", "it begins with https:// or http://")
+    if parts.username or parts.password:
+        raise wrong("a key doesn't belong into the address", 'write key: "${NAME}" beside it')
+    if parts.query or parts.fragment:
+        raise wrong("the address can't hold a query", "write query: {name: value} beside it")
+    try:
+        parts.port  # noqa: B018  # raises where it is no port
+    except ValueError:
+        raise wrong("the port of the address is no port", "ports end at 65535") from None
+    for ending in ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages", "/models"):
+        if parts.path.rstrip("/").endswith(ending):
+            raise wrong(f"the address must end before {ending}", "the endpoint is added to it")
+    return text.rstrip("/")
+
+
+def _proxy_url(text: str) -> str:
+    if not text.startswith("http://") or not urlsplit(text).hostname:
+        raise wrong("expected an address such as http://proxy:3128", "CONNECT over plain http is what is spoken")
+    return text
+
+
+class Upstream(Strict):
+    """A provider's API, or a server of your own."""
+
+    url: Annotated[str, AfterValidator(_upstream_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+    """The base address, with its version: `https://api.openai.com/v1`."""
+    key: Annotated[
+        Secret | None,
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string", "pattern": KEY_PATTERN},
+                    {
+                        "type": "object",
+                        "properties": {"file": {"type": "string"}},
+                        "required": ["file"],
+                        "additionalProperties": False,
+                    },
+                ],
+                "examples": ["${OPENAI_API_KEY}", {"file": "/run/secrets/openai"}],
+            }
+        ),
+    ] = None
+    """The upstream's key: `"${NAME}"` or `{file: path}`. Without one the client's own key passes through."""
+    auth: Literal["bearer", "api-key", "x-api-key", "none"] = "bearer"
+    """The header that carries the key: `Authorization: Bearer`, `api-key` (Azure), `x-api-key` (Anthropic)."""
+    ca: Path | None = None
+    """A file of certificates to trust instead of the system's."""
+    proxy: Annotated[str, AfterValidator(_proxy_url)] | None = Field(default=None, repr=False)
+    """A proxy to CONNECT through; otherwise HTTPS_PROXY and NO_PROXY are followed."""
+    headers: dict[str, str] = Field(default={}, repr=False)
+    """Header fields added to every request."""
+    query: dict[str, str] = Field(default={}, repr=False)
+    """Query parameters added to every request, as Azure's `api-version`."""
+    provider: str | None = None
+    """Whose prices apply, where the address doesn't tell: `openai`, `azure`, `anthropic`."""
+    timeouts: UpstreamTimeouts = UpstreamTimeouts()
+    """What differs from the deployment's timeouts."""
+    pool: Pool = Pool()
+    """Connections kept by each worker."""
+    response_headers: Annotated[tuple[str, ...], OneOrList()] = ()
+    """Header fields of its answers that clients may see besides the usual ones."""
+    stream_end: Literal["required", "optional"] = "required"
+    """Whether a stream that ends without its closing event counts as cut off."""
+
+
+class Deployment(Strict):
+    """A model at an upstream."""
+
+    upstream: str
+    """The name of an upstream."""
+    model: str | None = None
+    """The model's name there; without it, the name that the client asked for."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Its share, relative to the model's other deployments."""
+
+
+class Model(Strict):
+    """A name that clients may ask for: `{upstream: openai}`, or several deployments."""
+
+    deployments: tuple[Deployment, ...] = Field(min_length=1)
+    """Where it runs."""
+    balance: Literal["weighted", "least-latency"] = "weighted"
+    """How a deployment is chosen."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_short(cls, value: object) -> object:
+        if not isinstance(value, dict) or "deployments" in value:
+            return value
+        if "upstream" not in value:
+            raise wrong("names no upstream", "write {upstream: name} or {deployments: [{upstream: name}]}")
+        short = {name: value[name] for name in ("upstream", "model", "weight") if name in value}
+        rest = {name: value[name] for name in value if name not in short}
+        return {"deployments": [short], **rest}
+
+
+class Price(Strict):
+    """What a model costs here; whatever isn't named keeps its published price."""
+
+    effective_from: date | None = None
+    """The first day of this price (UTC); before it the published price holds."""
+    multiplier: Usd | None = None
+    """Applied to every published rate, as 1.1 for data residency or 0.85 for a discount."""
+    input: Usd | None = None
+    """USD per million input tokens."""
+    output: Usd | None = None
+    """USD per million output tokens."""
+    cached_input: Usd | None = None
+    """USD per million input tokens read from the provider's cache."""
+    cache_write: Usd | None = None
+    """USD per million input tokens written to the provider's cache for 5 minutes."""
+    cache_write_1h: Usd | None = None
+    """USD per million input tokens written to the provider's cache for an hour."""
+    input_audio: Usd | None = None
+    """USD per million audio tokens in."""
+    cached_audio: Usd | None = None
+    """USD per million audio tokens read from the provider's cache."""
+    output_audio: Usd | None = None
+    """USD per million audio tokens out."""
+    input_image: Usd | None = None
+    """USD per million image tokens in."""
+    output_image: Usd | None = None
+    """USD per million image tokens out."""
+    request: Usd | None = None
+    """USD per request."""
+    search: Usd | None = None
+    """USD per thousand searches made by the provider."""
+    gpu_hour: Usd | None = None
+    """USD per hour of the GPUs that serve the model, for servers of your own; needs `tokens_per_gpu_hour`."""
+    tokens_per_gpu_hour: Positive | None = None
+    """Tokens, in and out, that those GPUs handle in an hour at their usual load."""
