@@ -129,7 +129,7 @@ def test_the_journal_agrees_with_the_invoice(weir: Weir, simulator: Simulator) -
     assert {record["known"] for record in records} == {"observed"}
 
 
-@pytest.mark.parametrize("fault", ["html-200", "truncated-json", "reset-after-request"])
+@pytest.mark.parametrize("fault", ["html-200", "empty-200", "truncated-json", "wrong-length"])
 def test_what_may_be_billed_is_asked_once(patient: openai.OpenAI, simulator: Simulator, fault: str) -> None:
     """Where the upstream may have charged, the answer tells the SDK not to retry, and it doesn't."""
     before = simulator.requests()

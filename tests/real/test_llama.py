@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import urllib.request
 from typing import Any
 
 import openai
@@ -15,6 +17,7 @@ from .weir import Weir
 
 chats = pytest.mark.parametrize("name", CHATS)
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+VARYING = re.compile(rb'"(?:id":"[^"]*"|created":\d+|timings":\{[^}]*\})')
 OVERFLOW = {"model": "tiny-random", "messages": [{"role": "user", "content": "too long " * 40_000}], "max_tokens": 4}
 
 
@@ -125,6 +128,26 @@ def test_the_raw_answer_can_be_read_by_the_sdk(through: openai.OpenAI) -> None:
     assert raw.headers["content-type"].startswith("application/json")
     assert [name for name in raw.headers if name.startswith("x-weir-")]
     assert raw.parse().choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+def test_the_bytes_are_the_upstreams(weir: Weir, llama: Llama, stream: bool) -> None:
+    """An answer is passed, not rebuilt: byte for byte llama.cpp's, but for ids, times and our last comment."""
+    asked = CHATS["logprobs"] | (STREAMED if stream else {}) | {"cache_prompt": False}
+    del asked["extra_body"]
+
+    def answer(url: str) -> bytes:
+        headers = {"content-type": "application/json", "authorization": "Bearer sk-of-the-client"}
+        request = urllib.request.Request(f"{url}/chat/completions", json.dumps(asked).encode(), headers)
+        with urllib.request.urlopen(request, timeout=30) as got:
+            return VARYING.sub(b"", got.read())
+
+    through = answer(weir.url)
+    if stream:
+        through, done, after = through.partition(b"data: [DONE]\n\n")
+        assert all(line.startswith(b":") for line in after.split(b"\n") if line)
+        through += done
+    assert through == answer(llama.url)
 
 
 async def test_many_at_once_each_get_their_own(weir: Weir) -> None:
