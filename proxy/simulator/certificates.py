@@ -52,7 +52,7 @@ class Authority:
         built = built.add_extension(constraints, critical=True).add_extension(usage, critical=True)
         identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         self._certificate = built.add_extension(identifier, critical=False).sign(self._key, hashes.SHA256())
-        self.path = directory / "authority.pem"
+        self.path = directory / f"authority-{self._certificate.serial_number:x}.pem"
         self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def _builder(self, name: x509.Name, key: ec.EllipticCurvePublicKey, until: datetime) -> x509.CertificateBuilder:

@@ -104,7 +104,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.paused = False
         if self._player is not None:
-            self._player.resume()
+            # Not from here: a close from within this call makes asyncio report the loss of the connection twice.
+            self._wheel.loop.call_soon(self._player.resume)
 
     def abort(self) -> None:
         """Drop the connection now."""

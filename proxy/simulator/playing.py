@@ -95,7 +95,7 @@ class Player:
 
     def resume(self) -> None:
         """The outlet has drained. A player that waits for the wheel is not woken: it would be on the wheel twice."""
-        if self._parked:
+        if self._parked and not self._outlet.paused:
             self._parked = False
             self.advance()
 

@@ -125,28 +125,33 @@ class _Filler:
 
     def _integer(self, schema: dict[str, Any], depth: int) -> int:
         low, high = self._bounds(schema, 1)
-        taken = self._take(int)
         step = schema.get("multipleOf", 1)
+        taken = self._take(int)
         if taken is not None and low <= taken <= high and taken % step == 0:
             return int(taken)
-        return int(
-            math.ceil(self.random.randint(math.ceil(low), min(math.floor(high), math.ceil(low) + 100)) / step) * step
-        )
+        start, end = self._range(low, high)
+        least = math.ceil(start / step)
+        return int(self.random.randint(least, max(least, math.floor(end / step))) * step)
 
     def _number(self, schema: dict[str, Any], depth: int) -> float:
-        low, high = self._bounds(schema, 0.5)
+        low, high = self._bounds(schema, 0.01)
         taken = self._take((int, float))
         if taken is not None and low <= taken <= high:
             return float(taken)
-        return round(low + (min(high, low + 100) - low) * self.random.random(), 2)
+        start, end = self._range(low, high)
+        return round(start + (end - start) * self.random.random(), 2)
 
     @staticmethod
     def _bounds(schema: dict[str, Any], gap: float) -> tuple[float, float]:
-        low = schema.get("minimum", schema["exclusiveMinimum"] + gap if "exclusiveMinimum" in schema else 0)
-        high = schema.get(
-            "maximum", schema["exclusiveMaximum"] - gap if "exclusiveMaximum" in schema else max(low, 0) + 100
-        )
-        return low, max(low, high)
+        low = schema.get("minimum", schema["exclusiveMinimum"] + gap if "exclusiveMinimum" in schema else -math.inf)
+        high = schema.get("maximum", schema["exclusiveMaximum"] - gap if "exclusiveMaximum" in schema else math.inf)
+        return low, high
+
+    @staticmethod
+    def _range(low: float, high: float) -> tuple[float, float]:
+        """At most a hundred values within the bounds, from 0 where that is allowed."""
+        start = low if low > -math.inf else min(0.0, high)
+        return start, min(high, start + 100)
 
     def _boolean(self, schema: dict[str, Any], depth: int) -> bool:
         return self.random.random() < 0.5

@@ -43,6 +43,7 @@ def _ask(call: Call) -> Ask:
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
         )
         raise Refusal(400, message, param="max_tokens", code="unsupported_parameter")
+    length = call.controls.tokens if call.controls.tokens is not None else call.controls.chunks
     caps = [c for c in (call.whole("max_completion_tokens", 1), call.whole("max_tokens", 1)) if c is not None]
     roomy(read.tokens, model.context)
     return Ask(
@@ -54,7 +55,7 @@ def _ask(call: Call) -> Ask:
         input_audio=read.audio,
         prefixes=read.prefixes(),
         n=call.whole("n", 1, 128) or 1,
-        cap=min([*caps, model.longest]),
+        cap=min(caps, default=model.longest if length is None else None),
         stops=reading.stops(body.get("stop")),
         tools=tools,
         tool_choice=_tool_choice(body.get("tool_choice")),
@@ -65,7 +66,7 @@ def _ask(call: Call) -> Ask:
         effort=body.get("reasoning_effort"),
         logprobs=body.get("logprobs") is True,
         top_logprobs=call.whole("top_logprobs", 0, 20) or 0,
-        length=call.controls.tokens if call.controls.tokens is not None else call.controls.chunks,
+        length=length,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import IO, Any
 
 import orjson
@@ -50,6 +51,14 @@ class _File:
             block = self.spool.read(_BLOCK)
             at += len(block)
             yield block
+
+
+def _digest(spool: IO[bytes]) -> bytes:
+    digest = sha256()
+    spool.seek(0)
+    while block := spool.read(_BLOCK):
+        digest.update(block)
+    return digest.digest()
 
 
 class Shelf:
@@ -159,7 +168,7 @@ class Shelf:
         if model is None or request.spool is None:
             raise Refusal(400, "you must provide a model parameter", param="model")
         size = request.spool.seek(0, 2)
-        random = randomly(self._seed, name, request.sha256.encode())
+        random = randomly(self._seed, name, _digest(request.spool))
         words = [random.choice(("the", "river", "runs", "over", "a", "weir")) for _ in range(8)]
         pieces = [word if not at else " " + word for at, word in enumerate(words)]
         heard = max(1, size // _AUDIO_BYTES_PER_TOKEN)

@@ -1,0 +1,1 @@
+"""The simulator, met on the wire, by the SDK, and by its parts."""
