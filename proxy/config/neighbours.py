@@ -16,6 +16,7 @@ from proxy.config.problems import Location, suggestion
 from proxy.config.registry import PolicyModule, order_of
 from proxy.config.source import Source
 from proxy.config.teams import TeamsFile
+from proxy.endpoints import all_endpoints
 
 
 class Placed(NamedTuple):
@@ -34,6 +35,7 @@ def check(chain: Sequence[Placed], modules: Mapping[str, PolicyModule], models: 
     """Names are there once; the order does no harm; conditions can be met. `modules` are the policies', by `use`."""
     _unique_names(chain)
     _orders(chain, modules)
+    _known(chain, "endpoint", [endpoint.name for endpoint in all_endpoints()], "there is no endpoint {!r}")
     if isinstance(models, dict) and "*" not in models:
         _known(chain, "model", models, "no model is offered as {!r}")
     if teams is not None:

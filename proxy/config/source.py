@@ -267,7 +267,8 @@ class _Reader:
             return value or otherwise
         if value is None:
             close = nearest(name, self.env)
-            hint = f"did you mean {close}?" if close else f"set it, or write ${{{name}:-otherwise}}"
+            default = "" if location[-1:] == ("key",) else f", or write ${{{name}:-otherwise}}"
+            hint = f"did you mean {close}?" if close else f"set it{default}"
             self.source.report(location, f"the environment variable {name} isn't set", hint)
         return value or ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_no_file() -> None:
         ({"UPSTREAM": "http://127.0.0.1:1/v1"}, {"demo_url": "http://127.0.0.1:3/v1"}, "demo", "http://127.0.0.1:3/v1"),
     ],
 )  # fmt: skip
-def test_another_upstream(env: dict[str, str], arguments: dict[str, str], name: str, url: str) -> None:
+def test_another_upstream(env: dict[str, str], arguments: dict[str, Any], name: str, url: str) -> None:
     """The demo wins over the option, the option over the environment."""
     assert default_configuration(env, **arguments).deployment.upstreams[name].url == url
 
@@ -264,7 +265,8 @@ def test_the_round_trip_of_a_loaded_one(directory: Directory) -> None:
     found = directory.load()
     again = Configuration.model_validate_json(found.model_dump_json())
     assert again == found
-    assert again.deployment.upstreams["openai"].key.reveal() == "sk-canary-123"
+    key = again.deployment.upstreams["openai"].key
+    assert key is not None and key.reveal() == "sk-canary-123"
     assert again.deployment.ops is None
     assert json.loads(found.model_dump_json()) == json.loads(again.model_dump_json())
 

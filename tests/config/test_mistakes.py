@@ -103,6 +103,7 @@ KEY_HINT = '(set a variable and write key: "${NAME}", or write key: {file: path}
          '2:41: error: upstreams.a.key: a key can\'t have a default in the file (write key: "${OPENAI_API_KEY}")'),
         ('"${OPENAI_APIKEY}"',
          "2:41: error: upstreams.a.key: the environment variable OPENAI_APIKEY isn't set (did you mean OPENAI_API_KEY?)"),
+        ('"${ZZZ}"', "2:41: error: upstreams.a.key: the environment variable ZZZ isn't set (set it)"),
         ('"${EMPTY}"', "2:41: error: upstreams.a.key: the environment variable EMPTY is empty"),
         ('"${SPACED}"', "2:41: error: upstreams.a.key: the environment variable SPACED holds a space, a line break or a character "
                         "outside ASCII"),

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  # a table reads best with a case a line
 # a table reads best with a case a line
 """How policies go together, and with models and teams."""
 
@@ -71,6 +72,17 @@ def test_teams_that_nobody_declared(directory: Directory) -> None:
     assert directory.problems() == [
         "p.yaml:4:21: warning: policies[0].unless.team[0]: there is no team 'suport' (did you mean support?)",
         "p.yaml:4:45: warning: policies[0].unless.project[0]: there is no project 'x' (there are none)",
+    ]
+
+
+def test_endpoints_that_do_not_exist(directory: Directory) -> None:
+    """A condition on an endpoint that isn't one is probably a slip."""
+    directory.write(
+        weir=HEAD,
+        p="version: 1\npolicies:\n  - use: allow\n    match: {endpoint: [chat.completion, 'audio.*', other]}\n",
+    )
+    assert directory.problems() == [
+        "p.yaml:4:24: warning: policies[0].match.endpoint[0]: there is no endpoint 'chat.completion' (did you mean chat.completions?)"
     ]
 
 
