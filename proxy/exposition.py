@@ -22,6 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from proxy import __version__
+from proxy.endpoints import all_endpoints
 from proxy.metrics import DURATION_S, TOKENS, TTFT_S, AttemptSeries, ExchangeSeries, Histogram, Snapshot
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -66,12 +67,7 @@ def operation(endpoint: str) -> str:
     return _OPERATIONS.get(endpoint, endpoint)
 
 
-_OPERATIONS = {
-    "chat.completions": "chat",
-    "responses": "chat",
-    "messages": "chat",
-    "completions": "text_completion",
-}
+_OPERATIONS = {endpoint.name: endpoint.operation for endpoint in all_endpoints() if endpoint.operation}
 
 
 def exposition(snapshot: Snapshot, facts: Facts | None = None) -> bytes:

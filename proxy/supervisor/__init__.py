@@ -8,6 +8,7 @@ answers the ops and admin listeners, writes the logs. It never touches a client'
     upkeep.py      what is in force; reloads
     fleet.py       the workers as a whole      process.py  one of them
     plan.py        what is needed of a configuration
+    lookups.py     what workers ask, from files: the journal, usage.py, objects
     listeners.py   sockets      watch.py  files      keyring.py  keys      cards.py  prices      banner.py  first words
 """
 

@@ -61,8 +61,8 @@ class Orders:
         }
 
 
-Lookup = Callable[[str, str | None], Awaitable[Mapping[str, Any] | None]]
-"""(exchange, tenant) -> what is known of the exchange, or None."""
+Lookup = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any] | None]]
+"""A worker's question -> its answer, or None."""
 
 
 def backoff_s(failures: int) -> float:
@@ -234,9 +234,9 @@ class Fleet:
 
     async def _answer(self, worker: Worker, message: Message) -> None:
         try:
-            record = await self._lookup(str(message.get("exchange")), message.get("tenant"))
+            record = await self._lookup(message)
         except Exception as error:  # the client waits: an answer without a record beats none
-            self._log.error("look-up failed", exchange=message.get("exchange"), error=repr(error))
+            self._log.error("look-up failed", kind=message.get("kind"), error=repr(error))
             record = None
         worker.channel.send("answer", id=message.get("id"), record=record)
 
@@ -266,4 +266,6 @@ class Fleet:
         if worker.channel.closed:
             return True
         answer = await worker.ask("drain", ["drained"], timeout_s + 0.5, timeout_s=timeout_s)
-        return answer is not None or worker.process.returncode == 0
+        if answer is None:
+            return worker.process.poll() == 0
+        return answer.get("finished") is not False

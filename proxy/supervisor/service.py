@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from proxy import __version__, journal
+from proxy import __version__
 from proxy.admin import api, ops, running, token
 from proxy.admin.operated import Reloaded, Status, WorkerStatus
 from proxy.admin.site import Site
@@ -30,10 +30,10 @@ from proxy.metrics import Snapshot
 from proxy.supervisor import keyring, listeners
 from proxy.supervisor.cards import compiled
 from proxy.supervisor.fleet import Fleet, StartError
+from proxy.supervisor.lookups import Lookups
 from proxy.supervisor.plan import Load, Plan
 from proxy.supervisor.proc import usage_of
 from proxy.supervisor.upkeep import Compile, Upkeep
-from proxy.why import belongs, why
 
 WORKER = (sys.executable, "-m", "proxy.worker")
 
@@ -63,6 +63,7 @@ class Supervisor:
         self._announce = announce
         self._command = command
         self._container = container
+        self._lookups = Lookups(plan.home)
         self._fleet: Fleet | None = None
         self._serving = False
         self._started_s, self._started_at_s = time.monotonic(), time.time()
@@ -98,7 +99,10 @@ class Supervisor:
             self.log.warning("configuration", problem=warning)
         await self._serve_cold(stack)
         orders = await self.upkeep.orders(plan)
-        fleet = Fleet(self._command, self._sockets["data"], plan.workers, orders, log=self.log, lookup=self.explain)
+        stack.push_async_callback(self._lookups.close)
+        fleet = Fleet(
+            self._command, self._sockets["data"], plan.workers, orders, log=self.log, lookup=self._lookups.answer
+        )
         stack.push_async_callback(fleet.stop)
         self._fleet = self.upkeep.fleet = fleet
         await fleet.start()
@@ -237,10 +241,7 @@ class Supervisor:
 
     async def explain(self, exchange: str, tenant: str | None) -> Mapping[str, Any] | None:
         """What happened to an exchange; None if unknown, or if it isn't this tenant's."""
-        records = await asyncio.to_thread(journal.find, self.upkeep.plan.home, exchange)
-        if not records or (tenant is not None and not belongs(records, tenant)):
-            return None
-        return why(records)
+        return await self._lookups.exchange(exchange, tenant)
 
     # -- small parts --------------------------------------------------------------------------------------------------
 

@@ -124,7 +124,7 @@ class FakeWorker:
     async def lookup(self, exchange: str) -> Any:
         self.answers["1"] = asyncio.get_running_loop().create_future()
         waiting = self.answers["1"]
-        self.channel.send("lookup", id="1", exchange=exchange, tenant="acme")
+        self.channel.send("lookup", id="1", kind="exchange", exchange=exchange, tenant="acme")
         return await waiting
 
 

@@ -1,0 +1,93 @@
+"""What each tenant used today and this month, summed from the journal: behind `GET /weir/me`.
+
+Rules: days are UTC. Sums are kept and only what is new in the journal is read; segments that were last written before
+this month aren't read at all. Blocking: for one thread. Money is integer nano-dollars; attempts without a price are
+counted, never taken for 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from proxy import journal
+
+PENDING = 100_000
+"""Exchanges whose attempts are settled and which haven't ended; beyond it the oldest is forgotten."""
+
+
+class Totals(msgspec.Struct):
+    """Sums over a tenant's exchanges. `unpriced` of them have no known cost and are in no sum."""
+
+    exchanges: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    nanodollars: int = 0
+    unpriced: int = 0
+
+    def add(self, other: Totals) -> None:
+        """Add the other's numbers to these."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class TenantUsage:
+    """The sums of all tenants under one home directory, by day."""
+
+    def __init__(self, home: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._home = home
+        self._now = now
+        self._read_to: dict[Path, int] = {}
+        self._days: dict[tuple[str, date], Totals] = {}
+        self._tokens: dict[str, tuple[int, int]] = {}
+
+    def of(self, tenant: str) -> dict[str, Any]:
+        """`today` and `month` of a tenant, up to this moment."""
+        today = self._now().date()
+        first = today.replace(day=1)
+        self._read_on(first)
+        month = Totals()
+        for (whose, day), totals in self._days.items():
+            if whose == tenant and day >= first:
+                month.add(totals)
+        now = self._days.get((tenant, today), Totals())
+        return {"zone": "UTC", "today": msgspec.to_builtins(now), "month": msgspec.to_builtins(month)}
+
+    def _read_on(self, first: date) -> None:
+        self._days = {key: totals for key, totals in self._days.items() if key[1] >= first}
+        since_s = datetime(first.year, first.month, first.day, tzinfo=UTC).timestamp()
+        for path in journal.segments(self._home):
+            if path.stat().st_mtime >= since_s:
+                for record in self._new_in(path):
+                    self._count(record, first)
+
+    def _new_in(self, path: Path) -> Iterator[journal.Record]:
+        at = self._read_to.get(path, 0)
+        with path.open("rb") as file:
+            file.seek(at)
+            data = file.read()
+        for end, payload in journal.frames(data):
+            self._read_to[path] = at + end
+            yield orjson.loads(payload)
+
+    def _count(self, record: journal.Record, first: date) -> None:
+        match record.get("event"):
+            case "settled":
+                tokens = record.get("tokens") or {}
+                given, made = self._tokens.pop(record["exchange"], (0, 0))
+                given, made = given + (tokens.get("input_tokens") or 0), made + (tokens.get("output_tokens") or 0)
+                self._tokens[record["exchange"]] = (given, made)
+                if len(self._tokens) > PENDING:
+                    del self._tokens[next(iter(self._tokens))]
+            case "ended":
+                day = datetime.fromtimestamp(record["at"] / 1e9, UTC).date()
+                given, made = self._tokens.pop(record["exchange"], (0, 0))
+                cost = record.get("nanodollars")
+                if day >= first:
+                    totals = self._days.setdefault((record["tenant"], day), Totals())
+                    totals.add(Totals(1, given, made, cost or 0, int(cost is None)))
