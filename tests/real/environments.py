@@ -12,10 +12,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -41,10 +42,25 @@ class Environment:
     env: dict[str, str]
 
 
+@cache
+def _found(name: str) -> Path | Unavailable:
+    """The directory of `name`; asked for once a run, so that a registry out of reach is waited for once."""
+    try:
+        return _node() if name == NODE else _made(name, _python_key(name), lambda draft: _pip(draft, PYTHON[name]))
+    except Unavailable as error:
+        return error
+
+
+def _directory(name: str) -> Path:
+    found = _found(name)
+    if isinstance(found, Unavailable):
+        raise found
+    return found
+
+
 def python(name: str) -> Environment:
     """This Python with the packages of `name` only: -S keeps our own site-packages, with other versions, away."""
-    target = _made(name, _python_key(name), lambda draft: _pip(draft, PYTHON[name]))
-    return Environment((sys.executable, "-S"), {"PYTHONPATH": str(target)})
+    return Environment((sys.executable, "-S"), {"PYTHONPATH": str(_directory(name))})
 
 
 def own_python() -> Environment:
@@ -54,11 +70,15 @@ def own_python() -> Environment:
 
 def node() -> Environment:
     """Node with the packages of node/package.json; CommonJS finds them by NODE_PATH."""
+    target = _directory(NODE)
+    return Environment((shutil.which("node") or "node",), {"NODE_PATH": str(target / "node_modules")})
+
+
+def _node() -> Path:
     binary = shutil.which("node")
     if binary is None or shutil.which("npm") is None:
-        raise Unavailable("node and npm are not installed")
-    target = _made(NODE, (HERE / NODE / "package.json").read_text() + _version(binary), _npm)
-    return Environment((binary,), {"NODE_PATH": str(target / "node_modules")})
+        raise Unavailable("node: node and npm are not installed")
+    return _made(NODE, (HERE / NODE / "package.json").read_text() + _version(binary), _npm)
 
 
 def _python_key(name: str) -> str:
@@ -69,7 +89,7 @@ def _version(binary: str) -> str:
     return subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
 
 
-def _made(name: str, asked: str, make) -> Path:
+def _made(name: str, asked: str, make: Callable[[Path], None]) -> Path:
     """The directory of `name`, made into a draft and renamed when whole, so that no test sees half of one."""
     target, digest = CACHE / name, hashlib.sha256(asked.encode()).hexdigest()
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -100,7 +120,10 @@ def _pip(target: Path, requirements: tuple[str, ...]) -> None:
 
 def _npm(target: Path) -> None:
     shutil.copy(HERE / NODE / "package.json", target)
-    _install(["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"], target)
+    _install(
+        ["npm", "install", "--loglevel=error", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"],
+        target,
+    )
 
 
 def _install(command: list[str], directory: Path) -> None:
@@ -110,18 +133,17 @@ def _install(command: list[str], directory: Path) -> None:
     except subprocess.TimeoutExpired:
         raise Unavailable(f"{directory.stem}: the registry did not answer in {PATIENCE_S} s") from None
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no word of why"]
-        raise Unavailable(f"{directory.stem}: not installed: {lines[-1][:200]}")
+        said = [line for line in (done.stderr + done.stdout).splitlines() if "error" in line.lower()] or [
+            "no word of why"
+        ]
+        raise Unavailable(f"{directory.stem}: not installed: {said[0].strip()[:200]}")
 
 
 def main() -> None:
     for name in (*PYTHON, NODE):
-        try:
-            node() if name == NODE else python(name)
-        except Unavailable as error:
-            print(f"tests/real: {error}; its tests will be skipped")
-        else:
-            print(f"tests/real: {name} is ready")
+        found = _found(name)
+        told = f"{found}; its tests will be skipped" if isinstance(found, Unavailable) else f"{name} is ready"
+        print(f"tests/real: {told}")
 
 
 if __name__ == "__main__":

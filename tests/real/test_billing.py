@@ -28,15 +28,19 @@ def patient(weir: Weir) -> Iterator[openai.OpenAI]:
         yield client
 
 
+def settlements(weir: Weir, *exchanges: str) -> list[dict[str, Any]]:
+    """The journal's `settled` records of exchanges of one attempt each, as `weir journal tail --json` prints them."""
+
+    def look() -> list[dict[str, Any]]:
+        records = [json.loads(line) for line in weir.command("journal", "tail", "--json", "-n", "500").splitlines()]
+        found = {record["exchange"]: record for record in records if record["event"] == "settled"}
+        return [found[exchange] for exchange in exchanges] if found.keys() >= set(exchanges) else []
+
+    return until(look, SETTLED_S, every_s=0.1, what=f"the settlement of {exchanges}")
+
+
 def settled(weir: Weir, exchange: str) -> dict[str, Any]:
-    """The journal's `settled` record of an exchange of one attempt, as `weir journal tail --json` prints it."""
-
-    def look() -> dict[str, Any] | None:
-        records = [json.loads(line) for line in weir.command("journal", "tail", "--json", "-n", "200").splitlines()]
-        found = [record for record in records if (record["exchange"], record["event"]) == (exchange, "settled")]
-        return found[0] if found else None
-
-    return until(look, SETTLED_S, every_s=0.2, what=f"the settlement of {exchange}")
+    return settlements(weir, exchange)[0]
 
 
 ASKED: dict[str, Callable[[openai.OpenAI], Any]] = {
@@ -117,7 +121,7 @@ def test_the_journal_agrees_with_the_invoice(weir: Weir, simulator: Simulator) -
             answer = raw.parse()
             list(answer)  # of a stream its chunks, of a whole answer its fields
             exchanges.append(raw.headers["x-weir-exchange"])
-    records = [settled(weir, exchange) for exchange in exchanges]
+    records = settlements(weir, *exchanges)
     label = f"{key[:6]}…{sha256(key.encode()).hexdigest()[:8]}"
     [row] = [row for row in simulator.told("invoice")["rows"] if row["key"] == label]
     spent = {side: sum(record["tokens"][f"{side}_tokens"] for record in records) for side in NANODOLLARS_A_TOKEN}
