@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Literal
 from proxy.body import Body, scan
 from proxy.chain import sticky
 from proxy.config.conditions import Conditions, Facts
+from proxy.config.globs import globs
 from proxy.dialects.request import RequestFacts, facts
 from proxy.dispatch import BYTES_A_TOKEN
 from proxy.endpoints import endpoint_of
-from proxy.errors import WeirError
+from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Exchange, Identity, Request
 from proxy.intake import model_of, wishes
 from proxy.pricing import RateCards, provider_of
@@ -91,6 +92,8 @@ def asked(
     wished = wishes(headers, configuration, identity.tags)
     body = scan(raw, configuration.deployment.limits.nesting) if endpoint.parsed else raw
     model = None if isinstance(body, bytes) else model_of(body)
+    if identity.models is not None and model is not None and not globs(identity.models)(model):
+        raise WeirError(403, f"This key may not use the model `{model[:200]}`.", type=PERMISSION, param="model")
     exchange = Exchange(identity, endpoint=endpoint.name, asked=model, tags=wished.tags, bypass=wished.bypass)
     return Request(exchange, endpoint, method, path.encode(), path.partition("?")[0], headers, body, model)
 
