@@ -19,8 +19,8 @@ from typing import Any
 
 import orjson
 
-UNSENT_BYTES = 64 * 1024 * 1024
-"""A configuration of thousands of policies is a few MiB; a peer that leaves this much unread is stuck."""
+UNSENT_BYTES = 4 * 1024 * 1024
+"""A peer that leaves this much unread is stuck. One message may be larger: what counts is what waits before it."""
 
 
 class Channel(asyncio.Protocol):

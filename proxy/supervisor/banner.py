@@ -28,7 +28,7 @@ Try it:
   curl {base}/chat/completions -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\
     -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-  from openai import OpenAI
+  {_imports(key)}
   client = OpenAI(base_url="{base}", api_key={_python(key)})
   print(client.responses.create(model="{model}", input="Hello").output_text)
 """
@@ -60,6 +60,10 @@ def example_key(configuration: Configuration) -> str:
     if any(one.key is None and one.url.startswith("https://") for one in configuration.deployment.upstreams.values()):
         return "$OPENAI_API_KEY"
     return "any"
+
+
+def _imports(key: str) -> str:
+    return "import os; from openai import OpenAI" if key.startswith("$") else "from openai import OpenAI"
 
 
 def _python(key: str) -> str:

@@ -24,9 +24,10 @@ class CardsError(Exception):
 
 def file_of(home: Path, prices: str) -> Path:
     """Where the cards for these overrides are or will be: the name changes with prices, code and price database."""
-    code = find_spec("proxy.pricing")
-    source = Path(code.origin).read_bytes() if code is not None and code.origin else b""
-    content = b"\0".join([source, version("genai-prices").encode(), prices.encode()])
+    package = find_spec("proxy.pricing")
+    folders = package.submodule_search_locations if package is not None else None
+    code = [path.read_bytes() for folder in folders or () for path in sorted(Path(folder).glob("*.py"))]
+    content = b"\0".join([*code, version("genai-prices").encode(), prices.encode()])
     return home / f"cards-{sha256(content).hexdigest()[:16]}.bin"
 
 

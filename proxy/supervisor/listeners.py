@@ -142,8 +142,15 @@ def _holders(port: int) -> list[str]:
     for process in Path("/proc").glob("[0-9]*") if inodes else ():
         with contextlib.suppress(OSError):
             if any(str(fd.readlink()) in inodes for fd in (process / "fd").iterdir()):
-                found.append(f"process {process.name} ({(process / 'comm').read_text().strip()})")
+                found.append(f"process {process.name} ({_program(process)})")
     return found
+
+
+def _program(process: Path) -> str:
+    """Its name; a worker of ours is named as such, because its supervisor may have died and left it."""
+    if b"proxy.worker" in (process / "cmdline").read_bytes().split(b"\0"):
+        return "a weir worker"
+    return (process / "comm").read_text().strip()
 
 
 def _listening(table: str, port: int) -> list[str]:

@@ -97,7 +97,7 @@ async def running(first: Plan, load: Callable[[], Plan] | None = None, **options
         first,
         load or (lambda: first),
         log=Log("json", "debug", stream=logged),
-        command=FAKE_WORKER,
+        command=options.pop("command", FAKE_WORKER),
         compile=options.pop("compile", no_cards),
         **options,
     )
