@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ScenarioError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    options = Options(given.seed, given.ttft, given.per_token, given.unary, scenario, given.api_key)
+    latencies = (given.ttft, given.per_token, given.unary)
+    options = Options(given.seed, *latencies, scenario, given.api_key, given.remember)
     tls = None
     if given.cert:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -32,14 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="weir simulate", description="An OpenAI-compatible provider to run against.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=9999)
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=9999, help="(9999); 0 takes a free one")
     parser.add_argument("--seed", type=int, default=0, help="same seed, model and request: same content")
     parser.add_argument("--ttft", type=_latency, default="0ms", help="20ms, exponential(20ms) or lognormal(300ms, 0.5)")
     parser.add_argument("--per-token", type=_latency, default="0ms", help="likewise, between tokens")
     parser.add_argument("--unary", type=_latency, default=None, help="likewise, of whole unary answers")
     parser.add_argument("--scenario", type=Path, help="a YAML file of models, latencies and faults")
     parser.add_argument("--api-key", help="require this key of clients")
+    parser.add_argument("--remember", type=int, default=256, help="how many requests /sim/requests shows (256)")
     parser.add_argument("--cert", type=Path, help="certificate chain (PEM): serve HTTPS")
     parser.add_argument("--key", type=Path, help="its private key (PEM)")
     parser.add_argument("--list-faults", action="store_true", help="print the table of faults")

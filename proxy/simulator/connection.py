@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
         self._current = self._player = self._performance = None
         if performance.bill is not None:
             self._record.bill.charge(request.credential, performance.bill, player.produced)
-        request.forget()
+        request.forget(hashed=self._record.remembers)
         return request
 
     def _gone(self) -> None:

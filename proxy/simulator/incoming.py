@@ -116,14 +116,15 @@ class Incoming:
             self.body = b"".join(self._parts)
             self._parts = None
 
-    def forget(self) -> None:
-        """Let go of a long body, keeping its hash."""
+    def forget(self, *, hashed: bool = False) -> None:
+        """Let go of a long body, `hashed` before where it is remembered."""
         self.upload = None
         if self.spool is not None:
             self.spool.close()
             self.spool = None
         if len(self.body) > REMEMBERED_BYTES:
-            _ = self.sha256
+            if hashed:
+                _ = self.sha256
             self.body = b""
 
     def __repr__(self) -> str:

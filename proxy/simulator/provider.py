@@ -114,6 +114,8 @@ class Provider:
         return Refusal(401, message, type="authentication_error", code="invalid_api_key")
 
     def _staged(self, request: Incoming, reply: Reply) -> Performance:
+        if request.method == "HEAD" and reply.blocks is None:
+            reply.length, reply.body = len(reply.body), b""
         common = _COMMON % (self._id(), int(reply.delay * 1000))
         return Performance(script(reply, common, request.keep_alive), reply.bill)
 
@@ -190,16 +192,10 @@ class Provider:
         self, request: Incoming, prepare: Callable[[Call], Prepared], controls: Controls, deployment: str
     ) -> Prepared:
         at = (request.target, request.body, controls)
-        small = len(request.body) <= _REMEMBERED_BYTES
+        small = len(request.body) <= _REMEMBERED_BYTES and not self.shelf.uploaded_to(request)
         if small and (ready := self._ready.get(at)):
             return ready
-        try:
-            body = orjson.loads(request.body)
-        except ValueError:
-            message = "We could not parse the JSON body of your request."
-            raise Refusal(400, message) from None
-        if not isinstance(body, dict):
-            raise Refusal(400, "The body must be a JSON object.")
+        body = self.shelf.form(request) if self.shelf.uploaded_to(request) else _parsed(request.body)
         prepared = prepare(Call(body, controls, self.seed, self.roster, self._answers, deployment))
         if small:
             if len(self._ready) >= _REMEMBERED:
@@ -244,6 +240,17 @@ def _place(path: str) -> tuple[str, str]:
         deployment, _, rest = path[20:].partition("/")
         return rest, unquote(deployment)
     return path, ""
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The object of a JSON body. Raises Refusal."""
+    try:
+        value = orjson.loads(body)
+    except ValueError:
+        raise Refusal(400, "We could not parse the JSON body of your request.") from None
+    if not isinstance(value, dict):
+        raise Refusal(400, "The body must be a JSON object.")
+    return value
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Record:
 
     def __init__(self, remember: int = 256) -> None:
         self.requests: deque[Incoming] = deque(maxlen=remember)
+        self.remembers = remember > 0
         self.state = State()
         self.departures: deque[Departure] = deque(maxlen=1000)
         self.bill = Invoice()

@@ -40,7 +40,7 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct):
-    """A request in the simulator's own terms. `identity` are the bytes that decide the content."""
+    """A request in the simulator's own terms. `identity` is a hash of what decides the content."""
 
     model: Model
     question: str

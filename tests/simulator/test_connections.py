@@ -67,6 +67,16 @@ async def test_chunked_requests_at_every_split(simulator: Simulator) -> None:
     writer.close()
 
 
+async def test_head_has_the_length_and_no_body(simulator: Simulator) -> None:
+    """An answer to HEAD ends at its head, whatever its length says; the next one follows at once."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
+    writer.write(request(b"", method="HEAD", path="/v1/models") + request(chat(), connection="close"))
+    first, _, rest = (await reader.read(-1)).partition(b"\r\n\r\n")
+    assert b"content-length: 0" not in first
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+    writer.close()
+
+
 async def test_garbage_is_a_400(simulator: Simulator) -> None:
     """What is no HTTP is refused and the connection closed."""
     answer = await ask(simulator, b"HELLO\r\n\r\n")

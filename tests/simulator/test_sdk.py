@@ -124,6 +124,16 @@ async def test_images(client: AsyncOpenAI) -> None:
     assert kinds == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
 
 
+async def test_image_edits(client: AsyncOpenAI, simulator: Simulator) -> None:
+    """A picture in by multipart costs input tokens of its kind."""
+    picture = ("a.png", b"\x89PNG" * 100, "image/png")
+    answer = await client.images.edit(model="gpt-image-1", prompt="a weir", image=picture, n=2)
+    assert answer.data is not None
+    assert len(answer.data) == 2
+    assert answer.usage is not None
+    assert answer.usage.input_tokens_details.image_tokens == simulator.invoice().total.input_image > 0
+
+
 async def test_a_large_image_is_one_large_event(client: AsyncOpenAI) -> None:
     """High quality makes an event of more than 64 KiB."""
     stream = await client.images.generate(model="gpt-image-1", prompt="a weir", stream=True, quality="high")

@@ -15,6 +15,7 @@ PREPARE: dict[str, Callable[[Call], Prepared]] = {
     "messages/count_tokens": messages.prepare_count,
     "embeddings": embeddings.prepare,
     "images/generations": media.prepare_image,
+    "images/edits": media.prepare_edit,
     "audio/speech": media.prepare_speech,
     "moderations": media.prepare_moderation,
 }

@@ -16,6 +16,7 @@ from proxy.simulator.usage import Tally
 
 ENDPOINT = "completions"
 _DEFAULT_CAP = 16
+_DECISIVE = ("prompt", "seed", "suffix", "temperature", "stop")
 
 
 def prompts_of(body: dict[str, Any], name: str) -> list[tuple[str, int]]:
@@ -52,7 +53,7 @@ class CompletionAnswer:
             ask = Ask(
                 model=model,
                 question=text,
-                identity=text.encode() + reading.identity(body, ("seed", "suffix", "temperature", "stop")),
+                identity=reading.identity({**body, "prompt": text}, _DECISIVE),
                 input_tokens=count,
                 n=self.n,
                 cap=(length or _DEFAULT_CAP) if cap is None else cap,

@@ -20,6 +20,7 @@ _QUALITIES = {"low": (16, 272), "medium": (32, 1056), "auto": (32, 1056), "high"
 _SPEECH_TYPES = {"mp3": b"audio/mpeg", "opus": b"audio/ogg", "aac": b"audio/aac", "flac": b"audio/flac"}
 _SPEECH_TYPES |= {"wav": b"audio/wav", "pcm": b"audio/pcm"}
 _SPEECH_BLOCK = 4096
+_PICTURE_IN = 323
 _AUDIO_BYTES_PER_TOKEN = 64
 
 
@@ -41,27 +42,33 @@ def prepare_image(call: Call) -> ImageAnswer:
     return ImageAnswer(call)
 
 
+def prepare_edit(call: Call) -> ImageAnswer:
+    """`images/edits`: the same, with a picture in. Raises Refusal."""
+    return ImageAnswer(call, "images.edits", _PICTURE_IN)
+
+
 class ImageAnswer:
     """The pictures of one request; streamed as events where asked, with partial ones first."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, endpoint: str = "images.generations", pictured: int = 0) -> None:
+        self._endpoint = endpoint
         self.model = call.model("image")
         prompt = call.body.get("prompt")
         if not isinstance(prompt, str) or not prompt:
             raise Refusal(400, "Missing required parameter: 'prompt'.", param="prompt")
         side, cost = _QUALITIES.get(str(call.body.get("quality", "auto")), _QUALITIES["auto"])
         n = call.whole("n", 1, 10) or 1
-        self.streamed = call.body.get("stream") is True
+        self.streamed = call.body.get("stream") in (True, "true")
         self.partials = call.whole("partial_images", 0, 3) or 0
         seed = f"{call.seed} {self.model.name} {prompt}"
         self._pictures = [base64.b64encode(png(side, f"{seed} {i}".encode())).decode() for i in range(n)]
         count = tokens.count(prompt)
-        self._tally = Tally(input=count, output=cost * n, output_image=cost * n)
+        self._tally = Tally(input=count + pictured, input_image=pictured, output=cost * n, output_image=cost * n)
 
     def reply(self, turn: Turn) -> Reply:
         tally = self._tally
-        bill = Bill(self.model.served or self.model.name, "images.generations", tally)
-        details = {"text_tokens": tally.input, "image_tokens": 0}
+        bill = Bill(self.model.served or self.model.name, self._endpoint, tally)
+        details = {"text_tokens": tally.input - tally.input_image, "image_tokens": tally.input_image}
         whole = {"input_tokens": tally.input, "input_tokens_details": details, "output_tokens": tally.output}
         usage = turn.form.told({**whole, "total_tokens": tally.input + tally.output})
         told = {} if usage is None else {"usage": usage}

@@ -6,7 +6,9 @@ Shared by the dialects that have messages. Images and sounds are counted, never 
 from __future__ import annotations
 
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
+from zlib import crc32
 
 import orjson
 
@@ -17,6 +19,11 @@ from proxy.simulator.thinking import Tool
 CACHE_FROM = 1024
 CACHE_STEP = 128
 _STEP_BYTES = CACHE_STEP * 4
+_FIRST = CACHE_FROM // CACHE_STEP
+_COARSE = 8 * _FIRST
+# Of longer texts the end is the question; of longer strings length and checksum are the identity.
+_QUESTION_CHARACTERS = 4096
+_LONG_CHARACTERS = 16_384
 
 
 class Reading:
@@ -36,7 +43,7 @@ class Reading:
         self.last_role = role
         text = self._of(content)
         if role == "user" and text:
-            self.question = text
+            self.question = text[-_QUESTION_CHARACTERS:]
 
     def text(self, text: str) -> None:
         """A text beside the messages: instructions, tools, a name."""
@@ -80,22 +87,35 @@ class Reading:
         return ""
 
     def prefixes(self) -> list[tuple[int, bytes]]:
-        """(tokens, hash) of each prefix that may be cached: from 1,024 tokens, in steps of 128 (512 bytes of text)."""
+        """(tokens, hash) of each prefix that may be cached; a step is 512 bytes of text.
+
+        From 1,024 tokens in steps of 128, from 8,192 on in steps of 1,024.
+        """
         if self.tokens < CACHE_FROM:
             return []
         text = "\x00".join(self._texts).encode()
         digest = blake2b(digest_size=12)
-        marks = []
-        for step in range(1, min(len(text) // _STEP_BYTES, self.tokens // CACHE_STEP) + 1):
-            digest.update(text[(step - 1) * _STEP_BYTES : step * _STEP_BYTES])
-            if step * CACHE_STEP >= CACHE_FROM:
-                marks.append((step * CACHE_STEP, digest.digest()))
+        marks, done = [], 0
+        last = min(len(text) // _STEP_BYTES, self.tokens // CACHE_STEP)
+        for step in chain(range(_FIRST, min(last, _COARSE) + 1), range(_COARSE + _FIRST, last + 1, _FIRST)):
+            digest.update(text[done * _STEP_BYTES : step * _STEP_BYTES])
+            done = step
+            marks.append((step * CACHE_STEP, digest.digest()))
         return marks
 
 
 def identity(body: dict[str, Any], names: tuple[str, ...]) -> bytes:
-    """The bytes of the fields that decide what is answered."""
-    return orjson.dumps([body.get(name) for name in names], option=orjson.OPT_SORT_KEYS)
+    """A hash of the fields that decide what is answered."""
+    decisive = [_shortened(body.get(name)) for name in names]
+    return blake2b(orjson.dumps(decisive, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str):
+        return [len(value), crc32(value.encode())] if len(value) > _LONG_CHARACTERS else value
+    if isinstance(value, dict):
+        return {key: _shortened(inner) for key, inner in value.items()}
+    return [_shortened(inner) for inner in value] if isinstance(value, list) else value
 
 
 def tool_of(name: Any, parameters: Any) -> Tool:

@@ -24,7 +24,7 @@ from proxy.simulator.usage import Tally
 _SPOOL_BYTES = 1 << 20
 _BLOCK = 1 << 16
 _MOST_KEPT = 1000
-_UPLOADS = {"/v1/files", "/v1/audio/transcriptions", "/v1/audio/translations"}
+_UPLOADS = {b"/v1/files", b"/v1/audio/transcriptions", b"/v1/audio/translations", b"/v1/images/edits"}
 _AUDIO_BYTES_PER_TOKEN = 1000
 
 
@@ -78,9 +78,14 @@ class Shelf:
         self._files.clear()
         self._kept.clear()
 
+    @staticmethod
+    def uploaded_to(request: Incoming) -> bool:
+        """Whether the request's body is a form with files."""
+        return request.method == "POST" and request.target in _UPLOADS
+
     def receive(self, request: Incoming) -> None:
         """The head of a request is here: an upload goes to a spool, as it comes."""
-        if request.method != "POST" or request.path not in _UPLOADS:
+        if not self.uploaded_to(request):
             return
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
         try:
@@ -98,7 +103,8 @@ class Shelf:
     def reply(self, request: Incoming, path: str) -> Reply:
         """The answer to what is not prepared. Raises Refusal."""
         kind, _, id = path.partition("/")
-        match request.method, kind, id:
+        method = "GET" if request.method == "HEAD" else request.method
+        match method, kind, id:
             case "POST", "files", "":
                 return self._store(request)
             case "POST", "audio", "transcriptions" | "translations":
@@ -108,9 +114,10 @@ class Shelf:
             case "GET" | "DELETE", "files", _:
                 return self._file(request, id)
             case "GET" | "DELETE", "responses", str(id) if id in self._kept:
-                body = self._kept[id] if request.method == "GET" else self._kept.pop(id)
-                gone = orjson.dumps({"id": id, "object": "response", "deleted": True})
-                return Reply(body=body if request.method == "GET" else gone)
+                if method == "GET":
+                    return Reply(body=self._kept[id])
+                del self._kept[id]
+                return jsonly({"id": id, "object": "response", "deleted": True})
         raise Refusal(404, f"Invalid URL ({request.method} {request.path})")
 
     def _models(self, id: str) -> Reply:
@@ -124,6 +131,11 @@ class Shelf:
         if not listed:
             raise Refusal(404, f"The model '{id}' does not exist", code="model_not_found", param="model")
         return jsonly(listed[0])
+
+    def form(self, request: Incoming) -> dict[str, Any]:
+        """The fields of an upload as the JSON that they stand for. Raises Refusal."""
+        fields = {name: value.decode(errors="replace") for name, value in self._uploaded(request).fields.items()}
+        return {name: int(value) if value.isdecimal() else value for name, value in fields.items()}
 
     # Files
 
@@ -147,7 +159,7 @@ class Shelf:
 
     def _file(self, request: Incoming, path: str) -> Reply:
         id, _, part = path.partition("/")
-        if not id and request.method == "GET":
+        if not id and request.method in ("GET", "HEAD"):
             return jsonly({"object": "list", "data": [f.facts for f in self._files.values()], "has_more": False})
         file = self._files.get(id)
         if file is None or part not in ("", "content"):
