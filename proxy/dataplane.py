@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,10 +27,10 @@ from proxy.cors import CorsRules
 from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
 from proxy.errors import OVERLOADED, PERMISSION, WeirError
-from proxy.exchange import Exchange, Identity, Request
+from proxy.exchange import Exchange, Heads, Identity, Request
 from proxy.identity import Keys, Open
 from proxy.intake import Known, check_media_type, model_of, understood, wishes
-from proxy.journal import Journal
+from proxy.journal import Ended, Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.models import Catalogue
@@ -107,6 +108,7 @@ class DataPlane:
         self._loop = asyncio.get_running_loop()
         self._background: set[asyncio.Task[Any]] = set()
         self._upstreams: dict[str, Upstream] = {}
+        self._version = object()  # changes with whatever `Known` was found out from
         self.in_flight = InFlight(configuration.deployment.limits.in_flight_bytes)
         self.state = self._build(configuration, None)
 
@@ -168,6 +170,7 @@ class DataPlane:
             raise
         self.in_flight.limit = configuration.deployment.limits.in_flight_bytes
         self.state = state
+        self._version = object()
         await self.warm()
         for name, upstream in old_upstreams.items():
             if self._upstreams.get(name) is not upstream:
@@ -183,6 +186,7 @@ class DataPlane:
     def set_keys(self, keys: list[KeyRecord]) -> None:
         """Takes over another table of virtual keys, from the next request on."""
         self._keys = keys
+        self._version = object()
         if isinstance(self.state.identities, Keys):
             self.state.identities.replace(keys)
 
@@ -220,46 +224,61 @@ class DataPlane:
 
     # --- proxy.wire.server.Application
 
-    def accept(self, head: Head) -> Intake:
-        """Refuses or admits a request by its head."""
+    def accept(self, head: Head, previous: Intake | None) -> Intake:
+        """Refuses or admits a request by its head. Most are like the one before on their connection."""
+        if previous is not None and (known := previous.known) is not None:
+            if known.version is self._version and known.until > time.time():
+                return previous
+        return self._admit(head)
+
+    def _admit(self, head: Head) -> Intake:
         state = self.state
         limits = state.limits
         endpoint = endpoint_of(head.method, head.path)
         if endpoint is None or head.method == "OPTIONS":
             if head.path.startswith("/weir/"):
-                return Intake(True, limits.body_bytes, Known(state.identities.identify(head.headers), _OWN))
+                return Intake(True, limits.body_bytes, self._known(head, _OWN, state))
             if head.path in _PROBES or head.method == "OPTIONS":
                 return Intake(True, limits.body_bytes)
             raise _no_such_path(head.path)
-        identity = state.identities.identify(head.headers)
+        known = self._known(head, endpoint, state)
         if not endpoint.parsed:
-            return Intake(not head.has_body, limits.upload_bytes, Known(identity, endpoint))
+            return Intake(not head.has_body, limits.upload_bytes, known)
         check_media_type(head)
-        return Intake(True, limits.body_bytes, Known(identity, endpoint))
+        return Intake(True, limits.body_bytes, known)
 
-    async def respond(self, call: Call) -> None:
+    def _known(self, head: Head, endpoint: Endpoint, state: State) -> Known:
+        identity = state.identities.identify(head.headers)
+        wished = wishes(head.headers, state.configuration, identity.tags)
+        return Known(identity, endpoint, wished, Heads(head.headers), self._version, state.identities.until(identity))
+
+    def respond(self, call: Call) -> Awaitable[None]:
         """Answers one request. Raises nothing but CancelledError, when the client is gone."""
         known = call.intake.known
         if known is None:
-            self._probe_or_preflight(call)
-        elif known.endpoint is _OWN:
-            await self._own(call, known.identity)
-        else:
-            state = self.state
-            state.chain.running += 1
-            try:
-                await self._exchange(call, known.identity, known.endpoint, state)
-            finally:
-                state.chain.running -= 1
+            return self._probe_or_preflight(call)
+        if known.endpoint is _OWN:
+            return self._own(call, known.identity)
+        return self._exchange(call, known, self.state)
 
-    async def _exchange(self, call: Call, identity: Identity, endpoint: Endpoint, state: State) -> None:
-        exchange = Exchange(identity, endpoint=endpoint.name, spawn=self.spawn, on_end=self._ended)
+    async def _exchange(self, call: Call, known: Known, state: State) -> None:
+        endpoint, wished = known.endpoint, known.wishes
+        exchange = Exchange(
+            known.identity,
+            endpoint.name,
+            tags=wished.tags,
+            bypass=wished.bypass,
+            spawn=self.spawn,
+            on_end=self._ended,
+            heads=known.heads,
+        )
         self.metrics.gauges.exchanges += 1
+        state.chain.running += 1
         anthropic = endpoint.dialect == "anthropic"
         heartbeat: asyncio.TimerHandle | None = None
         try:
-            request = self._request(call, exchange, endpoint, state)
-            if call.intake.gather and request.field("stream") is True and state.heartbeat_s:
+            request = self._request(call, exchange, known, state)
+            if call.intake.gather and state.heartbeat_s and request.field("stream") is True:
                 heartbeat = self._loop.call_later(state.heartbeat_s, self._heartbeat, call, exchange, state.heartbeat_s)
             forward = state.chain.essential if self.bypass else state.chain.forward
             if endpoint.name == "models" and (local := state.catalogue.answer(request)) is not None:
@@ -279,21 +298,18 @@ class DataPlane:
         except Exception as error:
             self.log("error", "internal_error", exchange=exchange.id, error=f"{type(error).__name__}: {_where(error)}")
             self.metrics.count("internal_errors")
-            failure = WeirError(
-                500, "The proxy failed on this request. The operator has been told.", type="server_error"
-            )
+            failure = WeirError(500, "The proxy failed on this request. The operator has been told.", type="server_error")
             self._refuse(call, exchange, failure, state, anthropic)
         finally:
             if heartbeat is not None:
                 heartbeat.cancel()
             self.metrics.gauges.exchanges -= 1
+            state.chain.running -= 1
 
-    def _request(self, call: Call, exchange: Exchange, endpoint: Endpoint, state: State) -> Request:
-        head, identity = call.head, exchange.identity
-        wished = wishes(head.headers, state.configuration, identity.tags)
-        exchange.tags, exchange.bypass = wished.tags, wished.bypass
-        if wished.deadline_s is not None:
-            exchange.deadline = self._loop.time() + wished.deadline_s
+    def _request(self, call: Call, exchange: Exchange, known: Known, state: State) -> Request:
+        head, endpoint, identity = call.head, known.endpoint, known.identity
+        if known.wishes.deadline_s is not None:
+            exchange.deadline = self._loop.time() + known.wishes.deadline_s
         body: Any = call.body
         model = None
         if endpoint.parsed and call.intake.gather:
@@ -303,7 +319,7 @@ class DataPlane:
             if identity.models is not None and model is not None and not state.may_use(identity, model):
                 message = f"This key may not use the model `{model[:200]}`."
                 raise WeirError(403, message, type=PERMISSION, code="model_not_allowed", param="model")
-        return Request(exchange, endpoint, head.method, head.target, head.path, head.headers, body, model)
+        return Request(exchange, endpoint, head.method, head.target, head.path, known.heads.headers, body, model)
 
     # --- ends
 
@@ -322,30 +338,29 @@ class DataPlane:
         self.metrics.exchange(exchange.endpoint, label, exchange.status, outcome, total_ns / 1e9)
         identity = exchange.identity
         self.journal.append(
-            {
-                "event": "ended",
-                "at": time.time_ns(),
-                "exchange": exchange.id,
-                "worker": self.journal.worker,
-                "kind": exchange.kind,
-                "parent": exchange.parent,
-                "status": exchange.status,
-                "outcome": outcome,
-                "tenant": identity.tenant,
-                "key": identity.key,
-                "org": identity.org,
-                "team": identity.team,
-                "project": identity.project,
-                "tags": exchange.tags,
-                "endpoint": exchange.endpoint,
-                "asked": exchange.asked,
-                "attempts": len(exchange.attempts),
-                "total_ns": total_ns,
-                "nanodollars": exchange.nanodollars,
-                "saved_nanodollars": exchange.saved_nanodollars,
-                "policies_hash": self.state.configuration.policy_hash,
-                "decisions": exchange.decisions,
-            }
+            Ended(
+                time.time_ns(),
+                exchange.id,
+                self.journal.worker,
+                exchange.kind,
+                exchange.parent,
+                exchange.status,
+                outcome,
+                identity.tenant,
+                identity.key,
+                identity.org,
+                identity.team,
+                identity.project,
+                exchange.tags,
+                exchange.endpoint,
+                exchange.asked,
+                len(exchange.attempts),
+                total_ns,
+                exchange.nanodollars,
+                exchange.saved_nanodollars,
+                self.state.configuration.policy_hash,
+                exchange.decisions,
+            )
         )
 
     def _flush(self) -> None:
@@ -402,7 +417,7 @@ class DataPlane:
 
     # --- what the worker answers itself
 
-    def _probe_or_preflight(self, call: Call) -> None:
+    async def _probe_or_preflight(self, call: Call) -> None:
         head, state = call.head, self.state
         if head.method == "OPTIONS":
             if state.cors is not None:
@@ -449,6 +464,7 @@ def _cost(exchange: Exchange) -> bytes:
     return b"%d.%09d" % divmod(exchange.nanodollars, 1_000_000_000)
 
 
+@lru_cache(1024)
 def _printable(text: str) -> bytes:
     return "".join([c if " " <= c <= "~" else "?" for c in text]).encode()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from proxy.dialects.request import RequestFacts, facts
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Attempt, Exchange, Request, Settle
 from proxy.faults import Fault, of_wire
-from proxy.journal import Journal
+from proxy.journal import Estimate, Journal, Reserved, Settled
 from proxy.metrics import Metrics
 from proxy.response import Response
 from proxy.upstreams import Deployment, Routes, Upstream
@@ -60,9 +61,9 @@ class Dispatch:
         """Where models are served."""
         return self._routes
 
-    async def __call__(self, request: Request) -> Response:
+    def __call__(self, request: Request) -> Awaitable[Response]:
         """One attempt at the deployment whose turn it is. Raises WeirError where there is no answer to pass on."""
-        return await self.send(request, self._routes.route(request.model).pick())
+        return self.send(request, self._routes.route(request.model).pick())
 
     async def send(self, request: Request, deployment: Deployment) -> Response:
         """One attempt at a given deployment."""
@@ -98,7 +99,6 @@ class Dispatch:
             inject=inject,
             deadline=deadline,
         )
-        exchange.open_answers.append(answer)
         try:
             await self._exchange_bytes(request, upstream, model, answer, inject)
         except Failed as failed:
@@ -106,9 +106,8 @@ class Dispatch:
         except BaseException:
             answer.cancel()
             raise
-        finally:
-            if answer.over:
-                exchange.open_answers.remove(answer)
+        if not answer.over:
+            exchange.open_answers.append(answer)  # a stream: closed with the exchange, if nobody did before
         if inject and answer.status == 400 and _rejects_injection(answer):
             upstream.include_usage = False
             self._metrics.count("include_usage_rejected")
@@ -121,16 +120,11 @@ class Dispatch:
         self, request: Request, upstream: Upstream, model: str, answer: Answer, inject: bool
     ) -> None:
         body = _wire_body(request, model, inject)
-        identity_only = request.endpoint.dialect is not None
         if isinstance(body, BodyReader):
-            head = upstream.head(
-                request.method, request.target, model, request.headers, body.length, identity_only=False
-            )
+            head = upstream.head(request, model) + _framing(request.method, body.length)
             await self._upload(upstream, head, body, answer)
             return
-        head = upstream.head(
-            request.method, request.target, model, request.headers, len(body), identity_only=identity_only
-        )
+        head = upstream.head(request, model) + _framing(request.method, len(body))
         connection = upstream.pool.take() or await _connected(upstream, answer, fresh=False)
         answer.stale_ok = connection.used > 0
         answer.attach(connection)
@@ -187,30 +181,25 @@ class Dispatch:
     def _reserve(self, attempt: Attempt, settles: list[Settle]) -> None:
         exchange, identity = attempt.exchange, attempt.exchange.identity
         self._journal.append(
-            {
-                "event": "reserved",
-                "at": time.time_ns(),
-                "exchange": exchange.id,
-                "worker": self._journal.worker,
-                "attempt": attempt.number,
-                "endpoint": attempt.request.endpoint.name,
-                "kind": exchange.kind,
-                "tenant": identity.tenant,
-                "key": identity.key,
-                "org": identity.org,
-                "team": identity.team,
-                "project": identity.project,
-                "tags": exchange.tags,
-                "asked": exchange.asked,
-                "model": attempt.model,
-                "deployment": attempt.deployment,
-                "upstream": attempt.upstream,
-                "estimate": {
-                    "input_tokens": attempt.estimated_input_tokens,
-                    "output_cap": attempt.output_cap,
-                    "nanodollars": attempt.estimate_nanodollars,
-                },
-            }
+            Reserved(
+                time.time_ns(),
+                exchange.id,
+                self._journal.worker,
+                attempt.number,
+                attempt.request.endpoint.name,
+                exchange.kind,
+                identity.tenant,
+                identity.key,
+                identity.org,
+                identity.team,
+                identity.project,
+                exchange.tags,
+                exchange.asked,
+                attempt.model,
+                attempt.deployment,
+                attempt.upstream,
+                Estimate(attempt.estimated_input_tokens, attempt.output_cap, attempt.estimate_nanodollars),
+            )
         )
         try:
             self._journal.flush()
@@ -347,30 +336,40 @@ def _wire_body(request: Request, model: str, inject: bool) -> bytes | BodyReader
     return body.using(changes).raw if changes else body.raw
 
 
-def _settled(attempt: Attempt, worker: int, estimated_output_tokens: int) -> dict[str, Any]:
+def _framing(method: str, length: int | None) -> bytes:
+    """The end of a request's head; None for a body that follows in chunks."""
+    if length is None:
+        return b"transfer-encoding: chunked\r\n\r\n"
+    if length or method not in ("GET", "HEAD", "DELETE", "OPTIONS"):
+        return b"content-length: %d\r\n\r\n" % length
+    return b"\r\n"
+
+
+def _settled(attempt: Attempt, worker: int, estimated_output_tokens: int) -> Settled:
     usage = attempt.usage
-    return {
-        "event": "settled",
-        "at": time.time_ns(),
-        "exchange": attempt.exchange.id,
-        "worker": worker,
-        "attempt": attempt.number,
-        "outcome": attempt.outcome,
-        "status": attempt.status,
-        "served": attempt.served,
-        "tier": attempt.tier,
-        "usage": None if usage is None else usage.given,
-        "tokens": {"input_tokens": attempt.estimated_input_tokens, "output_tokens": estimated_output_tokens}
-        if usage is None
-        else usage.counts(),
-        "nanodollars": attempt.nanodollars,
-        "known": attempt.known,
-        "cards": attempt.cards,
-        "ttft_ns": attempt.ttft_ns,
-        "total_ns": attempt.total_ns,
-        "upstream_request_id": attempt.upstream_request_id,
-        "error": attempt.error,
-    }
+    if usage is not None:
+        given, tokens = usage.given, usage.counts()
+    else:
+        given, tokens = None, {"input_tokens": attempt.estimated_input_tokens, "output_tokens": estimated_output_tokens}
+    return Settled(
+        time.time_ns(),
+        attempt.exchange.id,
+        worker,
+        attempt.number,
+        attempt.outcome,
+        attempt.status,
+        attempt.served,
+        attempt.tier,
+        given,
+        tokens,
+        attempt.nanodollars,
+        attempt.known,
+        attempt.cards,
+        attempt.ttft_ns,
+        attempt.total_ns,
+        attempt.upstream_request_id,
+        attempt.error,
+    )
 
 
 def _now() -> float:

@@ -53,71 +53,44 @@ class Decision(msgspec.Struct, frozen=True):
     numbers: dict[str, Any] = {}
 
 
-class Attempt:
-    """One call of an upstream. `dispatch` writes it; guards read it, and may lower `output_cap`."""
+Known = Literal["observed", "estimated", "unknown", "unpriced"]
 
-    __slots__ = (
-        "asked",
-        "cards",
-        "deployment",
-        "error",
-        "estimate_nanodollars",
-        "estimated_input_tokens",
-        "exchange",
-        "known",
-        "model",
-        "n",
-        "nanodollars",
-        "number",
-        "outcome",
-        "output_cap",
-        "request",
-        "served",
-        "settled",
-        "started_ns",
-        "status",
-        "tier",
-        "total_ns",
-        "ttft_ns",
-        "upstream",
-        "upstream_request_id",
-        "usage",
-    )
 
-    def __init__(
-        self, exchange: Exchange, request: Request, number: int, deployment: str, upstream: str, model: str
-    ) -> None:
-        self.exchange = exchange
-        self.request = request
-        self.number = number
-        self.deployment = deployment
-        self.upstream = upstream
-        self.model = model  # the name sent to the upstream
-        self.asked = request.model
-        self.tier: str | None = None
-        self.n = 1
-        self.output_cap: int | None = None
-        self.estimated_input_tokens = 0
-        self.estimate_nanodollars: int | None = None
-        self.started_ns = time.perf_counter_ns()
-        self.ttft_ns: int | None = None
-        self.total_ns = 0
-        self.status: int | None = None
-        self.served: str | None = None
-        self.usage: Usage | None = None
-        self.nanodollars: int | None = None
-        self.known: Known = "unpriced"
-        self.cards = ""
-        self.outcome = ""
-        self.error: str | None = None
-        self.upstream_request_id: str | None = None
-        self.settled = False
+class Attempt(msgspec.Struct, eq=False):
+    """One call of an upstream. `dispatch` writes it; guards read it, and may lower `output_cap`.
+
+    Times are nanoseconds since it began. `known` says how the cost is known; `nanodollars` is None where no price is.
+    """
+
+    exchange: Exchange
+    request: Request
+    number: int
+    deployment: str
+    upstream: str
+    model: str  # the name sent to the upstream
+    n: int = 1
+    output_cap: int | None = None
+    tier: str | None = None
+    estimated_input_tokens: int = 0
+    estimate_nanodollars: int | None = None
+    started_ns: int = msgspec.field(default_factory=time.perf_counter_ns)
+    ttft_ns: int | None = None
+    total_ns: int = 0
+    status: int | None = None
+    served: str | None = None
+    usage: Usage | None = None
+    nanodollars: int | None = None
+    known: Known = "unpriced"
+    cards: str = ""
+    outcome: str = ""
+    error: str | None = None
+    upstream_request_id: str | None = None
+    settled: bool = False
 
     def __repr__(self) -> str:
         return f"<Attempt {self.number} {self.deployment} {self.outcome or 'running'}>"
 
 
-Known = Literal["observed", "estimated", "unknown", "unpriced"]
 Settle = Callable[[Attempt], object]
 
 
@@ -131,7 +104,7 @@ class Guard(Protocol):
         """Admits the attempt."""
 
 
-class Request(msgspec.Struct, frozen=True, gc=False):
+class Request(msgspec.Struct, frozen=True):
     """What goes down the chain. A changed copy is made by `using`.
 
     `body` is a `Body` for endpoints that are understood, bytes for an empty or opaque one, else a `BodyReader` that streams through.
@@ -245,6 +218,13 @@ def _now(zone: tzinfo = UTC) -> datetime:
     return datetime.now(zone)
 
 
+class Heads(msgspec.Struct, eq=False):
+    """What a client's headers became on their way to upstreams, so that it needn't be worked out for each request."""
+
+    headers: Headers
+    made: dict[Any, bytes] = {}
+
+
 Forward = Callable[[Request], Awaitable[Response]]
 
 _PREFIX: Final = secrets.token_hex(6)
@@ -258,74 +238,38 @@ class Spawn(Protocol):
         """A named task that somebody holds."""
 
 
-class Exchange:
-    """One client request and all that belongs to it."""
+def _new_id() -> str:
+    return f"{_PREFIX}{next(_numbers):08x}"
 
-    __slots__ = (
-        "_deferred",
-        "_on_end",
-        "_spawn",
-        "asked",
-        "attempts",
-        "bypass",
-        "deadline",
-        "decisions",
-        "endpoint",
-        "ended",
-        "guards",
-        "id",
-        "identity",
-        "kind",
-        "nanodollars",
-        "open_answers",
-        "outcome",
-        "parent",
-        "saved_nanodollars",
-        "started_at_ns",
-        "started_ns",
-        "stateful_allowed",
-        "status",
-        "tags",
-    )
 
-    def __init__(
-        self,
-        identity: Identity,
-        *,
-        endpoint: str = "",
-        asked: str | None = None,
-        deadline: float = float("inf"),
-        tags: dict[str, str] | None = None,
-        bypass: frozenset[str] = frozenset(),
-        kind: str = "client",
-        parent: str | None = None,
-        spawn: Spawn | None = None,
-        on_end: Callable[[Exchange], object] | None = None,
-    ) -> None:
-        self.id = f"{_PREFIX}{next(_numbers):08x}"
-        self.identity = identity
-        self.endpoint = endpoint
-        self.asked = asked
-        self.deadline = deadline  # the loop's time
-        self.tags = identity.tags if tags is None else tags
-        self.bypass = bypass
-        self.kind = kind  # client, or the kind of a detached exchange: judge, shadow, shared, …
-        self.parent = parent
-        self.started_ns = time.perf_counter_ns()
-        self.started_at_ns = time.time_ns()
-        self.attempts: list[Attempt] = []
-        self.decisions: list[Decision] = []
-        self.guards: list[Guard] = []
-        self.open_answers: list[Any] = []  # what `dispatch` still has open; closed with the exchange
-        self.status = 0
-        self.outcome: Outcome | None = None
-        self.nanodollars: int | None = 0  # of its settled attempts; None where one can't be priced
-        self.saved_nanodollars = 0
-        self.stateful_allowed = False  # set by a policy that keeps tenants' objects apart
-        self.ended = False
-        self._deferred: list[Callable[[Exchange], object]] = []
-        self._spawn = spawn
-        self._on_end = on_end
+class Exchange(msgspec.Struct, eq=False):
+    """One client request and all that belongs to it. `deadline` is the loop's time; `started_at_ns` is Unix time."""
+
+    identity: Identity
+    endpoint: str = ""
+    asked: str | None = None
+    deadline: float = float("inf")
+    tags: dict[str, str] = {}
+    bypass: frozenset[str] = frozenset()
+    kind: str = "client"  # or the kind of a detached exchange: judge, shadow, shared, …
+    parent: str | None = None
+    spawn: Spawn | None = None
+    on_end: Callable[[Exchange], object] | None = None
+    heads: Heads | None = None  # request heads as they were made for upstreams before, for the same client headers
+    id: str = msgspec.field(default_factory=_new_id)
+    started_ns: int = msgspec.field(default_factory=time.perf_counter_ns)
+    started_at_ns: int = msgspec.field(default_factory=time.time_ns)
+    attempts: list[Attempt] = []
+    decisions: list[Decision] = []
+    guards: list[Guard] = []
+    deferred: list[Callable[[Exchange], object]] = []
+    open_answers: list[Any] = []  # what `dispatch` still has open; closed with the exchange
+    status: int = 0
+    outcome: Outcome | None = None
+    nanodollars: int | None = 0  # of its settled attempts; None where one can't be priced
+    saved_nanodollars: int = 0
+    stateful_allowed: bool = False  # set by a policy that keeps tenants' objects apart
+    ended: bool = False
 
     def __repr__(self) -> str:
         return f"<Exchange {self.id} {self.endpoint} {self.asked or '-'} {len(self.attempts)} attempts>"
@@ -339,7 +283,7 @@ class Exchange:
         if self.ended:
             fn(self)
         else:
-            self._deferred.append(fn)
+            self.deferred.append(fn)
 
     def note(self, policy: str, action: str, source: str = "", **numbers: Any) -> None:
         """Records what a policy decided, for the headers, the journal and `weir why`."""
@@ -352,7 +296,7 @@ class Exchange:
 
         `run` is called with it; send requests made by `request.using(exchange=…)`. It ends when `run` returns.
         """
-        assert self._spawn is not None, "this exchange can't start background work"
+        assert self.spawn is not None, "this exchange can't start background work"
         loop = asyncio.get_running_loop()
         background = Exchange(
             self.identity,
@@ -362,8 +306,8 @@ class Exchange:
             tags=self.tags,
             kind=kind,
             parent=self.id,
-            spawn=self._spawn,
-            on_end=self._on_end,
+            spawn=self.spawn,
+            on_end=self.on_end,
         )
 
         async def whole() -> T:
@@ -375,7 +319,7 @@ class Exchange:
             finally:
                 background.end(background.outcome or Outcome.COMPLETE)
 
-        return self._spawn(whole(), f"{kind} of {self.id}")
+        return self.spawn(whole(), f"{kind} of {self.id}")
 
     def end(self, outcome: Outcome) -> None:
         """Ends the exchange: closes what is still open, runs what was deferred. Only the first call counts."""
@@ -385,14 +329,14 @@ class Exchange:
         self.outcome = outcome
         for answer in list(self.open_answers):
             answer.cancel()
-        for fn in reversed(self._deferred):
+        for fn in reversed(self.deferred):
             try:
                 fn(self)
             except Exception as error:  # one policy's failure must not keep the others from settling
                 self.note("exchange", "deferred_failed", error=type(error).__name__)
-        self._deferred.clear()
-        if self._on_end is not None:
-            self._on_end(self)
+        self.deferred.clear()
+        if self.on_end is not None:
+            self.on_end(self)
 
     def charge(self, nanodollars: int | None) -> None:
         """Adds the cost of a settled attempt."""

@@ -56,6 +56,10 @@ class Open:
     def __init__(self) -> None:
         self._known: LRUCache[bytes, Identity] = LRUCache(_REMEMBERED)
 
+    def until(self, identity: Identity) -> float:
+        """How long the identity holds, in Unix seconds."""
+        return float("inf")
+
     def identify(self, headers: Headers) -> Identity:
         """Who asks; anonymous without a key."""
         key = credential(headers)
@@ -75,12 +79,18 @@ class Keys:
         self._clock = clock
         self._records: Mapping[str, KeyRecord] = {}
         self._identities: dict[str, Identity] = {}
+        self._expiries: dict[str | None, float] = {}
         self.replace(records)
+
+    def until(self, identity: Identity) -> float:
+        """How long the identity holds, in Unix seconds."""
+        return self._expiries.get(identity.key, float("inf"))
 
     def replace(self, records: Iterable[KeyRecord]) -> None:
         """Takes over another table of keys."""
         table = {record.sha256: record for record in records}
         self._identities = {digest: _identity(record) for digest, record in table.items()}
+        self._expiries = {record.id: record.expires for record in table.values() if record.expires is not None}
         self._records = table
 
     def identify(self, headers: Headers) -> Identity:

@@ -15,7 +15,7 @@ from proxy.body import Body, scan
 from proxy.config import Configuration
 from proxy.endpoints import Endpoint
 from proxy.errors import WeirError
-from proxy.exchange import Identity
+from proxy.exchange import Heads, Identity
 from proxy.wire.headers import Headers, get
 from proxy.wire.server import Call, Head
 
@@ -23,13 +23,6 @@ _PAIR: Final = re.compile(r"\s*([A-Za-z0-9_.:-]{1,64})\s*=\s*([^,;\x00-\x1f]{0,2
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(ms|s|m|h)?")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _TAGS: Final = 32
-
-
-class Known(msgspec.Struct, frozen=True):
-    """What was found out about a request before its body was read."""
-
-    identity: Identity
-    endpoint: Endpoint
 
 
 class Wishes(msgspec.Struct, frozen=True):
@@ -40,7 +33,15 @@ class Wishes(msgspec.Struct, frozen=True):
     deadline_s: float | None = None
 
 
-_NO_WISHES: Final = Wishes({})
+class Known(msgspec.Struct, frozen=True, eq=False):
+    """What was found out about a request before its body was read. Holds while `version` is the data plane's."""
+
+    identity: Identity
+    endpoint: Endpoint
+    wishes: Wishes
+    heads: Heads
+    version: object
+    until: float = float("inf")  # Unix seconds: when the key expires
 
 
 def wishes(headers: Headers, configuration: Configuration, own: dict[str, str]) -> Wishes:

@@ -26,14 +26,102 @@ from proxy.errors import OVERLOADED, WeirError
 _FRAME: Final = struct.Struct("<II")
 SUFFIX: Final = ".journal"
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
+_ROOM: Final = bytes(_FRAME.size)
 Record = dict[str, Any]
 _encoder: Final = msgspec.json.Encoder()
 
 
-def frame(record: Record) -> bytes:
+class Estimate(msgspec.Struct, frozen=True, gc=False):
+    """What an attempt may cost, before it is sent."""
+
+    input_tokens: int
+    output_cap: int | None
+    nanodollars: int | None
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False, tag_field="event"):
+    """A record as the data plane writes it; read back, it is a dictionary with `event`. Times are Unix nanoseconds."""
+
+    at: int
+    exchange: str
+    worker: int
+
+
+class Reserved(Entry, tag="reserved", frozen=True, gc=False):
+    """An attempt is about to be sent."""
+
+    attempt: int
+    endpoint: str
+    kind: str
+    tenant: str
+    key: str | None
+    org: str | None
+    team: str | None
+    project: str | None
+    tags: dict[str, str]
+    asked: str | None
+    model: str
+    deployment: str
+    upstream: str
+    estimate: Estimate
+
+
+class Settled(Entry, tag="settled", frozen=True, gc=False):
+    """An attempt is over. `usage` is as the upstream gave it, `tokens` the normalised counts."""
+
+    attempt: int
+    outcome: str
+    status: int | None
+    served: str | None
+    tier: str | None
+    usage: dict[str, Any] | None
+    tokens: dict[str, int]
+    nanodollars: int | None
+    known: str
+    cards: str
+    ttft_ns: int | None
+    total_ns: int
+    upstream_request_id: str | None
+    error: str | None
+
+
+class Ended(Entry, tag="ended", frozen=True, gc=False):
+    """An exchange is over."""
+
+    kind: str
+    parent: str | None
+    status: int
+    outcome: str
+    tenant: str
+    key: str | None
+    org: str | None
+    team: str | None
+    project: str | None
+    tags: dict[str, str]
+    endpoint: str
+    asked: str | None
+    attempts: int
+    total_ns: int
+    nanodollars: int | None
+    saved_nanodollars: int
+    policies_hash: str
+    decisions: list[Any]
+
+
+def frame(record: Record | Entry) -> bytes:
     """One record as it stands in the file."""
-    payload = _encoder.encode(record)
-    return _FRAME.pack(len(payload), crc32c.crc32c(payload)) + payload
+    buffer = bytearray()
+    _frame_into(buffer, record)
+    return bytes(buffer)
+
+
+def _frame_into(buffer: bytearray, record: Record | Entry) -> None:
+    start = len(buffer)
+    buffer += _ROOM
+    _encoder.encode_into(record, buffer, -1)
+    with memoryview(buffer) as view:
+        check = crc32c.crc32c(view[start + _FRAME.size :])
+    _FRAME.pack_into(buffer, start, len(buffer) - start - _FRAME.size, check)
 
 
 class Journal:
@@ -43,7 +131,8 @@ class Journal:
         self._directory = directory
         self._worker = worker
         self._segment_bytes = segment_bytes
-        self._pending: list[bytes] = []
+        self._pending = bytearray()
+        self._last = 0  # where in it the record appended last begins
         self._written = 0
         self._fd = -1
         self._unsynced = False
@@ -65,15 +154,16 @@ class Journal:
             os.close(self._fd)
         self._fd, self._written = fd, 0
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Record | Entry) -> None:
         """Adds a record to what the next `flush` writes."""
-        self._pending.append(frame(record))
+        self._last = len(self._pending)
+        _frame_into(self._pending, record)
 
     def flush(self) -> None:
         """Writes what was appended. Raises WeirError 503 if the disk takes it not; then it is kept for the next try."""
         if not self._pending:
             return
-        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        data = self._pending
         try:
             written = os.write(self._fd, data)
             if written != len(
@@ -97,8 +187,7 @@ class Journal:
 
     def discard_last(self) -> None:
         """Takes back the record appended last: what it announced won't happen."""
-        if self._pending:
-            self._pending.pop()
+        del self._pending[self._last :]
 
     def sync_fd(self) -> int | None:
         """A descriptor to fsync (off the loop, by the caller), or None if nothing is new. The caller closes it."""

@@ -43,20 +43,21 @@ class _Shell(Response):
         """The client still reads it."""
 
 
-class _Watched(Exchange):
+class _Watched(Exchange, eq=False):
     """The exchange, with guards that can't refuse. Everything else is the real one's."""
 
-    __slots__ = ("_name", "_real", "_source")
+    real: Any = None
+    policy: str = ""
+    source: str = ""
 
-    def __init__(self, real: Exchange, name: str, source: str) -> None:
-        for (
-            slot
-        ) in Exchange.__slots__:  # the lists and the identity are shared, so what is added is added to the real one
-            setattr(self, slot, getattr(real, slot))
-        self._real, self._name, self._source = real, name, source
+    @classmethod
+    def of(cls, real: Exchange, policy: str, source: str) -> _Watched:
+        """A view of `real`. The lists are the same ones, so what is added to them is added to the real exchange."""
+        fields = {field: getattr(real, field) for field in Exchange.__struct_fields__}
+        return cls(**fields, real=real, policy=policy, source=source)
 
     def guard(self, fn: Guard) -> None:
-        real, name, source = self._real, self._name, self._source
+        real, name, source = self.real, self.policy, self.source
 
         async def harmless(attempt: Attempt) -> Settle | None:
             cap = attempt.output_cap
@@ -73,7 +74,7 @@ class _Watched(Exchange):
         real.guard(harmless)
 
     def defer(self, fn: Callable[[Exchange], object]) -> None:
-        self._real.defer(fn)
+        self.real.defer(fn)
 
 
 async def observed(
@@ -98,7 +99,7 @@ async def observed(
         answer = await forward(request)
         return _Shell(answer)
 
-    watched: Any = _Watched(exchange, name, source)
+    watched: Any = _Watched.of(exchange, name, source)
     try:
         given = await policy(request.using(exchange=watched), once)
     except _Again:

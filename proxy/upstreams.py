@@ -13,8 +13,9 @@ from urllib.parse import quote, urlencode, urlsplit
 from proxy.config import Configuration
 from proxy.config import Upstream as UpstreamConfig
 from proxy.errors import WeirError
+from proxy.exchange import Request
 from proxy.wire.connect import Connector, forward_proxy_for, origin_of
-from proxy.wire.headers import Headers, connection_options, for_upstream
+from proxy.wire.headers import connection_options, for_upstream
 from proxy.wire.pool import Pool
 from proxy.wire.ticker import Ticker
 
@@ -81,28 +82,35 @@ class Upstream:
             lines.append(b"%b: %b\r\n" % (header.lower().encode(), text.encode("latin-1")))
         return b"".join(lines)
 
-    def head(
-        self, method: str, target: bytes, model: str, headers: Headers, length: int | None, *, identity_only: bool
-    ) -> bytes:
-        """The request's head as this upstream gets it. `length` None means that the body follows in chunks."""
+    def head(self, request: Request, model: str) -> bytes:
+        """The request's head as this upstream gets it, but for the lines that frame its body and the end.
+
+        What it becomes for the same client headers is remembered with them, as long as no policy changed them.
+        """
+        heads = request.exchange.heads
+        if heads is None or heads.headers is not request.headers:
+            return self._head(request, model)
+        key = (self, request.target, model if _PLACE in self._path else None)
+        made = heads.made.get(key)
+        if made is None:
+            made = heads.made[key] = self._head(request, model)
+        return made
+
+    def _head(self, request: Request, model: str) -> bytes:
+        headers = request.headers
         dropped = connection_options(headers) | self._own_names
         if self.own_key or self._keys_mode:
             dropped |= CREDENTIALS  # a virtual key is nobody's business, and a second credential would be ambiguous
-        if identity_only:
-            dropped |= {b"accept-encoding", b"content-encoding"}
-        lines = [b"%b: %b\r\n" % pair for pair in for_upstream(headers, dropped)]
-        if identity_only:
+        lines = []
+        if request.endpoint.dialect is not None:
+            # What is metered must be readable; a body that was understood goes on unpacked.
+            dropped |= {b"accept-encoding"}
             lines.append(b"accept-encoding: identity\r\n")
-        if length is None:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        elif length or method not in ("GET", "HEAD", "DELETE", "OPTIONS"):
-            lines.append(b"content-length: %d\r\n" % length)
-        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
-            method.encode(),
-            self._target(target, model),
-            self._own,
-            b"".join(lines),
-        )
+        if request.endpoint.parsed:
+            dropped |= {b"content-encoding"}
+        lines.extend([b"%b: %b\r\n" % pair for pair in for_upstream(headers, dropped)])
+        target = self._target(request.target, model)
+        return b"%b %b HTTP/1.1\r\n%b%b" % (request.method.encode(), target, self._own, b"".join(lines))
 
     def _target(self, target: bytes, model: str) -> bytes:
         path = self._path.replace(_PLACE, quote(model, safe="")) if _PLACE in self._path else self._path

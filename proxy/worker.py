@@ -259,7 +259,7 @@ class Worker:
         while self._connections and self._loop.time() < deadline:
             await asyncio.sleep(0.02)
         self._stopped.set()
-        self._channel.send("drained")
+        self._channel.send("drained", finished=not self._connections)
 
     async def _close(self) -> None:
         for server in self._servers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import orjson
@@ -17,6 +17,55 @@ def usage_of(given: Any) -> Usage | None:
     """A usage object of the OpenAI API, old names (`prompt_tokens`) or new (`input_tokens`)."""
     if not isinstance(given, dict) or not given:
         return None
+    try:
+        told = msgspec.convert(given, _Plain)
+    except msgspec.ValidationError:
+        return _usage_loosely(given)
+    total_in, total_out = told.prompt_tokens or told.input_tokens, told.completion_tokens or told.output_tokens
+    of_in = told.prompt_tokens_details or told.input_tokens_details or _NO_DETAILS
+    of_out = told.completion_tokens_details or told.output_tokens_details or _NO_DETAILS
+    if of_in.audio_tokens or of_in.image_tokens or of_out.audio_tokens or of_out.image_tokens or told.seconds:
+        return _usage_loosely(given)
+    return Usage(
+        input_tokens=total_in,
+        output_tokens=total_out,
+        cached_tokens=min(of_in.cached_tokens or 0, total_in),
+        cache_write_tokens=min(of_in.cache_write_tokens or 0, total_in),
+        reasoning_tokens=min(of_out.reasoning_tokens or 0, total_out),
+        given=given,
+    )
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: Count | None = 0
+    cache_write_tokens: Count | None = 0
+    reasoning_tokens: Count | None = 0
+    audio_tokens: Count | None = 0
+    image_tokens: Count | None = 0
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """The form that nearly all usage has: text tokens, sane counts. Anything else is read by `_usage_loosely`."""
+
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+    seconds: float | None = None
+
+
+_NO_DETAILS: Final = _Details()
+
+
+def _usage_loosely(given: dict[str, Any]) -> Usage | None:
+    """Usage of any form: every kind of token, and counts that are absurd or of other types, flagged."""
     read = Counts(given)
     inner = "prompt_tokens_details" if "prompt_tokens_details" in given else "input_tokens_details"
     outer = "completion_tokens_details" if "completion_tokens_details" in given else "output_tokens_details"
@@ -61,8 +110,10 @@ def _read_loosely(body: bytes) -> Reading:
     told = orjson.loads(body)
     if not isinstance(told, dict):
         raise ValueError("not a JSON object")
-    text = {name: value for name in ("model", "service_tier") if isinstance(value := told.get(name), str)}
-    reading = Reading(usage=usage_of(told.get("usage")), **text)
+    reading = Reading(usage=usage_of(told.get("usage")))
+    for name in ("model", "service_tier"):
+        if isinstance(value := told.get(name), str):
+            setattr(reading, name, value)
     if told.get("error") is not None:
         reading.error = as_error(told["error"])
     return reading

@@ -25,7 +25,9 @@ def read(body: bytes) -> Reading:
     """A unary answer, or a stored response."""
     reading = read_answer(body)
     if reading.error is not None and reading.usage is not None:
-        reading.error = None  # a failed response is an object with an `error` field, told with status 200: it passes as it is
+        reading.error = (
+            None  # a failed response is an object with an `error` field, told with status 200: it passes as it is
+        )
     return reading
 
 

@@ -18,7 +18,7 @@ import re
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final, Protocol
@@ -73,6 +73,14 @@ class Head:
         self.content_length: int | None = None
         self.chunked = False
 
+    def copy(self) -> Head:
+        """The same head, its framing not yet known."""
+        head = Head.__new__(Head)
+        head.method, head.target, head.path = self.method, self.target, self.path
+        head.version, head.headers = self.version, self.headers
+        head.keep_alive, head.content_length, head.chunked = False, None, False
+        return head
+
     @property
     def has_body(self) -> bool:
         """Whether body bytes follow."""
@@ -115,10 +123,14 @@ class Application(Protocol):
 
     in_flight: InFlight
 
-    def accept(self, head: Head) -> Intake:
-        """Looks at the head before the body is read; raises WeirError to refuse it."""
+    def accept(self, head: Head, previous: Intake | None) -> Intake:
+        """Looks at the head before the body is read; raises WeirError to refuse it.
 
-    async def respond(self, call: Call) -> None:
+        `previous` is what was returned for the connection's last request if this one has the same method, target and headers (but
+        for its length): an application may give the same again.
+        """
+
+    def respond(self, call: Call) -> Awaitable[None]:
         """Answers one request, by `call.send` or `call.start`, `call.write`, `call.finish`. Must not raise."""
 
 
@@ -311,6 +323,8 @@ class ServerConnection(asyncio.Protocol):
         self._target = b""
         self._headers: Headers = []
         self._special: dict[bytes, bytes] = {}
+        self._last: _Last | None = None
+        self._longest_value = limits.line_bytes - 64
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._reading: Call | None = None
@@ -395,31 +409,39 @@ class ServerConnection(asyncio.Protocol):
         if not self._in_head:
             return  # a trailer field: nobody here has a use for one, and it must not pass for a header
         self._head_pending = 0
-        headers = self._headers
         name = name.lower()
-        headers.append((name, value))
-        if len(name) + len(value) > self.limits.line_bytes:
+        if len(value) > self._longest_value:
             self._stop(_too_large("A header line", self.limits.line_bytes))
-        if len(headers) > self.limits.headers:
-            self._stop(_too_many(self.limits.headers))
         if name in _SPECIAL:
             if name in self._special:
                 if name != b"connection":
                     self._stop(_bad(f"More than one {name.decode()} header was sent."))
                 value = self._special[name] + b"," + value
             self._special[name] = value
+            if name == b"content-length":
+                return  # framing, and all that differs between requests of one client: see on_headers_complete
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_pending = 0
         parser = self._parser
-        head = Head(parser.get_method().decode("latin-1"), self._target, parser.get_http_version(), self._headers)
+        last, headers = self._last, self._headers
+        method, version = parser.get_method(), parser.get_http_version()
         try:
-            self._check(head, self._special)
-            head.keep_alive = parser.should_keep_alive()
-            if self.draining:
-                head.keep_alive = False
-            intake = self._app.accept(head)
+            if last is not None and last.is_like(method, self._target, version, headers):
+                head, previous = last.again(), last.intake
+                _frame(head, self._special)
+            else:
+                if len(headers) > self.limits.headers:
+                    raise _too_many(self.limits.headers)
+                head, previous = Head(method.decode("latin-1"), self._target, version, headers), None
+                self._check(head, self._special)
+                _frame(head, self._special)
+            head.keep_alive = parser.should_keep_alive() and not self.draining
+            intake = self._app.accept(head, previous)
+            if intake is not previous:
+                self._last = _Last(method, self._target, head, intake)
             call = Call(self, head, intake)
             if intake.gather and head.content_length is not None and head.content_length > intake.limit_bytes:
                 raise _body_too_large(intake.limit_bytes)
@@ -491,17 +513,6 @@ class ServerConnection(asyncio.Protocol):
             raise _bad("An HTTP/1.1 request needs a Host header.")
         if host is not None and not _HOST.match(host):
             raise _bad("The Host header is not a host name with an optional port.")
-        coding, length = special.get(b"transfer-encoding"), special.get(b"content-length")
-        if coding is not None:
-            if length is not None:
-                raise _bad("Content-Length and Transfer-Encoding exclude each other.")
-            if coding.lower() != b"chunked" or head.version == "1.0":
-                raise _bad("The only transfer coding understood is `chunked`, in HTTP/1.1.")
-            head.chunked = True
-        elif length is not None:
-            if not _DIGITS.match(length):
-                raise _bad("Content-Length must be a decimal number.")
-            head.content_length = int(length)
         if special.get(b"expect", b"100-continue").lower() != b"100-continue":
             raise WeirError(417, "The only expectation understood is 100-continue.", code="expect", close=True)
 
@@ -684,6 +695,42 @@ class ServerConnection(asyncio.Protocol):
         lines = [b"%b: %b\r\n" % pair for pair in call.head.headers if pair[0] not in _UPGRADE_FIELDS]
         head = b"%b %b HTTP/1.1\r\n%b\r\n" % (call.head.method.encode(), call.head.target, b"".join(lines))
         self.data_received(head + rest)
+
+
+class _Last:
+    """The last request of a connection. Clients send the same head again and again: what was found out about it still holds."""
+
+    __slots__ = ("_head", "_method", "_target", "intake")
+
+    def __init__(self, method: bytes, target: bytes, head: Head, intake: Intake) -> None:
+        self._method = method
+        self._target = target
+        self._head = head
+        self.intake = intake
+
+    def is_like(self, method: bytes, target: bytes, version: str, headers: Headers) -> bool:
+        """Whether a request is the same but for its body and length."""
+        head = self._head
+        return target == self._target and headers == head.headers and method == self._method and version == head.version
+
+    def again(self) -> Head:
+        """The head of such a request."""
+        return self._head.copy()
+
+
+def _frame(head: Head, special: dict[bytes, bytes]) -> None:
+    """Where the body ends (RFC 9112, section 6)."""
+    coding, length = special.get(b"transfer-encoding"), special.get(b"content-length")
+    if coding is not None:
+        if length is not None:
+            raise _bad("Content-Length and Transfer-Encoding exclude each other.")
+        if coding.lower() != b"chunked" or head.version == "1.0":
+            raise _bad("The only transfer coding understood is `chunked`, in HTTP/1.1.")
+        head.chunked = True
+    elif length is not None:
+        if not _DIGITS.match(length):
+            raise _bad("Content-Length must be a decimal number.")
+        head.content_length = int(length)
 
 
 _UPGRADE_FIELDS: Final = (b"upgrade", b"connection", b"http2-settings")
