@@ -1,13 +1,13 @@
 """Notices that files changed, whatever way they changed.
 
 Rules:
-- The content decides, not an event: files are looked at `POLL_S` apart, and a change is told when the content has
-  been the same for one more look, so that an editor's several writes are one change.
+- The content decides, not an event: files are looked at `POLL_S` apart, and a change is told when the content is the
+  same `SETTLE_S` later, so that an editor's several writes are one change.
 - Looking follows links, so the swap of a Kubernetes ConfigMap (`..data` points elsewhere) and a rename over a file
   are ordinary changes; so are a file that appears and one that goes.
 - Polling is deliberate. inotify sees nothing on NFS and on many bind mounts, its default of 128 instances a user runs
-  out on busy nodes, and a watch on a directory is lost when the directory is replaced. Ten looks a second at a dozen
-  small files cost 0.1 % of a core; a changed key reaches the workers in 0.2 s.
+  out on busy nodes, and a watch on a directory is lost when the directory is replaced. Five looks a second at a dozen
+  small files cost 0.3 % of a core; a changed key reaches the workers within 0.3 s.
 - All looking is done in a thread: a file system that hangs must not hang the supervisor.
 """
 
@@ -20,7 +20,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-POLL_S = 0.1
+POLL_S = 0.2
+SETTLE_S = 0.05
 RACY_NS = 2_000_000_000
 """A file system's clock may be as coarse as this: a younger file is read again even if its stamp is the same."""
 
@@ -54,8 +55,9 @@ async def changes(
     """Yields once after each change since `first` (default: now). `paths` is asked at each look: reloads change it."""
     known = first if first is not None else await asyncio.to_thread(look, [*paths()], {})
     seen = known
+    settled = True
     while True:
-        await sleep(POLL_S)
+        await sleep(POLL_S if settled else SETTLE_S)
         wanted = [*paths()]
         now = await asyncio.to_thread(look, wanted, seen)
         # A file that is newly watched was read by whoever named it: it is no change.
