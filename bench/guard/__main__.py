@@ -1,4 +1,4 @@
-"""`python -m bench.guard [--counts-only] [--update] [--slow-down 20%] [--subject weir]`.
+"""`python -m bench.guard [--counts-only] [--update] [--slow-down 20%] [--profile] [--subject weir]`.
 
 Exit status: 0 when nothing exceeds its limit, 1 when something does, 2 for usage.
 """
@@ -6,6 +6,8 @@ Exit status: 0 when nothing exceeds its limit, 1 when something does, 2 for usag
 from __future__ import annotations
 
 import argparse
+import cProfile
+import pstats
 import sys
 import tempfile
 from pathlib import Path
@@ -21,8 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--slow-down", type=_fraction, metavar="PERCENT", help="add this much work, to see the guard fail"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="say where the time of each scenario goes, judge nothing"
+    )
     parser.add_argument("--subject", choices=["weir", "aiohttp"], default="weir", help="whom the paired part judges")
     asked = parser.parse_args(arguments)
+    if asked.profile:
+        return _profile()
     if asked.update and asked.slow_down:
         parser.error("a slow-down can't be recorded as a limit")
     known, python = limits.load(), limits.this_python()
@@ -64,6 +71,19 @@ def _counts(directory: Path, slow_down: float | None, *, instructions: bool) -> 
     for name, more in counts.instruction_counts(directory, plan).items():
         seen[name].update(more)
     return seen
+
+
+def _profile() -> int:
+    with tempfile.TemporaryDirectory(prefix="weir-guard-") as name:
+        dataplane.prepare(Path(name))
+        for scenario in driver.scenarios():
+            with driver.driving(Path(name)) as send:
+                driver.verify(scenario, send(scenario, scenario.warm_up))
+                profile = cProfile.Profile()
+                profile.runcall(send, scenario, scenario.requests)
+            print(f"{scenario.name}: {scenario.requests * scenario.units} units")
+            pstats.Stats(profile).strip_dirs().sort_stats("tottime").print_stats(40)
+    return 0
 
 
 def _report_counts(findings: list[limits.Finding], python: str) -> bool:

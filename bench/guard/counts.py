@@ -118,7 +118,7 @@ def main() -> None:
     wanted = dict(pair.split("=") for pair in sys.argv[3:])
     for scenario in driver.scenarios():
         with driver.driving(directory, busy.work(scenario.name) if busy else None) as send:
-            send(scenario, scenario.warm_up + int(wanted[scenario.name]))
+            driver.verify(scenario, send(scenario, scenario.warm_up + int(wanted[scenario.name])))
 
 
 if __name__ == "__main__":

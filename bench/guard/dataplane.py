@@ -11,12 +11,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from proxy.pricing import RateCards
-
 from proxy.config import Configuration, load
 from proxy.dataplane import DataPlane
 from proxy.journal import Journal
 from proxy.metrics import Metrics
+from proxy.pricing import RateCards
 from proxy.wire.connect import Connector, Resolver
 from proxy.wire.server import ServerConnection, ServerLimits
 from proxy.wire.ticker import Ticker

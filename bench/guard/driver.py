@@ -89,7 +89,8 @@ class Client:
 
     def _on_write(self, data: bytes) -> None:
         self._answer.append(data)
-        if self._waiter is not None and self._ended(data):
+        refused = not data.startswith(b"HTTP/1.1 200") if len(self._answer) == 1 else False
+        if self._waiter is not None and (refused or self._ended(data)):
             self._waiter.set_result(None)
             self._waiter = None
 

@@ -102,6 +102,9 @@ class MemoryTransport(asyncio.Transport):
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
 
+    def can_write_eof(self) -> bool:
+        return False
+
     def close(self) -> None:
         if not self._closing:
             self._closing = True

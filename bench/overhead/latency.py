@@ -40,7 +40,7 @@ def p99_row(stage: Stage, capacity: float | None) -> Row:
     if why := stage.why_not(stage.judged):
         return failed(number, target, why)
     if capacity is None:
-        return skipped(number, target, "the capacity is measured by wrk, which is not installed")
+        return skipped(number, target, "the capacity isn't known: see the unary request")
     rate, turn = capacity / 2, iter(range(10**9))
     lost = {"count": 0}
     late: list[float] = []

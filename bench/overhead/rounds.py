@@ -110,4 +110,5 @@ def cpu_window(subject: Subject) -> Iterator[Window]:
     time.sleep(SETTLE_S)  # what is written behind (journal, metrics) belongs to the requests
     window.cpu_ns = processes.cpu_ns(pids) - before
     if subject.pids() != pids:
-        raise RuntimeError(f"{subject.name} changed its processes during a round: {pids} to {subject.pids()}")
+        changed = f"{subject.name} changed its processes during a round: {pids} to {subject.pids()}"
+        raise RuntimeError(f"{changed}; its log ends: {subject.process.tail()[-600:] if subject.process else ''}")
