@@ -1,7 +1,7 @@
 """What bodies mean: usage, errors and the ends of streams, dialect by dialect.
 
-Rules: pure functions over bytes, no I/O. A dialect is a name (`chat`, `responses`, `anthropic`, …) that an endpoint carries. What isn't
-understood is passed on, never rebuilt.
+Rules: pure functions over bytes, no I/O. A dialect is a name (`chat`, `responses`, `anthropic`, …) that an endpoint
+carries. What isn't understood is passed on, never rebuilt.
 """
 
 from __future__ import annotations

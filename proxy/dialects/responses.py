@@ -1,4 +1,4 @@
-"""OpenAI's Responses API: the answer, and the stream that ends in `response.completed`, `.incomplete` or `.failed`. Pure."""
+"""OpenAI's Responses API: the answer, and the stream that ends in its own last event. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Token usage, normalised over dialects, with the upstream's own words kept beside it.
 
-Rules: numbers that no upstream can mean (negative, above 2^53, not a number) count as 0 and set `clamped`, so that the cost is marked as estimated.
-`input_tokens` is always the total, whichever way the dialect counts cached tokens.
+Rules: numbers that no upstream can mean (negative, above 2^53, not a number) count as 0 and set `clamped`, so that
+the cost is marked as estimated. `input_tokens` is always the total, whichever way the dialect counts cached tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _LARGEST: Final = 2**53
 class Usage(msgspec.Struct, frozen=True):
     """What one answer used, in tokens.
 
-    `input_tokens` includes cached and cache-written tokens; `output_tokens` includes reasoning. Audio and image tokens are parts of them.
+    `input_tokens` includes cached and cache-written tokens; `output_tokens` includes reasoning. Audio and image
+    tokens are parts of them. `audio_ms` is audio that is measured by its duration instead.
     """
 
     input_tokens: int = 0
@@ -29,7 +30,10 @@ class Usage(msgspec.Struct, frozen=True):
     output_audio_tokens: int = 0
     cached_audio_tokens: int = 0
     input_image_tokens: int = 0
+    cached_image_tokens: int = 0
     output_image_tokens: int = 0
+    audio_ms: int = 0
+    characters: int = 0
     searches: int = 0
     given: dict[str, Any] = {}
     clamped: bool = False
@@ -52,13 +56,16 @@ _OPTIONAL: Final = (
     "output_audio_tokens",
     "cached_audio_tokens",
     "input_image_tokens",
+    "cached_image_tokens",
     "output_image_tokens",
+    "audio_ms",
+    "characters",
     "searches",
 )
 
 
 class Counts:
-    """Reads counts out of a usage object, remembering whether one was absurd."""
+    """Reads counts out of a usage object of any form, remembering whether one was absurd."""
 
     __slots__ = ("_given", "clamped")
 

@@ -1,0 +1,155 @@
+"""Rate cards: what a model costs at a provider at a time, looked up in the compiled tables.
+
+Rules:
+1. A model that isn't in the tables, or has no price there, has no card: it is unpriced, never free.
+2. A provider without the model may sell another's (Azure those of OpenAI): its fallbacks are asked, one step far.
+3. Looking up a name costs a dictionary look-up after the first time, whatever names clients invent: the memory of them
+   is bounded.
+4. Nothing here imports the price database; `RateCards.compile` does, in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from proxy.pricing.card import RateCard
+from proxy.pricing.names import FIRST_PARTIES, OPEN_WEIGHTS, dashed, matches
+from proxy.pricing.overrides import change_for, overrides_of
+from proxy.pricing.tables import FORMAT, Priced, Provider, Tables
+
+if TYPE_CHECKING:
+    from proxy.config.upstreams import Price
+
+REMEMBERED: Final = 4096
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+_ENCODE: Final = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+class RateCards:
+    """All cards. Made by `compile` or `from_bytes`."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+        try:
+            self._tables = msgspec.msgpack.decode(packed, type=Tables)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"not compiled rate cards: {error}") from None
+        if self._tables.format != FORMAT:
+            raise ValueError(f"compiled rate cards of format {self._tables.format}, not {FORMAT}")
+        self.hash = sha256(packed).hexdigest()
+        self._providers: dict[str, Provider] = {}
+        self._models: dict[tuple[str | None, str], tuple[str | None, Priced]] = {}
+        self._cards: dict[tuple[str | None, str], tuple[tuple[object, ...], RateCard]] = {}
+
+    @classmethod
+    def compile(cls, overrides: Mapping[str, Iterable[Price]] | None = None) -> RateCards:
+        """From the price database and the deployment file's `prices`. Slow: for the supervisor, never a worker."""
+        from proxy.pricing.published import published
+
+        return cls(_ENCODE(published(overrides_of(overrides or {}))))
+
+    def to_bytes(self) -> bytes:
+        """What `from_bytes` reads."""
+        return self._packed
+
+    @classmethod
+    def from_bytes(cls, packed: bytes) -> RateCards:
+        """Cards that were compiled before. Raises ValueError if these aren't."""
+        return cls(packed)
+
+    @property
+    def source(self) -> str:
+        """Which price database they were compiled from."""
+        return self._tables.source
+
+    def card(self, provider: str | None, model: str, at: datetime) -> RateCard | None:
+        """What a model, as it is asked for or served, costs at a provider. None: unpriced.
+
+        A provider of None means that the upstream's isn't known: then the model's maker is looked for among the first
+        parties, and counts if exactly one of them has the model.
+        """
+        name = model.strip().lower()
+        found, priced = self._model(provider, name)
+        change = change_for(self._tables.overrides, found, name, at) if self._tables.overrides else None
+        if change is None and not priced.standard:
+            return None
+        holding = (change, *(dated.when.holds(at) for dated in (*priced.standard, *priced.tiers)))
+        remembered = self._cards.get((provider, name))
+        if remembered is not None and remembered[0] == holding:
+            card = remembered[1]
+        else:
+            card = RateCard.of(found, priced, at, change)
+            _remember(self._cards, (provider, name), (holding, card))
+        return card if card.priced else None
+
+    def _model(self, provider: str | None, name: str) -> tuple[str | None, Priced]:
+        known = self._models.get((provider, name))
+        if known is None:
+            known = self._find(provider, name)
+            _remember(self._models, (provider, name), known)
+        return known
+
+    def _find(self, provider: str | None, name: str) -> tuple[str | None, Priced]:
+        if provider is not None:
+            known = self._known_as(provider.strip().lower())
+            found = self._at_provider(known, name) if known in self._tables.providers else None
+            return known, found or Priced(name, [], [])
+        maker, _, rest = name.partition("/")
+        if rest and maker in FIRST_PARTIES:
+            return maker, self._at_provider(maker, rest) or Priced(name, [], [])
+        makers = () if OPEN_WEIGHTS.search(name) else FIRST_PARTIES
+        makes = [(maker, found) for maker in makers if (found := self._spelled(maker, name)) is not None]
+        if len(makes) > 1:  # one sells another's
+            named = [maker for maker, clause in self._tables.makers if matches(clause, name)]
+            makes = [(maker, found) for maker, found in makes if maker in named]
+        return makes[0] if len(makes) == 1 else (None, Priced(name, [], []))
+
+    def _known_as(self, provider: str) -> str:
+        if provider in self._tables.providers:
+            return provider
+        return next((known for known, clause in self._tables.aliases if matches(clause, provider)), provider)
+
+    def _at_provider(self, provider: str, name: str) -> Priced | None:
+        if (found := self._spelled(provider, name)) is not None:
+            return found
+        for other in self._provider(provider).fallbacks:
+            # Another's model sold here: at its standard price, without the tiers that its maker sells.
+            if (found := self._spelled(other, name)) is not None:
+                return msgspec.structs.replace(found, tiers=[])
+        return None
+
+    def _spelled(self, provider: str, name: str) -> Priced | None:
+        return self._own(provider, name) or (self._own(provider, other) if (other := dashed(name)) != name else None)
+
+    def _own(self, provider: str, name: str) -> Priced | None:
+        """The first model that matches, in the order of the price database."""
+        block = self._provider(provider)
+        best = block.exact.get(name)
+        for index, clause in block.patterns:
+            if best is not None and index >= best:
+                break
+            if matches(clause, name):
+                best = index
+                break
+        return None if best is None else msgspec.msgpack.decode(block.models[best], type=Priced)
+
+    def _provider(self, name: str) -> Provider:
+        block = self._providers.get(name)
+        if block is None:
+            block = self._providers[name] = msgspec.msgpack.decode(self._tables.providers[name], type=Provider)
+        return block
+
+    def __repr__(self) -> str:
+        return f"<RateCards {self.source} {self.hash[:12]}>"
+
+
+def _remember(memory: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    if len(memory) >= REMEMBERED:
+        memory.clear()
+    memory[key] = value

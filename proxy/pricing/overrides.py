@@ -1,0 +1,101 @@
+"""Prices of the deployment file: contracts, discounts, residency, servers of one's own.
+
+Rules: pure; what a price means is decided here and nowhere else.
+1. The most specific pattern counts, alone: `provider/model`, then `model`, then globs, the longest first. Of its
+   prices, the last begun.
+2. A named rate replaces the published one. Long-context bands and service tiers keep their ratio to it.
+3. `multiplier` applies to every rate that isn't named.
+4. Cached audio or image tokens without a price cost as much as those not cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final
+
+from proxy.pricing.sheet import Rate, rebased, scaled
+from proxy.pricing.tables import Change, Override, When, pack, unpack
+from proxy.pricing.units import BY_NAME, NANO, UNITS
+
+if TYPE_CHECKING:
+    from proxy.config.upstreams import Price
+
+_NAMED: Final = (
+    "input",
+    "output",
+    "cached_input",
+    "cache_write",
+    "cache_write_1h",
+    "input_audio",
+    "cached_audio",
+    "output_audio",
+    "input_image",
+    "output_image",
+    "search",
+)
+_JOINED: Final = (("cached_audio", "input_audio"), ("cached_image", "input_image"))
+
+
+def overrides_of(prices: Mapping[str, Iterable[Price]]) -> list[Override]:
+    """The deployment file's `prices`, packed, the most specific pattern first."""
+    patterns = sorted(prices, key=lambda pattern: (_is_glob(pattern), -pattern.count("/"), -len(pattern), pattern))
+    return [
+        Override(pattern.lower(), sorted(map(_change, prices[pattern]), key=lambda c: c.since)) for pattern in patterns
+    ]
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(mark in pattern for mark in "*?[")
+
+
+def _change(price: Price) -> Change:
+    rates = {
+        BY_NAME[name]: _rate(usd, UNITS[BY_NAME[name]].per)
+        for name in _NAMED
+        if (usd := getattr(price, name)) is not None
+    }
+    if price.request is not None:
+        rates[BY_NAME["request"]] = _rate(price.request, 1)
+    if price.gpu_hour is not None and price.tokens_per_gpu_hour is not None:
+        a_token = Fraction(price.gpu_hour) * NANO / Fraction(price.tokens_per_gpu_hour)
+        for name in ("input", "output"):
+            rates.setdefault(BY_NAME[name], (a_token, ()))
+    factor = Fraction(1) if price.multiplier is None else Fraction(price.multiplier)
+    since = price.effective_from.toordinal() if price.effective_from is not None else 0
+    return Change(since, (factor.numerator, factor.denominator), pack(rates))
+
+
+def _rate(usd: Decimal, per: int) -> Rate:
+    return Fraction(usd) * NANO / per, ()
+
+
+def change_for(overrides: list[Override], provider: str | None, model: str, at: datetime) -> Change | None:
+    """The price of the deployment file that holds for this model now."""
+    for override in overrides:
+        pattern = override.pattern
+        if fnmatchcase(model, pattern) or (provider is not None and fnmatchcase(f"{provider}/{model}", pattern)):
+            return next((change for change in reversed(override.changes) if When(change.since).holds(at)), None)
+    return None
+
+
+def changed(published: Mapping[int, Rate], change: Change) -> dict[int, Rate]:
+    """Published rates with a price of the deployment file applied."""
+    factor = Fraction(*change.factor)
+    rates = {index: scaled(rate, factor) for index, rate in published.items()}
+    for index, (base, _) in unpack(change.rates).items():
+        rates[index] = rebased(published[index], base) if index in published else (base, ())
+    for joined, apart in _JOINED:
+        if BY_NAME["cached_input"] in rates and BY_NAME[apart] in rates:
+            rates.setdefault(BY_NAME[joined], rates[BY_NAME[apart]])
+    return rates
+
+
+def ratio(published: Mapping[int, Rate], rates: Mapping[int, Rate], index: int) -> Fraction:
+    """How much more or less than published a unit costs here: applied to a service tier's published rate as well."""
+    if index in published and published[index][0] and index in rates:
+        return rates[index][0] / published[index][0]
+    return Fraction(1)
