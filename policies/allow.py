@@ -1,12 +1,11 @@
 """`allow`: which models and endpoints a key may use.
 
-    - use: allow
-      models: [gpt-4o-mini, "claude-*"]
-      endpoints: [chat.completions, embeddings]
-      stateful: true          # files, batches, stored responses, …
+    - use: allow models: [gpt-4o-mini, "claude-*"] endpoints: [chat.completions, embeddings] stateful: true          #
+      files, batches, stored responses, …
 
-Stateful endpoints keep objects at the upstream. In keys mode, with one upstream key for all, they are denied unless `stateful: true`; then each
-object belongs to the tenant that made it, and nobody else can read, list, use or delete it.
+Stateful endpoints keep objects at the upstream. In keys mode, with one upstream key for all, they are denied unless
+`stateful: true`; then each object belongs to the tenant that made it, and nobody else can read, list, use or delete
+it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """The receiving end of one attempt: from the upstream's bytes to a `Response`, and what they say about tokens.
 
 Rules:
-1. `ready` resolves when the answer can be judged: a whole unary body (up to `unary_buffer_bytes`), or the first event of a stream. Until
-   then a failure can still become a status, a retry or a fall-back.
-2. The answer is over at its terminal event ([DONE], response.completed, message_stop), not when the connection says so; what follows is dropped.
+1. `ready` resolves when the answer can be judged: a whole unary body (up to `unary_buffer_bytes`), or the first event
+   of a stream. Until then a failure can still become a status, a retry or a fall-back.
+2. The answer is over at its terminal event ([DONE], response.completed, message_stop), not when the connection says
+   so; what follows is dropped.
 3. A stream that breaks never looks whole: its end is an error, and its reader is told.
-4. `settle` is called exactly once, before the last bytes are handed on, so that no client has an answer that the journal doesn't know.
+4. `settle` is called exactly once, before the last bytes are handed on, so that no client has an answer that the
+   journal doesn't know.
 """
 
 from __future__ import annotations
@@ -329,7 +331,7 @@ class Answer:
         if not body or kind == b"text/html":
             what = "is empty" if not body else "is a page of HTML"
             return maybe_billed(502, "upstream_not_an_answer", f"The upstream answered 200, but its body {what}.")
-        if b"json" not in kind and not body.lstrip()[:1] == b"{":
+        if b"json" not in kind and body.lstrip()[:1] != b"{":
             return None  # speech, an image, text: passed as it is
         if self._want_stream:
             return maybe_billed(502, "upstream_not_a_stream", "A stream was asked for, but the upstream sent none.")
@@ -347,7 +349,7 @@ class Answer:
         except zlib.error:
             self.on_end(WireError("malformed", Progress.ANSWERING, "its compressed body is damaged"))
             return b""
-        if self._inflate.unconsumed_tail or len(out) > 64 * 1024 and len(out) > 200 * len(data):
+        if self._inflate.unconsumed_tail or (len(out) > 64 * 1024 and len(out) > 200 * len(data)):
             self.on_end(WireError("malformed", Progress.ANSWERING, "its compressed body unpacks to too much"))
             return b""
         return out
@@ -437,7 +439,7 @@ class Answer:
         return Response(self.status, headers, self._held[0] if self._held else b"")
 
 
-class Failed(Exception):
+class Failed(Exception):  # noqa: N818
     """Carries a fault from `Answer` to `dispatch`."""
 
     def __init__(self, fault: Fault, cause: WireError | None) -> None:
@@ -446,7 +448,7 @@ class Failed(Exception):
         self.cause = cause
 
 
-class Stale(Exception):
+class Stale(Exception):  # noqa: N818
     """A kept connection was dead: the request may go again, once, on a fresh one."""
 
 

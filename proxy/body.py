@@ -1,11 +1,13 @@
 """Request bodies that are understood: whole JSON objects, kept as the bytes they came in.
 
 Rules:
-1. A body is scanned once. It is parsed whole (orjson, strict), unless it is large and made of few strings (an image): then it is
-   skipped through, and only the top-level fields that somebody asks for are parsed, so that 5 MB cost a few searches.
+1. A body is scanned once. It is parsed whole (orjson, strict), unless it is large and made of few strings (an image):
+   then it is skipped through, and only the top-level fields that somebody asks for are parsed, so that 5 MB cost a
+   few searches.
 2. A change splices bytes: what the proxy doesn't understand reaches the upstream as the client wrote it.
-3. Where two readers could understand two things (a field given twice, nesting without end, numbers that no double holds), the
-   body is refused: the upstream must not act on another model or another cap than the one that was priced.
+3. Where two readers could understand two things (a field given twice, nesting without end, numbers that no double
+   holds), the body is refused: the upstream must not act on another model or another cap than the one that was
+   priced.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ class Body:
         return self._spans.get(name)
 
     def using(self, changes: dict[str, Any]) -> Body:
-        """A copy with top-level fields set, by splicing; everything else keeps its bytes. A value of None is JSON null."""
+        """A copy with top-level fields set, by splicing; all else keeps its bytes. A value of None is JSON null."""
         raw = self.raw
         splices: list[tuple[int, int, bytes]] = []
         added: list[bytes] = []
@@ -132,7 +134,8 @@ def scan(raw: bytes, nesting: int = NESTING) -> Body:
         raise _invalid("it must be a JSON object")
     if raw.count(b"{") + raw.count(b"[") > nesting and _depth(raw) > nesting:
         raise _invalid(f"it is nested deeper than {nesting} levels")
-    # A name that stands more often than it is a top-level field may be one given twice; with escapes it may be spelled otherwise.
+    # A name that stands more often than it is a top-level field may be one given twice; with escapes it may be
+    # spelled otherwise.
     if len(_ACTED_ON_TOKEN.findall(raw)) != len(_ACTED_ON & fields.keys()) or b"\\u" in raw:
         return Body(raw, fields, dict(_members(raw, nesting)), True)
     return Body(raw, fields, None, True)

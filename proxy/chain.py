@@ -2,17 +2,20 @@
 
     async def policy(request: Request, forward: Forward) -> Response
 
-What lives here: building policies, their common envelope (`match`, `unless`, `mode`, `rollout`, `holdout`, bypass), and the order. A policy
-without conditions is bound to what follows it and costs nothing more than its own call.
+What lives here: building policies, their common envelope (`match`, `unless`, `mode`, `rollout`, `holdout`, bypass),
+and the order. A policy without conditions is bound to what follows it and costs nothing more than its own call.
 
 Rules:
 1. File order is onion order, outermost first.
-2. A chain is swapped whole. An exchange keeps the chain that it began with; a policy whose entry did not change keeps its instance.
-3. The bypass switch leaves what a policy module declares `ESSENTIAL` (access, hard budgets); everything else steps aside.
+2. A chain is swapped whole. An exchange keeps the chain that it began with; a policy whose entry did not change keeps
+   its instance.
+3. The bypass switch leaves what a policy module declares `ESSENTIAL` (access, hard budgets); everything else steps
+   aside.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
@@ -65,6 +68,19 @@ class Chain:
         self.forward = compose(built, dispatch, bypass_names)
         self.essential = compose([item for item in built if item.essential], dispatch, frozenset())
         self.running = 0  # exchanges that began with this chain and have not ended
+        self._idle: asyncio.Event | None = None
+
+    def left(self) -> None:
+        """An exchange that began with this chain has ended."""
+        self.running -= 1
+        if self._idle is not None and not self.running:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Waits until no exchange uses this chain any more; it must no longer be given to new ones."""
+        self._idle = asyncio.Event()
+        if self.running:
+            await self._idle.wait()
 
     def __repr__(self) -> str:
         return f"<Chain {' ▸ '.join([item.entry.name for item in self.built] + ['dispatch'])}>"

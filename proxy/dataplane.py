@@ -3,8 +3,8 @@
 Rules:
 1. Nothing cold happens here: no database, no file, no DNS wait, no formatting of logs.
 2. A configuration is one `State`, swapped whole. An exchange keeps the state that it began with.
-3. Every accepted request gets an answer, or an abort that its client can see; every exchange ends once, in the journal, before its last
-   byte leaves.
+3. Every accepted request gets an answer, or an abort that its client can see; every exchange ends once, in the
+   journal, before its last byte leaves.
 """
 
 from __future__ import annotations
@@ -179,8 +179,7 @@ class DataPlane:
 
     async def _retire(self, old: State) -> None:
         """Closes what the new chain did not take over, once the last exchange that uses it has ended."""
-        while old.chain.running:
-            await asyncio.sleep(0.1)
+        await old.chain.idle()
         await chains.close_dropped(old.chain, self.state.chain)
 
     def set_keys(self, keys: list[KeyRecord]) -> None:
@@ -226,10 +225,12 @@ class DataPlane:
 
     def accept(self, head: Head, previous: Intake | None) -> Intake:
         """Refuses or admits a request by its head. Most are like the one before on their connection."""
-        if previous is not None and (known := previous.known) is not None:
-            if known.version is self._version and known.until > time.time():
-                return previous
+        if previous is not None and self._holds(previous.known):
+            return previous
         return self._admit(head)
+
+    def _holds(self, known: Known | None) -> bool:
+        return known is not None and known.version is self._version and known.until > time.time()
 
     def _admit(self, head: Head) -> Intake:
         state = self.state
@@ -298,13 +299,15 @@ class DataPlane:
         except Exception as error:
             self.log("error", "internal_error", exchange=exchange.id, error=f"{type(error).__name__}: {_where(error)}")
             self.metrics.count("internal_errors")
-            failure = WeirError(500, "The proxy failed on this request. The operator has been told.", type="server_error")
+            failure = WeirError(
+                500, "The proxy failed on this request. The operator has been told.", type="server_error"
+            )
             self._refuse(call, exchange, failure, state, anthropic)
         finally:
             if heartbeat is not None:
                 heartbeat.cancel()
             self.metrics.gauges.exchanges -= 1
-            state.chain.running -= 1
+            state.chain.left()
 
     def _request(self, call: Call, exchange: Exchange, known: Known, state: State) -> Request:
         head, endpoint, identity = call.head, known.endpoint, known.identity

@@ -1,4 +1,6 @@
-"""The end of the chain: one call of `dispatch` is one attempt at an upstream (two where a dead connection or a field it rejects asks for it).
+"""The end of the chain: one call of `dispatch` is one attempt at an upstream.
+
+(Two, where a dead connection or a field that the upstream rejects asks for it.)
 
 The order of things, which the invariants of the journal hang on:
 1. a deployment is chosen, the attempt is described, and every guard admits it;
@@ -24,12 +26,11 @@ from proxy.exchange import Attempt, Exchange, Request, Settle
 from proxy.faults import Fault, of_wire
 from proxy.journal import Estimate, Journal, Reserved, Settled
 from proxy.metrics import Metrics
+from proxy.pricing import RateCard, RateCards, provider_of
 from proxy.response import Response
 from proxy.upstreams import Deployment, Routes, Upstream
 from proxy.wire.client import UpstreamConnection, WireError
 from proxy.wire.server import BodyReader
-
-from proxy.pricing import RateCard, RateCards, provider_of
 
 BYTES_A_TOKEN: Final = 4  # a first guess; the estimator of tokens.py learns better ones
 _NO_FACTS: Final = RequestFacts()
@@ -263,7 +264,7 @@ class Dispatch:
 
 
 def _stateful() -> WeirError:
-    message = "This endpoint keeps objects at the upstream, where tenants share one key. It is denied unless a policy allows it."
+    message = "This endpoint keeps objects at the upstream, where tenants share one key: it is denied unless allowed."
     return WeirError(403, message, type=PERMISSION, code="stateful_not_allowed")
 
 

@@ -1,4 +1,4 @@
-"""The endpoints of the OpenAI-compatible API (and Anthropic's messages): which are understood, metered, and which keep objects upstream.
+"""The endpoints of the OpenAI-compatible API: which are understood, metered, and which keep objects upstream.
 
 Pure: a table and a look-up. Any other path under /v1/ passes through as `other`.
 """
@@ -13,9 +13,10 @@ import msgspec
 class Endpoint(msgspec.Struct, frozen=True):
     """What is known of an endpoint.
 
-    `operation` is OpenTelemetry's gen_ai.operation.name; `dialect` says how its bodies are read (None: not at all); `parsed`: its request
-    is a JSON object, gathered whole and scanned; `metered`: its use costs money that is accounted for; `stateful`: it makes or reads objects
-    kept at the upstream; `include_usage`: its streams tell usage only if `stream_options.include_usage` asks for it.
+    `operation` is OpenTelemetry's gen_ai.operation.name; `dialect` says how its bodies are read (None: not at all);
+    `parsed`: its request is a JSON object, gathered whole and scanned; `metered`: its use costs money that is
+    accounted for; `stateful`: it makes or reads objects kept at the upstream; `include_usage`: its streams tell usage
+    only if `stream_options.include_usage` asks for it.
     """
 
     name: str

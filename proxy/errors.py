@@ -1,7 +1,7 @@
 """The errors that clients see, in OpenAI's form, each with its HTTP status.
 
-Every failure that reaches a client is a `WeirError`. It is raised where the cause is known and written to the wire once,
-at the edge (`proxy.worker`). Nothing in it may carry a key or a body.
+Every failure that reaches a client is a `WeirError`. It is raised where the cause is known and written to the wire
+once, at the edge (`proxy.worker`). Nothing in it may carry a key or a body.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ NO_RETRY = (b"x-should-retry", b"false")
 class WeirError(Exception):
     """A refusal or a failure, as `{"error": {"message", "type", "param", "code"}}` with an HTTP status.
 
-    `headers` are added to the answer (for example `retry-after`, or `x-should-retry: false` where a replay could bill twice).
-    `close` closes the client's connection after the answer.
+    `headers` are added to the answer (for example `retry-after`, or `x-should-retry: false` where a replay could bill
+    twice). `close` closes the client's connection after the answer.
     """
 
     def __init__(

@@ -1,9 +1,10 @@
 """One client request, from its first byte to its settled cost.
 
-What lives here: `Request`, which goes down the chain and never changes; `Attempt`, one call of an upstream; and `Exchange`, which all
-of them belong to: who asked, until when, what was decided and what it cost. No I/O.
+What lives here: `Request`, which goes down the chain and never changes; `Attempt`, one call of an upstream; and
+`Exchange`, which all of them belong to: who asked, until when, what was decided and what it cost. No I/O.
 
-Invariants: every deferred function runs exactly once; an exchange ends once; attempts are numbered from 1 in the order of dispatch.
+Invariants: every deferred function runs exactly once; an exchange ends once; attempts are numbered from 1 in the
+order of dispatch.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ class Guard(Protocol):
 class Request(msgspec.Struct, frozen=True):
     """What goes down the chain. A changed copy is made by `using`.
 
-    `body` is a `Body` for endpoints that are understood, bytes for an empty or opaque one, else a `BodyReader` that streams through.
-    `target` is the raw path and query as the client wrote them; `path` the part before `?`.
+    `body` is a `Body` for endpoints that are understood, bytes for an empty or opaque one, else a `BodyReader` that
+    streams through. `target` is the raw path and query as the client wrote them; `path` the part before `?`.
     """
 
     exchange: Exchange
@@ -292,7 +293,7 @@ class Exchange(msgspec.Struct, eq=False):
     def detached(
         self, kind: str, run: Callable[[Exchange], Coroutine[Any, Any, T]], *, timeout_s: float | None = None
     ) -> asyncio.Task[T]:
-        """A background exchange of the same tenant, with its own attempts, guards and deadline, which outlives this one.
+        """A background exchange of the same tenant, with its own attempts, guards and deadline; it outlives this one.
 
         `run` is called with it; send requests made by `request.using(exchange=…)`. It ends when `run` returns.
         """

@@ -1,10 +1,11 @@
 """What an upstream's failure becomes for the client, and whether it may have cost money.
 
-Pure. Everything that affects this mapping lives here: the classes P (nothing billed), A (maybe billed) and pass-through of the fault table.
+Pure. Everything that affects this mapping lives here: the classes P (nothing billed), A (maybe billed) and
+pass-through of the fault table.
 
 - P: nothing was billed. The client gets the given status, and may try again.
-- A: it may have been billed. The client gets 502 or 504 with `x-should-retry: false`, because each replay may bill again; the attempt
-  stays `unknown` at its estimate until it is reconciled with the invoice.
+- A: it may have been billed. The client gets 502 or 504 with `x-should-retry: false`, because each replay may bill
+  again; the attempt stays `unknown` at its estimate until it is reconciled with the invoice.
 - pass: the upstream's own answer is the truth, and goes to the client as it is.
 """
 
@@ -90,7 +91,7 @@ def of_status(status: int, headers: Headers, body: bytes, own_key: bool) -> Faul
 
 
 def of_event(error: dict[str, Any], first: bool) -> Fault:
-    """An error told inside a stream. As the first event nothing was billed and a status can still be given (case 16)."""
+    """An error told inside a stream. As the first event nothing was billed, and a status can still be given."""
     message = str(error.get("message") or "The upstream reported an error.")
     code, kind = error.get("code"), str(error.get("type") or UPSTREAM)
     status = _status_of(code, kind) if first else 502

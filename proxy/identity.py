@@ -1,7 +1,8 @@
 """Who asks: from a request's credentials to an `Identity`.
 
-Open mode (loopback only): there are no keys of ours; the client's own key passes through to the upstream, and the tenant is its hash.
-Keys mode: the client shows a virtual key; it is looked up by its SHA-256 in this worker's memory, and never leaves the proxy.
+Open mode (loopback only): there are no keys of ours; the client's own key passes through to the upstream, and the
+tenant is its hash. Keys mode: the client shows a virtual key; it is looked up by its SHA-256 in this worker's memory,
+and never leaves the proxy.
 
 A key is never logged, echoed or kept: what is remembered is its hash.
 """
@@ -27,7 +28,7 @@ _ANONYMOUS: Final = Identity(tenant="anonymous")
 
 
 def credential(headers: Headers) -> bytes | None:
-    """The client's key: `Authorization: Bearer`, `x-api-key` (Anthropic) or `api-key` (Azure). Raises 401 if ambiguous."""
+    """The client's key: `Authorization: Bearer`, `x-api-key` or `api-key`. Raises 401 if ambiguous."""
     found: bytes | None = None
     for name, value in headers:
         if name == b"authorization":

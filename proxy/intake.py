@@ -1,6 +1,7 @@
 """From a request on the wire to a `Request`: what is checked before the chain sees it.
 
-Pure but for the identity's look-up in memory. Refuses early: credentials and media type before the body is read, JSON before any policy runs.
+Pure but for the identity's look-up in memory. Refuses early: credentials and media type before the body is read, JSON
+before any policy runs.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The journal: an append-only file that a killed process can't lose a line of.
 
-Promised: once `flush` has returned, the record survives `kill -9` of this process (it is in the page cache); it survives power loss once the next
-group `fsync` has run, at most `fsync_s` later. What a torn write leaves behind is cut off by the reader at the last whole record.
+Promised: once `flush` has returned, the record survives `kill -9` of this process (it is in the page cache); it
+survives power loss once the next group `fsync` has run, at most `fsync_s` later. What a torn write leaves behind is
+cut off by the reader at the last whole record.
 
-A segment is a file `<unix ns>-w<worker>.journal` of frames: length (u32, little endian), CRC-32C of the payload (u32), payload (a JSON
-object with `event`). Only this module knows the format; `reserved` is written before an attempt is dispatched, `settled` after, `ended`
-when the exchange is over.
+A segment is a file `<unix ns>-w<worker>.journal` of frames: length (u32, little endian), CRC-32C of the payload
+(u32), payload (a JSON object with `event`). Only this module knows the format; `reserved` is written before an
+attempt is dispatched, `settled` after, `ended` when the exchange is over.
 """
 
 from __future__ import annotations
@@ -206,7 +207,7 @@ class Journal:
 
 
 def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The whole records of a segment's bytes, as (offset after the record, payload); stops at the first that isn't whole."""
+    """The whole records of a segment's bytes, as (offset after it, payload); stops at the first that isn't whole."""
     at = 0
     while at + _FRAME.size <= len(data):
         length, check = _FRAME.unpack_from(data, at)

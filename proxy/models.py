@@ -1,7 +1,7 @@
 """`/v1/models`: what the deployment file offers, merged with what its patterns let through.
 
-A name that is written out in the file is answered from the file. Where a pattern such as `"*"` lets other names through, the upstream's
-own list is asked for, through the chain, and the file's names are added to it.
+A name that is written out in the file is answered from the file. Where a pattern such as `"*"` lets other names
+through, the upstream's own list is asked for, through the chain, and the file's names are added to it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Who made which object at an upstream: files, batches, stored responses, threads.
 
-With one upstream key shared by many tenants, the upstream can't tell them apart; so the proxy remembers, and shows nobody another's objects.
+With one upstream key shared by many tenants, the upstream can't tell them apart; so the proxy remembers, and shows
+nobody another's objects.
 
-Rules: the supervisor owns the file (`<home>/objects.db`, SQLite), workers ask it (`lookup`): stateful endpoints are not the hot path. An object
-that isn't in it belongs to nobody here.
+Rules: the supervisor owns the file (`<home>/objects.db`, SQLite), workers ask it (`lookup`): stateful endpoints are
+not the hot path. An object that isn't in it belongs to nobody here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-# A whole JSON string that looks like an object id of the OpenAI or Anthropic API: `file-…`, `batch_…`, `resp_…`, `vs_…`.
+# A whole JSON string that looks like an object id of the OpenAI or Anthropic API: `file-…`, `batch_…`, `resp_…`,
+# `vs_…`.
 ID: Final = re.compile(
     rb'"((?:file|batch|resp|conv|vs|vsfb|asst|thread|run|step|msg|upload|part|cntr|cfile|ftjob|ftckpt|eval|evalrun|video|chatcmpl|msgbatch)'
     rb'[-_][A-Za-z0-9_-]{6,200})"'

@@ -1,8 +1,9 @@
 """`mode: observe`: a policy decides as it would, its decisions are recorded, and nothing changes.
 
-How: the policy is run against a copy of the exchange whose guards are asked but can't refuse, and a `forward` that sends the client's own request
-whatever the policy wanted to send, once. What the policy would have done otherwise (answered itself, refused, called again, rewritten) is
-noted as `would_…`. The answer that the client gets is the one to its own request, untouched by edits.
+How: the policy is run against a copy of the exchange whose guards are asked but can't refuse, and a `forward` that
+sends the client's own request whatever the policy wanted to send, once. What the policy would have done otherwise
+(answered itself, refused, called again, rewritten) is noted as `would_…`. The answer that the client gets is the one
+to its own request, untouched by edits.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from proxy.exchange import Attempt, Exchange, Forward, Guard, Request, Settle
 from proxy.response import Edit, Response, Tap
 
 
-class _Again(Exception):
+class _Again(Exception):  # noqa: N818
     """The policy called `forward` a second time; what would follow isn't known, so observing ends there."""
 
 

@@ -1,10 +1,11 @@
 """From a `Response` to the client's connection.
 
 Rules:
-1. A whole answer leaves in one write. A stream's events go from the upstream's callback to the client's transport without waking a task.
+1. A whole answer leaves in one write. A stream's events go from the upstream's callback to the client's transport
+   without waking a task.
 2. A client that reads slowly pauses the upstream.
-3. What breaks after the head has left is told in-band (an error event for event streams), and the end of the framing is withheld, so that no
-   client takes it for the whole answer.
+3. What breaks after the head has left is told in-band (an error event for event streams), and the end of the framing
+   is withheld, so that no client takes it for the whole answer.
 4. Before the last bytes leave, `before_last` has run: the journal knows what the client is about to know.
 """
 
@@ -67,7 +68,7 @@ def broken(call: Call, response: Response, error: WeirError, anthropic: bool) ->
 
 
 def error_event(error: WeirError, anthropic: bool) -> Event:
-    """An in-band error. OpenAI's clients look for `error` in any event's data; Anthropic's for an event named `error`."""
+    """An in-band error. OpenAI's clients look for `error` in the data, Anthropic's for an event of that name."""
     if not anthropic:
         return sse.event(error.body())
     return sse.event(error.body_with_type(), b"error")

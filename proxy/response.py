@@ -2,16 +2,16 @@
 
 Rules:
 1. A response belongs to somebody until it is exhausted or closed: return it, read it, or close it.
-2. Taps and edits run in the order in which they were added, so an outer layer sees what inner layers left. They see whole events: those of
-   an event stream; a body held whole as one event; otherwise pieces as they came.
-3. A tap is shown every event and, exactly once, the outcome. It can change and delay nothing. An edit returns the event to pass on, or None.
+2. Taps and edits run in the order in which they were added, so an outer layer sees what inner layers left. They see
+   whole events: those of an event stream; a body held whole as one event; otherwise pieces as they came.
+3. A tap is shown every event and, exactly once, the outcome. It can change and delay nothing. An edit returns the
+   event to pass on, or None.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
-from typing import Union
 
 from proxy.errors import WeirError
 from proxy.stream import Stream
@@ -27,7 +27,7 @@ class Outcome(Enum):
     ABORTED = "aborted"  # its reader left
 
 
-Tap = Callable[[Union[Event, Outcome]], object]
+Tap = Callable[[Event | Outcome], object]
 Edit = Callable[[Event], Event | None]
 
 

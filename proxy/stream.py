@@ -1,7 +1,8 @@
 """The body of an answer on its way: pushed in by whoever receives it, taken out by one reader.
 
 Rules:
-1. One reader. It either pulls (`async for`) or connects a sink, to which every later event goes straight from the socket's callback.
+1. One reader. It either pulls (`async for`) or connects a sink, to which every later event goes straight from the
+   socket's callback.
 2. What isn't read yet is held up to a limit; beyond it the source is paused.
 3. `end` is told once. After it nothing follows. Closing early cancels the source.
 """

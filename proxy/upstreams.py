@@ -1,7 +1,7 @@
-"""Upstreams and deployments as a worker uses them: a pool of connections, and the request head made ready as far as it can be.
+"""Upstreams and deployments as a worker uses them: a pool of connections, and the request head made ready.
 
-What lives here: which deployment serves a model, which credentials go with it, and what a request's head looks like there. Egress goes
-to configured upstreams only: nothing from a request chooses a host.
+What lives here: which deployment serves a model, which credentials go with it, and what a request's head looks like
+there. Egress goes to configured upstreams only: nothing from a request chooses a host.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A worker process: `python -m proxy.worker --control FD --listen FD[,FD…] --index N`.
 
-It inherits its listening sockets and one end of a socket pair; it binds nothing and reads no configuration file. What the supervisor says
-(`proxy.control`) is all it knows. If the supervisor dies, it serves on with what it has.
+It inherits its listening sockets and one end of a socket pair; it binds nothing and reads no configuration file. What
+the supervisor says (`proxy.control`) is all it knows. If the supervisor dies, it serves on with what it has.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ class Worker:
             connection.drain()
         deadline = self._loop.time() + timeout_s
         while self._connections and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the set is filled and emptied by plain callbacks
         self._stopped.set()
         self._channel.send("drained", finished=not self._connections)
 

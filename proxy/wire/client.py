@@ -1,11 +1,14 @@
 """The upstream's side of the wire: HTTP/1.1 requests out, answers in.
 
-What lives here: one connection's parsing and framing. `pool.py` keeps connections, `connect.py` makes them. What an answer means is
-the business of its `Receiver`, which is told the head, pieces of the body, and the end, by plain calls from the socket's callback.
+What lives here: one connection's parsing and framing. `pool.py` keeps connections, `connect.py` makes them. What an
+answer means is the business of its `Receiver`, which is told the head, pieces of the body, and the end, by plain
+calls from the socket's callback.
 
 Rules:
-1. A connection carries one exchange at a time. It goes back to the pool only when its answer ended where its framing said.
-2. Every failure is a `WireError` that says how far the exchange had come, because that decides whether money may have been spent.
+1. A connection carries one exchange at a time. It goes back to the pool only when its answer ended where its framing
+   said.
+2. Every failure is a `WireError` that says how far the exchange had come, because that decides whether money may have
+   been spent.
 3. Answers are read strictly: llhttp's leniencies stay off, redirects are not followed here or anywhere.
 """
 
@@ -162,7 +165,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def abandon(self, receiver: Receiver) -> None:
-        """The exchange is over for `receiver`, whatever the upstream still sends: cancels it by closing the connection."""
+        """The exchange is over for `receiver`, whatever still comes: cancels it by closing the connection."""
         if self._receiver is receiver:
             self._receiver = None
             self._transport.abort()
@@ -239,7 +242,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers = []
-        if not self._busy or self._progress is Progress.ANSWERING and not self._in_head:
+        if not self._busy or (self._progress is Progress.ANSWERING and not self._in_head):
             raise ValueError("a second answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -233,7 +233,8 @@ async def _ask_for_tunnel(sock: socket.socket, authority: str, credentials: byte
     await loop.sock_sendall(sock, b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (target, target, credentials))
     answer = b""
     while b"\r\n\r\n" not in answer:
-        # Byte by byte past nothing: what follows the head belongs to the tunnel, and TLS hasn't begun, so nothing follows.
+        # Byte by byte past nothing: what follows the head belongs to the tunnel, and TLS hasn't begun, so nothing
+        # follows.
         piece = await loop.sock_recv(sock, 4096)
         answer += piece
         if not piece or len(answer) > 8192:

@@ -26,7 +26,8 @@ HOP_BY_HOP: Final = frozenset(
     )
 )
 
-# Written by this proxy, or told to it alone. A client's word about who it is (`x-forwarded-*`, `forwarded`) isn't passed on.
+# Written by this proxy, or told to it alone. A client's word about who it is (`x-forwarded-*`, `forwarded`) isn't
+# passed on.
 _NOT_FORWARDED: Final = HOP_BY_HOP | {
     b"host",
     b"content-length",

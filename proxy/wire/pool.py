@@ -2,7 +2,8 @@
 
 Rules:
 1. The connection used last is used next (LIFO), so that a burst's extra connections fall idle and close.
-2. An idle connection is closed before its upstream would (uvicorn and vLLM close after 5 s), so a request rarely meets a dead one.
+2. An idle connection is closed before its upstream would (uvicorn and vLLM close after 5 s), so a request rarely
+   meets a dead one.
 3. What can't get a connection waits in order, and gives up at the connect time limit.
 """
 
@@ -47,7 +48,7 @@ class Pool:
         ticker.watch(self)
 
     def __repr__(self) -> str:
-        return f"<Pool {self.origin.scheme}://{self.origin.host}:{self.origin.port} {len(self._idle)}/{len(self._open)} idle>"
+        return f"<Pool {self.origin.host}:{self.origin.port} {len(self._idle)}/{len(self._open)} idle>"
 
     @property
     def open(self) -> int:

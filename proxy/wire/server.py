@@ -1,13 +1,15 @@
 """The client's side of the wire: HTTP/1.1 requests in, answers out.
 
-What lives here: parsing by httptools (llhttp), the checks that llhttp leaves to its caller, framing of answers, pipelining in
-order, back-pressure, time limits, and the moment a client is gone. What a request means is the application's matter.
+What lives here: parsing by httptools (llhttp), the checks that llhttp leaves to its caller, framing of answers,
+pipelining in order, back-pressure, time limits, and the moment a client is gone. What a request means is the
+application's matter.
 
 Rules:
 1. A connection runs one exchange at a time; pipelined requests wait in order, and what may wait is bounded.
 2. Reading goes on while an exchange runs, because a paused socket hides FIN and RST.
 3. A client that is gone cancels its exchange at once.
-4. Anything ambiguous about where a request ends is answered with 400 and the connection is closed (RFC 9112, section 11.2).
+4. Anything ambiguous about where a request ends is answered with 400 and the connection is closed (RFC 9112, section
+   11.2).
 5. Time limits are numbers looked at by a `Ticker`; a request sets up no timer.
 """
 
@@ -30,7 +32,8 @@ from proxy.errors import OVERLOADED, WeirError
 from proxy.wire.headers import Headers
 from proxy.wire.ticker import NEVER, Ticker
 
-# Loud, because a build without the C extension would fall back to nothing: this parser is what stands between us and smuggling.
+# Loud, because a build without the C extension would fall back to nothing: this parser is what stands between us and
+# smuggling.
 assert httptools.HttpRequestParser.__module__.startswith("httptools.parser"), "httptools' C parser is missing"
 
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?\Z")
@@ -90,8 +93,8 @@ class Head:
 class Intake(msgspec.Struct, frozen=True):
     """How the application wants a request's body.
 
-    `gather`: whole, in memory, at most `limit_bytes`; else it streams through. `known` is the application's own knowledge of
-    the request (its identity and endpoint), found before the body was read.
+    `gather`: whole, in memory, at most `limit_bytes`; else it streams through. `known` is the application's own
+    knowledge of the request (its identity and endpoint), found before the body was read.
     """
 
     gather: bool
@@ -126,8 +129,8 @@ class Application(Protocol):
     def accept(self, head: Head, previous: Intake | None) -> Intake:
         """Looks at the head before the body is read; raises WeirError to refuse it.
 
-        `previous` is what was returned for the connection's last request if this one has the same method, target and headers (but
-        for its length): an application may give the same again.
+        `previous` is what was returned for the connection's last request if this one has the same method, target and
+        headers (but for its length): an application may give the same again.
         """
 
     def respond(self, call: Call) -> Awaitable[None]:
@@ -356,7 +359,8 @@ class ServerConnection(asyncio.Protocol):
             self._task.cancel()
 
     def eof_received(self) -> bool:
-        # Case 37 of the abuse table: a half-close and a close look the same, and a client that left must not cost tokens.
+        # Case 37 of the abuse table: a half-close and a close look the same, and a client that left must not cost
+        # tokens.
         return self.limits.half_close and (self._running is not None or bool(self._waiting))
 
     def pause_writing(self) -> None:
@@ -668,7 +672,7 @@ class ServerConnection(asyncio.Protocol):
             self._release(call)
 
     def _linger(self) -> None:
-        """Closes so that the answer survives unread input: a close with bytes unread would send RST (RFC 9112, section 9.6)."""
+        """Closes so that the answer survives unread input, where close would send RST (RFC 9112, section 9.6)."""
         self._discard = True
         self.resume_reading()
         if self._transport.can_write_eof() and not self._transport.get_extra_info("ssl_object"):
@@ -698,7 +702,7 @@ class ServerConnection(asyncio.Protocol):
 
 
 class _Last:
-    """The last request of a connection. Clients send the same head again and again: what was found out about it still holds."""
+    """The last request of a connection. Clients send the same head again: what was found out about it still holds."""
 
     __slots__ = ("_head", "_method", "_target", "intake")
 

@@ -23,8 +23,9 @@ _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 class Event:
     """One event, or one piece of an answer that isn't a stream of events.
 
-    `raw` is what goes on the wire, with its terminator. `data` is the payload of the `data:` lines, joined by LF; None for a
-    comment (heartbeat), for a piece of an event too large to look into, and for bytes of an answer that isn't an event stream.
+    `raw` is what goes on the wire, with its terminator. `data` is the payload of the `data:` lines, joined by LF;
+    None for a comment (heartbeat), for a piece of an event too large to look into, and for bytes of an answer that
+    isn't an event stream.
     """
 
     __slots__ = ("data", "raw")
@@ -48,15 +49,15 @@ def comment(text: bytes) -> Event:
     return Event(b": " + text + b"\n\n", None)
 
 
-class EventTooLarge(Exception):
+class EventTooLarge(Exception):  # noqa: N818
     """One event was longer than the limit."""
 
 
 class Splitter:
     """Cuts a stream of bytes into events. Feed it what was read; it keeps what isn't finished.
 
-    An event that grows over `unparsed_bytes` is handed on in pieces with `data=None`, so that no more than that is ever held;
-    over `event_bytes` it raises EventTooLarge.
+    An event that grows over `unparsed_bytes` is handed on in pieces with `data=None`, so that no more than that is
+    ever held; over `event_bytes` it raises EventTooLarge.
     """
 
     __slots__ = ("_event_bytes", "_held", "_oversize", "_swallow", "_unparsed_bytes")

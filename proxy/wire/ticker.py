@@ -1,7 +1,7 @@
 """One coarse clock for the time limits of all connections.
 
-A connection only writes a number when it changes state (`deadline`, in the loop's time); the ticker looks at all of them a few
-times a second. So a request sets up no timer of its own. A limit is kept to within `interval_s`.
+A connection only writes a number when it changes state (`deadline`, in the loop's time); the ticker looks at all of
+them a few times a second. So a request sets up no timer of its own. A limit is kept to within `interval_s`.
 """
 
 from __future__ import annotations
