@@ -51,13 +51,18 @@ class Running:
         self.logged = logged
         self.task: asyncio.Task[int]
 
+    @property
+    def address(self) -> str:
+        """The data port."""
+        return self.supervisor.status().listen[0]
+
     def log(self, event: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.logged.getvalue().splitlines()]
         return [line for line in lines if line["event"] == event]
 
     async def ask(self, path: str = "/") -> dict[str, Any]:
         """One request on a new connection to the data port."""
-        answer: dict[str, Any] = (await self.get(self.supervisor.status().listen[0], path))[1]
+        answer: dict[str, Any] = (await self.get(self.address, path))[1]
         return answer
 
     async def ops(self, path: str) -> tuple[int, Any]:

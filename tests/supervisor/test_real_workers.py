@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -15,8 +17,11 @@ from typing import Any
 
 import pytest
 
+from proxy.admin.client import AdminClient
+from proxy.admin.running import running_in
 from proxy.config import load
 from proxy.keys import KeyStore
+from proxy.supervisor.cards import compiled
 from proxy.supervisor.plan import loader
 from proxy.supervisor.service import WORKER
 from tests.supervisor.conftest import Running, running, until
@@ -64,19 +69,28 @@ async def upstream() -> AsyncIterator[tuple[Upstream, str]]:
     server.close()
 
 
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real rate cards, compiled once for all tests by the process that does it in production."""
+    return asyncio.run(compiled(tmp_path_factory.mktemp("cards"), '{"prices": {}}'))
+
+
 Serve = Callable[..., AbstractAsyncContextManager[Running]]
 
 
 @pytest.fixture
-def serve(tmp_path: Path, home: Path, upstream: tuple[Upstream, str]) -> Serve:
+def serve(tmp_path: Path, home: Path, upstream: tuple[Upstream, str], cards: Path) -> Serve:
     """Run a proxy on `weir.yaml`, which is reached by links as in Kubernetes."""
+
+    async def compile(home: Path, prices: str) -> Path:
+        return cards
 
     def serving(**settings: Any) -> AbstractAsyncContextManager[Running]:
         write(tmp_path / "v1", upstream[1], home, **settings)
         (tmp_path / "..data").symlink_to("v1")
         (tmp_path / "weir.yaml").symlink_to("..data/weir.yaml")
         read = loader(lambda: load(tmp_path / "weir.yaml", os.environ))
-        return running(read(), read, command=WORKER)
+        return running(read(), read, command=WORKER, compile=compile)
 
     return serving
 
@@ -99,8 +113,8 @@ def write(directory: Path, url: str, home: Path, **settings: Any) -> None:
 class Client:
     """One keep-alive connection."""
 
-    def __init__(self, here: Running, key: str = "any") -> None:
-        self.connection = http.client.HTTPConnection(here.supervisor.status().listen[0], timeout=15)
+    def __init__(self, address: str, key: str = "any") -> None:
+        self.connection = http.client.HTTPConnection(address, timeout=15)
         self.key = key
 
     async def chat(self, model: str = "m") -> int:
@@ -125,7 +139,7 @@ async def test_kill_9_under_traffic_refuses_nobody(serve: Serve) -> None:
 
         async def client() -> None:
             nonlocal done, cut
-            one = Client(here)
+            one = Client(here.address)
             while not stop:
                 try:
                     assert await one.chat() == 200
@@ -135,7 +149,7 @@ async def test_kill_9_under_traffic_refuses_nobody(serve: Serve) -> None:
                 except (http.client.HTTPException, ConnectionError):
                     cut += 1
                     one.close()
-                    one = Client(here)
+                    one = Client(here.address)
             one.close()
 
         clients = [asyncio.create_task(client()) for _ in range(4)]
@@ -154,14 +168,14 @@ async def test_kill_9_under_traffic_refuses_nobody(serve: Serve) -> None:
 async def test_counters_and_journal_outlive_a_killed_worker(serve: Serve) -> None:
     """What a worker counted and wrote before kill -9 is in the sum and in the journal."""
     async with serve() as here:
-        client = Client(here)
+        client = Client(here.address)
         for _ in range(5):
             assert await client.chat() == 200
         client.close()
         await until(lambda: _counted(here, 5))
         os.kill(here.supervisor.status().workers[0].pid, signal.SIGKILL)
         await until(lambda: here.supervisor.status().restarts == 1 and here.supervisor.ready())
-        client = Client(here)
+        client = Client(here.address)
         answer = await asyncio.to_thread(client._chat, "m")
         client.close()
         assert await _counted(here, 6)
@@ -173,7 +187,7 @@ async def test_counters_and_journal_outlive_a_killed_worker(serve: Serve) -> Non
 async def test_a_drain_finishes_the_running_exchange(serve: Serve, upstream: tuple[Upstream, str]) -> None:
     """The answer comes whole, idle connections close, new ones are refused, the status is 0."""
     async with serve() as here:
-        idle, busy = Client(here), Client(here)
+        idle, busy = Client(here.address), Client(here.address)
         assert await idle.chat() == 200
         slow = asyncio.create_task(busy.chat("slow"))
         await until(lambda: upstream[0].waiting == 1)
@@ -190,7 +204,7 @@ async def test_a_drain_finishes_the_running_exchange(serve: Serve, upstream: tup
 async def test_an_exchange_that_outlasts_the_drain_is_cut(serve: Serve, upstream: tuple[Upstream, str]) -> None:
     """Status 1 says so, and the journal has its end."""
     async with serve(timeouts={"drain_s": "200ms"}) as here:
-        busy = Client(here)
+        busy = Client(here.address)
         slow = asyncio.create_task(busy.chat("slow"))
         await until(lambda: upstream[0].waiting == 1)
         here.supervisor.drain()
@@ -205,7 +219,7 @@ async def test_a_swapped_link_changes_the_models_on_offer(
 ) -> None:
     """The new file is in force in every worker, on connections that were open before, too."""
     async with serve(workers=2) as here:
-        client = Client(here)
+        client = Client(here.address)
         assert await client.chat("m") == 200
         write(tmp_path / "v2", upstream[1], home, workers=2, models={"only-this": {"upstream": "up"}})
         (tmp_path / "..tmp").symlink_to("v2")
@@ -222,7 +236,7 @@ async def test_a_broken_file_changes_nothing(serve: Serve, tmp_path: Path) -> No
     async with serve() as here:
         (tmp_path / "v1" / "weir.yaml").write_text("version: 1\nupstreems: {}\n")
         await until(lambda: not here.supervisor.status().config_valid)
-        client = Client(here)
+        client = Client(here.address)
         assert await client.chat() == 200
         client.close()
         problems = [line["problem"] for line in here.log("configuration")]
@@ -234,7 +248,7 @@ async def test_a_revoked_key_is_refused_by_all_workers(serve: Serve, home: Path)
     async with serve(workers=2, keys="required") as here:
         store = KeyStore(home)
         secret, record = await asyncio.to_thread(store.create, team="search")
-        clients = [Client(here, secret) for _ in range(12)]
+        clients = [Client(here.address, secret) for _ in range(12)]
 
         async def all_get(status: int) -> bool:
             return {await client.chat() for client in clients} == {status}
@@ -249,7 +263,7 @@ async def test_a_revoked_key_is_refused_by_all_workers(serve: Serve, home: Path)
 async def test_own_exchanges_and_usage_are_told_on_the_data_port(serve: Serve) -> None:
     """`GET /weir/exchanges/ID` and `/weir/me` read what the journal holds, for the own key only."""
     async with serve() as here:
-        client = Client(here)
+        client = Client(here.address)
         answer = await asyncio.to_thread(client._chat, "m")
         exchange = answer.headers["x-weir-exchange"]
         status, told = await _get(here, f"/weir/exchanges/{exchange}", "any")
@@ -277,7 +291,7 @@ async def _closed(client: Client) -> bool:
 
 async def _get(here: Running, path: str, key: str) -> tuple[int, Any]:
     def fetch() -> tuple[int, Any]:
-        connection = http.client.HTTPConnection(here.supervisor.status().listen[0], timeout=10)
+        connection = http.client.HTTPConnection(here.address, timeout=10)
         connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
         answer = connection.getresponse()
         found = answer.status, json.loads(answer.read())
@@ -285,3 +299,27 @@ async def _get(here: Running, path: str, key: str) -> tuple[int, Any]:
         return found
 
     return await asyncio.to_thread(fetch)
+
+
+async def test_workers_outlive_a_killed_supervisor(upstream: tuple[Upstream, str], tmp_path: Path, home: Path) -> None:
+    """`weir serve` is killed by kill -9: its workers answer, on the connection of before and on new ones."""
+    write(tmp_path / "v1", upstream[1], home, workers=2)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy.cli", "serve", "--config", str(tmp_path / "v1" / "weir.yaml")),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    await until(lambda: running_in(home) is not None, 30)
+    status = await asyncio.to_thread(AdminClient(home).status)
+    try:
+        before = Client(status.listen[0])
+        assert await before.chat() == 200
+        process.kill()
+        await process.wait()
+        for client in (before, Client(status.listen[0]), Client(status.listen[0])):
+            assert await client.chat() == 200
+            client.close()
+    finally:
+        for worker in status.workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGTERM)
