@@ -104,7 +104,7 @@ class RateCard:
     def _tier_sheet(self, tier: str) -> Sheet | None:
         own = self.standard.rates
         published = _of_tier(self._tiers, tier)
-        if published:
+        if published is not None:  # empty where the tier is said to cost no more and no less
             moved = {index: scaled(rate, ratio(self._published, own, index)) for index, rate in published.items()}
             return Sheet({**own, **moved})
         if tier in _HALF.get(self.provider or "", ()):
@@ -124,10 +124,10 @@ def _standard(priced: Priced, at: datetime) -> dict[int, Rate]:
     return unpack(found.rates) if found is not None else {}
 
 
-def _of_tier(tiers: list[Dated], tier: str) -> dict[int, Rate]:
+def _of_tier(tiers: list[Dated], tier: str) -> dict[int, Rate] | None:
     """What is published for a tier; of several prices of a unit the first."""
-    found: dict[int, Rate] = {}
+    found: dict[int, Rate] | None = None
     for dated in tiers:
         if dated.tier == tier:
-            found = {**unpack(dated.rates), **found}
+            found = {**unpack(dated.rates), **(found or {})}
     return found

@@ -50,7 +50,7 @@ class Sheet:
         self._bands = [_Band(_at(rates, least), self._denominator) for least in [-1, *starts]]
 
     def cost(self, usage: Usage) -> int | None:
-        """Nano-dollars; None if something was used that has no price here (tokens, where seconds of audio are priced)."""
+        """Nano-dollars; None if something was used that has no price here (tokens, where audio is priced by time)."""
         for field in self._unsold:
             if getattr(usage, field):
                 return None
