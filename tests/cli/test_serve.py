@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.admin.client import AdminClient
 from proxy.admin.running import running_in
 from tests.cli.conftest import Weir
 
@@ -62,14 +63,19 @@ def served(directory: Path, *arguments: str, **env: str) -> Iterator[Served]:
             command, cwd=directory, env=clean | PORTS | env, stdout=stdout, stderr=subprocess.PIPE, text=True
         )
     assert process.stderr is not None
+    workers: list[int] = []
     try:
         lines: list[str] = []
         while READY not in (line := process.stderr.readline()):
             lines.append(line)
             assert line, f"weir serve ended: {process.wait(30)}\n{said.read_text()}{''.join(lines)}"
+        workers += [worker.pid for worker in AdminClient(home).status().workers]
         yield Served(process, home, "".join(lines) + line)
     finally:
         process.kill()
+        for pid in workers:  # a killed supervisor leaves its workers serving
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.stderr.close()
         process.wait(30)
 
