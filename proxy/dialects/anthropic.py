@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from proxy.dialects.reading import Reading, Verdict, as_error
+from proxy.dialects.reading import UNREADABLE, Reading, Verdict, as_error, whole
 from proxy.dialects.usage import Counts, Usage
 
 
@@ -20,7 +20,7 @@ def usage_of(given: Any) -> Usage | None:
     long = read.detail("cache_creation", "ephemeral_1h_input_tokens")
     written = read.count("cache_creation_input_tokens")
     tools = given.get("server_tool_use")
-    return Usage(
+    usage = Usage(
         input_tokens=read.count("input_tokens") + cached + written,
         output_tokens=read.count("output_tokens"),
         cached_tokens=cached,
@@ -30,6 +30,11 @@ def usage_of(given: Any) -> Usage | None:
         given=given,
         clamped=read.clamped,
     )
+    if (
+        usage.clamped or not read.has("input_tokens", "output_tokens")
+    ) and not usage.input_tokens + usage.output_tokens:
+        return None  # nothing in it can be believed, or read: the proxy's own estimate is better than 0
+    return usage
 
 
 def read(body: bytes) -> Reading:
@@ -54,6 +59,7 @@ def _tier(usage: Any) -> str | None:
 
 class _Event(msgspec.Struct, gc=False):
     type: str = ""
+    error: Any = None
 
 
 _decode: Final = msgspec.json.Decoder(_Event).decode
@@ -74,24 +80,24 @@ class MessagesStream:
             told = _decode(data)
         except msgspec.ValidationError:
             return Verdict.PASS if data.lstrip()[:1] == b"{" else Verdict.MALFORMED
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return Verdict.MALFORMED
         kind = told.type
         if kind == "content_block_delta":
             return Verdict.PASS
         if kind == "message_start":
-            self._started(orjson.loads(data).get("message"))
+            self._started(whole(data).get("message"))
         elif kind == "message_delta":
-            whole = orjson.loads(data)
-            delta = whole.get("delta")
+            told_whole = whole(data)
+            delta = told_whole.get("delta")
             if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):
                 self.reading.finish_reason = delta["stop_reason"]
-            self._cumulative(whole.get("usage"))
+            self._cumulative(told_whole.get("usage"))
         elif kind == "message_stop":
             return Verdict.END
-        elif kind == "error":
-            whole = orjson.loads(data)
-            self.reading.error = as_error(whole.get("error") or whole)
+        elif kind == "error" or told.error is not None:
+            told_whole = whole(data)
+            self.reading.error = as_error(told_whole.get("error") or told_whole)
             return Verdict.ERROR
         return Verdict.PASS
 

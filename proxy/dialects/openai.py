@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import orjson
 
-from proxy.dialects.reading import Reading, Verdict, as_error
+from proxy.dialects.reading import UNREADABLE, Reading, Verdict, as_error
 from proxy.dialects.usage import Counts, Usage
 
 _DONE: Final = b"[DONE]"
@@ -24,7 +24,9 @@ def usage_of(given: Any) -> Usage | None:
     total_in, total_out = told.prompt_tokens or told.input_tokens, told.completion_tokens or told.output_tokens
     of_in = told.prompt_tokens_details or told.input_tokens_details or _NO_DETAILS
     of_out = told.completion_tokens_details or told.output_tokens_details or _NO_DETAILS
-    if of_in.audio_tokens or of_in.image_tokens or of_out.audio_tokens or of_out.image_tokens or told.seconds:
+    if of_in.audio_tokens or of_in.image_tokens or of_out.audio_tokens or of_out.image_tokens:
+        return _usage_loosely(given)
+    if not total_in or told.total_tokens > total_in + total_out:
         return _usage_loosely(given)
     return Usage(
         input_tokens=total_in,
@@ -36,7 +38,7 @@ def usage_of(given: Any) -> Usage | None:
     )
 
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -54,14 +56,16 @@ class _Plain(msgspec.Struct, gc=False):
     completion_tokens: Count = 0
     input_tokens: Count = 0
     output_tokens: Count = 0
+    total_tokens: Count = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
-    seconds: float | None = None
 
 
 _NO_DETAILS: Final = _Details()
+_INPUTS: Final = ("prompt_tokens", "input_tokens")
+_COUNTED: Final = (*_INPUTS, "completion_tokens", "output_tokens", "seconds")
 
 
 def _usage_loosely(given: dict[str, Any]) -> Usage | None:
@@ -71,6 +75,8 @@ def _usage_loosely(given: dict[str, Any]) -> Usage | None:
     outer = "completion_tokens_details" if "completion_tokens_details" in given else "output_tokens_details"
     total_in = read.count("prompt_tokens", "input_tokens")
     total_out = read.count("completion_tokens", "output_tokens")
+    # Thinking that some leave out of the completion (xAI, Gemini) is in the total, and billed as output.
+    total_out = max(total_out, read.count("total_tokens") - total_in) if read.has(*_INPUTS) else total_out
     usage = Usage(
         input_tokens=total_in,
         output_tokens=total_out,
@@ -81,11 +87,12 @@ def _usage_loosely(given: dict[str, Any]) -> Usage | None:
         output_audio_tokens=min(total_out, read.detail(outer, "audio_tokens")),
         input_image_tokens=min(total_in, read.detail(inner, "image_tokens")),
         output_image_tokens=min(total_out, read.detail(outer, "image_tokens")),
+        audio_ms=read.thousandths("seconds"),
         given=given,
         clamped=read.clamped,
     )
-    if usage.clamped and not total_in and not total_out:
-        return None  # nothing in it can be believed: the proxy's own estimate is better
+    if (usage.clamped or not read.has(*_COUNTED)) and not (total_in or total_out or usage.audio_ms):
+        return None  # nothing in it can be believed, or read: the proxy's own estimate is better than 0
     return usage
 
 
@@ -95,6 +102,8 @@ def read_answer(body: bytes) -> Reading:
         told = _answer(body)
     except msgspec.ValidationError:
         return _read_loosely(body)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     reading = Reading(model=told.model, service_tier=told.service_tier, response_id=told.id)
     if told.choices:
         reading.finish_reason = told.choices[0].finish_reason
@@ -162,7 +171,7 @@ class ChatStream:
             chunk = _chunk(data)
         except msgspec.ValidationError:
             return self._loosely(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return Verdict.MALFORMED
         reading = self.reading
         if reading.model is None:
@@ -190,7 +199,7 @@ class ChatStream:
         try:
             told = orjson.loads(data)
         except ValueError:
-            return Verdict.MALFORMED
+            return Verdict.END if data.strip() == _DONE else Verdict.MALFORMED
         if not isinstance(told, dict):
             return Verdict.MALFORMED
         if told.get("error") is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
+import orjson
 
 from proxy.dialects.usage import Usage
 
@@ -31,6 +32,10 @@ class Verdict(IntEnum):
     MALFORMED = 4  # not what the dialect allows
 
 
+# What decoding raises for bytes that aren't JSON: an upstream may send anything, nested to any depth.
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 class StreamReader(Protocol):
     """Reads one stream, event by event."""
 
@@ -38,6 +43,15 @@ class StreamReader(Protocol):
 
     def event(self, data: bytes) -> Verdict:
         """Looks at the payload of one event."""
+
+
+def whole(data: bytes) -> dict[str, Any]:
+    """An event as an object; empty if it isn't one that can be read whole."""
+    try:
+        told = orjson.loads(data)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def as_error(value: Any) -> dict[str, Any]:

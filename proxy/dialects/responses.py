@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-import orjson
 
 from proxy.dialects.openai import read_answer, usage_of
-from proxy.dialects.reading import Reading, Verdict, as_error
+from proxy.dialects.reading import UNREADABLE, Reading, Verdict, as_error, whole
 
 _ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
 
@@ -47,17 +46,17 @@ class ResponsesStream:
             told = _decode(data)
         except msgspec.ValidationError:
             return Verdict.PASS if data.lstrip()[:1] == b"{" else Verdict.MALFORMED
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return Verdict.MALFORMED
         if told.type in _ENDS:
-            self._response(orjson.loads(data).get("response"))
+            self._response(whole(data).get("response"))
             return Verdict.END
         if told.type == "error" or told.error is not None:
-            whole = orjson.loads(data)
-            self.reading.error = as_error(whole.get("error") or whole)
+            told_whole = whole(data)
+            self.reading.error = as_error(told_whole.get("error") or told_whole)
             return Verdict.ERROR
         if told.type == "response.created":
-            self._response(orjson.loads(data).get("response"))
+            self._response(whole(data).get("response"))
         return Verdict.PASS
 
     def _response(self, response: Any) -> None:

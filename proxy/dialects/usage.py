@@ -87,6 +87,20 @@ class Counts:
             return 0
         return self._sane(value)
 
+    def thousandths(self, name: str) -> int:
+        """A duration in seconds, whole or not, as milliseconds."""
+        value: Any = self._given.get(name)
+        if value is None:
+            return 0
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LARGEST:
+            return round(value * 1000)
+        self.clamped = True
+        return 0
+
+    def has(self, *names: str) -> bool:
+        """Whether at least one of these fields is there."""
+        return any(self._given.get(name) is not None for name in names)
+
     def _sane(self, value: Any) -> int:
         if type(value) is int and 0 <= value < _LARGEST:
             return value
