@@ -152,8 +152,8 @@ def test_a_rate_limit_is_retried_by_the_sdk(patient: openai.OpenAI, simulator: S
     assert simulator.requests() == before + 3
 
 
-def test_a_client_that_leaves_is_billed_for_what_was_written(weir: Weir, through: openai.OpenAI) -> None:
-    """A stream left after a few tokens is settled as aborted, at an estimate of what was used."""
+def test_a_stream_that_is_left_is_settled(weir: Weir, through: openai.OpenAI) -> None:
+    """A stream left after its first chunk still gets a settlement, as cut short, with its input tokens."""
     endless = {**CHATS["plain"], "max_tokens": 20_000, "extra_body": {"ignore_eos": True}}
     raw = through.chat.completions.with_raw_response.create(**endless, stream=True)
     stream = raw.parse()
