@@ -69,6 +69,12 @@ class Rules:
         return None
 
 
+def foretell(config: Config, request: Request) -> str:
+    """What `weir explain` says about a request that meets this layer."""
+    refusal = Rules(config).refusal(request.endpoint.name, request.model)
+    return "lets it pass" if refusal is None else f"refuses it with {refusal.status}: {refusal.message}"
+
+
 def _denied(message: str, code: str, param: str | None) -> WeirError:
     return WeirError(403, message, type=PERMISSION, code=code, param=param)
 

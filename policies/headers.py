@@ -69,6 +69,16 @@ def changed(headers: Headers, changes: Changes) -> Headers:
     return kept + [(name.encode(), value.encode()) for name, value in changes.add.items()]
 
 
+def foretell(config: Config, request: Request) -> str:
+    """What `weir explain` says about a request that meets this layer."""
+    directions = (("request", config.request), ("answer", config.response))
+    return "; ".join(f"{name}: {_said(changes)}" for name, changes in directions if changes != Changes())
+
+
+def _said(changes: Changes) -> str:
+    return ", ".join([*(f"sets {name}" for name in changes.add), *(f"removes {name}" for name in changes.remove)])
+
+
 class HeadersPolicy:
     """The layer."""
 

@@ -7,7 +7,7 @@ draws, routes and rate cards that the data plane uses, never from a copy of them
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ from proxy.body import Body, scan
 from proxy.chain import sticky
 from proxy.config.conditions import Conditions, Facts
 from proxy.config.globs import globs
+from proxy.config.registry import PolicyModule, Registry, installed
 from proxy.dialects.request import RequestFacts, facts
 from proxy.dispatch import BYTES_A_TOKEN
 from proxy.endpoints import endpoint_of
@@ -43,6 +44,8 @@ class Layer:
     source: str
     verdict: Verdict
     reason: str
+    foretold: str = ""
+    """What the policy would do, where it can say so without running: its module's `foretell(config, request)`."""
 
     @property
     def met(self) -> bool:
@@ -98,9 +101,19 @@ def asked(
     return Request(exchange, endpoint, method, path.encode(), path.partition("?")[0], headers, body, model)
 
 
-def met(configuration: Configuration, request: Request) -> list[Layer]:
+def met(configuration: Configuration, request: Request, registry: Registry | None = None) -> list[Layer]:
     """The layers of the chain as this request would meet them."""
-    return layers(configuration, request.facts, draw=sticky(request), bypass=request.exchange.bypass)
+    modules = installed() if registry is None else registry
+    found = layers(configuration, request.facts, draw=sticky(request), bypass=request.exchange.bypass)
+    return [
+        replace(layer, foretold=_foretold(modules[entry.use](), entry, request)) if layer.met else layer
+        for entry, layer in zip(configuration.policies, found, strict=True)
+    ]
+
+
+def _foretold(module: PolicyModule, entry: PolicyEntry, request: Request) -> str:
+    foretell = getattr(module, "foretell", None)
+    return "" if foretell is None else str(foretell(module.Config.model_validate(entry.options), request))
 
 
 def worst_case(configuration: Configuration, cards: RateCards, request: Request, target: Target) -> WorstCase:

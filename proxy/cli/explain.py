@@ -133,15 +133,13 @@ def lines(found: dict[str, Any]) -> list[str]:
 def _layer(layer: dict[str, Any]) -> str:
     name = layer["name"] if layer["name"] == layer["use"] else f"{layer['name']} ({layer['use']})"
     verdict = paint(f"{layer['verdict']:<15}", _STYLES.get(layer["verdict"], "dim"))
-    return f"  {name:<20} {verdict} {layer['source']:<28} {layer['reason']}"
+    said = f"  → {layer['foretold']}" if layer["foretold"] else ""
+    return f"  {name:<20} {verdict} {layer['source']:<28} {layer['reason']}{said}"
 
 
 def _targets(route: dict[str, Any], costs: Sequence[dict[str, Any]]) -> list[str]:
-    head = (
-        f"goes to {route['pattern']}, {len(route['targets'])} deployments by {route['balance']}"
-        if len(costs) > 1
-        else "goes to"
-    )
+    several = f" one of {len(costs)} deployments, {route['balance']}:" if len(costs) > 1 else ""
+    head = f"would go by models.{route['pattern']} to{several}"
     return [head, *(_target(target, cost) for target, cost in zip(route["targets"], costs, strict=True))]
 
 

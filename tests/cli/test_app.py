@@ -30,9 +30,9 @@ def test_help_imports_no_mechanism() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_version_among_options(weir: Weir) -> None:
+def test_version_among_options(weir_process: Weir) -> None:
     """The version is an ordinary option too."""
-    done = weir("--version", "serve")
+    done = weir_process("--version", "serve")
     assert (done.returncode, done.stdout) == (0, f"weir {__version__}\n")
 
 
@@ -50,9 +50,9 @@ def test_version_among_options(weir: Weir) -> None:
         (["keys", "create", "--expires", "2001-01-01"], "that is past"),
     ],
 )
-def test_wrong_command_line_exits_2(weir: Weir, arguments: list[str], said: str) -> None:
+def test_wrong_command_line_exits_2(weir_process: Weir, arguments: list[str], said: str) -> None:
     """A wrong command line says what is wrong on stderr and exits with 2."""
-    done = weir(*arguments)
+    done = weir_process(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -67,9 +67,9 @@ def test_wrong_command_line_exits_2(weir: Weir, arguments: list[str], said: str)
         ["keys", "list", "--config", "nowhere.yaml"],
     ],
 )
-def test_expected_failure_is_one_line(weir: Weir, arguments: list[str]) -> None:
+def test_expected_failure_is_one_line(weir_process: Weir, arguments: list[str]) -> None:
     """What can be expected to fail does so in one line on stderr, without colours, and exits with 1."""
-    done = weir(*arguments)
+    done = weir_process(*arguments)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
@@ -78,16 +78,16 @@ def test_expected_failure_is_one_line(weir: Weir, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shell_completion(weir: Weir, shell: str) -> None:
+def test_shell_completion(weir_process: Weir, shell: str) -> None:
     """The script for the shell's completion is offered and names the command."""
-    done = weir("--show-completion", shell)
+    done = weir_process("--show-completion", shell)
     assert done.returncode == 0
     assert "weir" in done.stdout
 
 
-def test_completion_offers_the_commands(weir: Weir) -> None:
+def test_completion_offers_the_commands(weir_process: Weir) -> None:
     """The shell is offered the commands that begin with what was typed."""
-    done = weir(_WEIR_COMPLETE="complete_bash", COMP_WORDS="weir ke", COMP_CWORD="1")
+    done = weir_process(_WEIR_COMPLETE="complete_bash", COMP_WORDS="weir ke", COMP_CWORD="1")
     assert "keys" in done.stdout.split()
 
 

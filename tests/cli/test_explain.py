@@ -31,7 +31,7 @@ honour: {bypass: [branding]}
 policies:
   - use: allow
     match: {team: support}
-    models: ["*"]
+    models: [gpt-4o-mini, fast]
   - use: headers
     name: branding
     unless: {tag: env=test}
@@ -65,7 +65,14 @@ def test_names_every_layer_with_its_line(weir: Weir, key: str) -> None:
         ("branding", "applies", "policies.yaml:7"),
     ]
     assert found["layers"][0]["reason"] == "match.team support"
+    assert [layer["foretold"] for layer in found["layers"]] == ["lets it pass", "request: sets x-brand"]
     assert found["team"] == "support"
+
+
+def test_a_policys_refusal_is_foretold(weir: Weir, key: str) -> None:
+    """A layer that can say what it would do does so."""
+    found = explained(weir, "--key", key, "-d", '{"model": "gpt-none", "messages": []}')
+    assert found["layers"][0]["foretold"].startswith("refuses it with 403")
 
 
 def test_request_headers_count(weir: Weir, key: str) -> None:

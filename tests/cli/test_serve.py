@@ -212,10 +212,12 @@ def test_a_key_opens_within_a_second_and_shuts(weir: Weir, tmp_path: Path) -> No
         until(lambda: running.ask("/weir/me", **bearer)[0] == 401)
 
 
-def test_taken_port_is_one_line(weir: Weir, demo: Served, tmp_path: Path) -> None:
+def test_taken_port_is_one_line(weir_process: Weir, demo: Served, tmp_path: Path) -> None:
     """An address that somebody else has is said, and exits with 1."""
     taken = demo.origin.removeprefix("http://")
-    done = weir("serve", "--demo", "--listen", taken, "--home", str(tmp_path / "other"), **PORTS | {"WEIR_LISTEN": ""})
+    done = weir_process(
+        "serve", "--demo", "--listen", taken, "--home", str(tmp_path / "other"), **PORTS | {"WEIR_LISTEN": ""}
+    )
     assert done.returncode == 1
     assert taken in done.stderr
     assert "Traceback" not in done.stderr
