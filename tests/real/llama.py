@@ -51,7 +51,7 @@ class Llama:
 
 @contextmanager
 def llama_server(model: Path, mode: str, log: Path) -> Iterator[Llama]:
-    """A server of its own in `mode` (chat or embedding), ready. A start was once seen to hang, cause unknown: try again."""
+    """A server of its own in `mode` (chat or embedding), ready. One start was seen to hang, cause unknown: retry."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("xllamacpp has no wheel for this platform")
     script = Path(__file__).with_name("llama_server.py")
