@@ -22,8 +22,8 @@ def usage_of(given: Any) -> Usage | None:
     except msgspec.ValidationError:
         return _usage_loosely(given)
     total_in, total_out = told.prompt_tokens or told.input_tokens, told.completion_tokens or told.output_tokens
-    of_in = told.prompt_tokens_details or told.input_tokens_details or _NO_DETAILS
-    of_out = told.completion_tokens_details or told.output_tokens_details or _NO_DETAILS
+    of_in = told.prompt_tokens_details or told.input_tokens_details or told.input_token_details or _NO_DETAILS
+    of_out = told.completion_tokens_details or told.output_tokens_details or told.output_token_details or _NO_DETAILS
     if of_in.audio_tokens or of_in.image_tokens or of_out.audio_tokens or of_out.image_tokens:
         return _usage_loosely(given)
     if not total_in or told.total_tokens > total_in + total_out:
@@ -61,9 +61,14 @@ class _Plain(msgspec.Struct, gc=False):
     completion_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
+    input_token_details: _Details | None = None
+    output_token_details: _Details | None = None
 
 
 _NO_DETAILS: Final = _Details()
+# The API's own spellings: chat, responses and images, transcripts.
+_INNER: Final = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_OUTER: Final = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 _INPUTS: Final = ("prompt_tokens", "input_tokens")
 _COUNTED: Final = (*_INPUTS, "completion_tokens", "output_tokens", "seconds")
 
@@ -71,8 +76,9 @@ _COUNTED: Final = (*_INPUTS, "completion_tokens", "output_tokens", "seconds")
 def _usage_loosely(given: dict[str, Any]) -> Usage | None:
     """Usage of any form: every kind of token, and counts that are absurd or of other types, flagged."""
     read = Counts(given)
-    inner = "prompt_tokens_details" if "prompt_tokens_details" in given else "input_tokens_details"
-    outer = "completion_tokens_details" if "completion_tokens_details" in given else "output_tokens_details"
+    inner = next((name for name in _INNER if given.get(name) is not None), _INNER[0])
+    outer = next((name for name in _OUTER if given.get(name) is not None), _OUTER[0])
+    cached = Counts(given[inner]) if isinstance(given.get(inner), dict) else Counts({})
     total_in = read.count("prompt_tokens", "input_tokens")
     total_out = read.count("completion_tokens", "output_tokens")
     # Thinking that some leave out of the completion (xAI, Gemini) is in the total, and billed as output.
@@ -85,11 +91,13 @@ def _usage_loosely(given: dict[str, Any]) -> Usage | None:
         reasoning_tokens=min(total_out, read.detail(outer, "reasoning_tokens")),
         input_audio_tokens=min(total_in, read.detail(inner, "audio_tokens")),
         output_audio_tokens=min(total_out, read.detail(outer, "audio_tokens")),
+        cached_audio_tokens=min(total_in, cached.detail("cached_tokens_details", "audio_tokens")),
         input_image_tokens=min(total_in, read.detail(inner, "image_tokens")),
+        cached_image_tokens=min(total_in, cached.detail("cached_tokens_details", "image_tokens")),
         output_image_tokens=min(total_out, read.detail(outer, "image_tokens")),
         audio_ms=read.thousandths("seconds"),
         given=given,
-        clamped=read.clamped,
+        clamped=read.clamped or cached.clamped,
     )
     if (usage.clamped or not read.has(*_COUNTED)) and not (total_in or total_out or usage.audio_ms):
         return None  # nothing in it can be believed, or read: the proxy's own estimate is better than 0
