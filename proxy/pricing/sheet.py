@@ -22,6 +22,7 @@ Rates = Mapping[int, Rate]
 
 CHARACTERS_A_TOKEN: Final = 4  # for a reservation, where only tokens are estimated
 _USED: Final = ("input_tokens", "output_tokens", "searches", "audio_ms", "characters")
+_MEASURES: Final = ("audio_ms", "characters")
 _IN_FULL: Final = "input_tokens", "output_tokens", "cached_tokens", "one"
 
 
@@ -52,7 +53,7 @@ class Sheet:
     def cost(self, usage: Usage) -> int | None:
         """Nano-dollars; None if something was used that has no price here (tokens, where audio is priced by time)."""
         for field in self._unsold:
-            if getattr(usage, field):
+            if getattr(usage, field) and not self._measures(usage):
                 return None
         band = self._bands[bisect_left(self._starts, usage.input_tokens)] if self._starts else self._bands[0]
         total = (
@@ -65,6 +66,10 @@ class Sheet:
             total += getattr(usage, field) * weight
         denominator = self._denominator
         return (2 * total + denominator) // (2 * denominator) if total > 0 else 0
+
+    def _measures(self, usage: Usage) -> bool:
+        """Whether it is told in seconds or characters, and billed so: then its tokens, if told as well, cost nothing."""
+        return any(field not in self._unsold and getattr(usage, field) for field in _MEASURES)
 
     def reserve(self, input_tokens: int, output_cap: int, n: int) -> int:
         """Nano-dollars of a request with this much input and `n` answers of at most `output_cap` tokens, nothing

@@ -76,6 +76,7 @@ NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
         ("groq", "whisper-large-v3", None, Usage(audio_ms=1000), 308_333),  # $0.111 an hour, ten seconds at least
         # By characters: $15 a million.
         ("openai", "tts-1", None, Usage(characters=7), 105_000),
+        ("openai", "tts-1", None, Usage(characters=7, input_tokens=3), 105_000),
         # By request as well: $1/$1 a million and $12 a thousand requests.
         ("perplexity", "sonar", None, Usage(input_tokens=10, output_tokens=10), 12_020_000),
         # Fractions of a nano-dollar are rounded once, half up: $0.003625 a million cached is 3.625 a token.
