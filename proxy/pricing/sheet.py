@@ -68,7 +68,7 @@ class Sheet:
         return (2 * total + denominator) // (2 * denominator) if total > 0 else 0
 
     def _measures(self, usage: Usage) -> bool:
-        """Whether it is told in seconds or characters, and billed so: then its tokens, if told as well, cost nothing."""
+        """Whether it is told in seconds or characters, and billed so: then its tokens, if told too, cost nothing."""
         return any(field not in self._unsold and getattr(usage, field) for field in _MEASURES)
 
     def reserve(self, input_tokens: int, output_cap: int, n: int) -> int:
