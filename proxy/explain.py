@@ -125,7 +125,9 @@ def worst_case(configuration: Configuration, cards: RateCards, request: Request,
     tokens = request.facts.size_bytes // BYTES_A_TOKEN
     if card is None or not request.endpoint.metered:
         return WorstCase(tokens, asked.output_cap, asked.n, None if request.endpoint.metered else 0)
-    return WorstCase(tokens, asked.output_cap, asked.n, card.reserve(tokens, asked.output_cap or 0, asked.n))
+    return WorstCase(
+        tokens, asked.output_cap, asked.n, card.reserve(tokens, asked.output_cap or 0, asked.n, asked.service_tier)
+    )
 
 
 def layers(

@@ -42,10 +42,9 @@ def explain(
     headers, raw = headers_of(header or ()), body_of(data)
     try:
         who, headers = identity(configuration, key, headers)
-        request = asked(configuration, who, endpoint, headers, raw)
+        found = answer(configuration, asked(configuration, who, endpoint, headers, raw))
     except WeirError as error:
         raise CommandError(f"the request is refused with {error.status}: {error.message}") from None
-    found = answer(configuration, request)
     print(json.dumps(found) if as_json else "\n".join(lines(found)))
 
 

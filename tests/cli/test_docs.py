@@ -1,4 +1,4 @@
-"""The guide names every command and every option, and nothing that doesn't exist; its example files are sound."""
+"""The guide names every command and every option, and no other; its pages are found, its examples sound."""
 
 from __future__ import annotations
 
@@ -81,3 +81,14 @@ def test_links_lead_somewhere() -> None:
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_reachable() -> None:
+    """The index of the documentation, and that of the decisions, name every page."""
+    docs = GUIDE.parent
+    named = {
+        (index.parent / target).resolve()
+        for index in (docs / "index.md", docs / "decisions/README.md")
+        for target in re.findall(r"\]\(([^)#:]+)", index.read_text())
+    }
+    assert {page.resolve() for page in docs.rglob("*.md")} - named == {(docs / "index.md").resolve()}
