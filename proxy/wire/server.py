@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final, Protocol
+from urllib.parse import unquote_to_bytes
 
 import httptools
 import msgspec
@@ -36,15 +37,18 @@ from proxy.wire.ticker import NEVER, Ticker
 # smuggling.
 assert httptools.HttpRequestParser.__module__.startswith("httptools.parser"), "httptools' C parser is missing"
 
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?\Z")
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?[ \t]*\Z")
 _TARGET: Final = re.compile(rb"/[\x21-\x22\x24-\x7e\x80-\xff]*\Z")  # no control byte, space or fragment
-_DIGITS: Final = re.compile(rb"[0-9]{1,19}\Z")
-_SPECIAL: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
+_DIGITS: Final = re.compile(rb"[0-9]{1,19}[ \t]*\Z")  # llhttp leaves the white space after a value
+# In a decoded path: what a server may resolve to another path than the one that our rules were asked about.
+_AMBIGUOUS: Final = re.compile(rb"//|/\.\.?(?:/|\Z)|[\x00-\x1f\x7f\\]")
+_SPECIAL: Final = frozenset((b"host", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 _STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in _REASONS.items()}
 _JSON: Final = (b"content-type", b"application/json")
 _PIPELINED: Final = 32  # requests that may wait behind the one that runs
-_LINGER_S: Final = 2.0
+_LINGER_S: Final = 2.0  # how long a closing connection waits for its client's next bytes, or FIN
+_LONGEST_LINGER_S: Final = 30.0
 _BIG: Final = 64 * 1024
 
 
@@ -225,10 +229,10 @@ class Call:
     def send(self, status: int, headers: Headers, body: bytes) -> None:
         """The whole answer at once."""
         self.started = self.finished = True
-        head = self._head(status, headers, len(body))
-        if self.head.method == "HEAD":
-            body = b""
-        self._connection.write(head, body)
+        if self.head.method == "HEAD":  # an empty body says nothing about the length that GET would have
+            self._connection.write(self._head(status, headers, len(body) or None))
+            return
+        self._connection.write(self._head(status, headers, len(body)), body)
 
     def send_error(self, error: WeirError, headers: Headers | None = None) -> None:
         """An answer in OpenAI's error form."""
@@ -248,6 +252,8 @@ class Call:
     def write(self, data: bytes) -> None:
         """One piece of the body."""
         if self._chunked:
+            if not data:
+                return  # a chunk of length 0 would be the end
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head_bytes:
             data, self._head_bytes = self._head_bytes + data, b""
@@ -314,7 +320,9 @@ class ServerConnection(asyncio.Protocol):
         self._drain_waiter: asyncio.Future[None] | None = None
         self._unwritten = 0
         self._reading_paused = False
-        self._discard = False  # the answer to a bad request is out; what still comes in is thrown away
+        self._discard = False  # a bad request or the last one was read; what still comes in is thrown away
+        self._half_closed = False
+        self._linger_until = 0.0
         self._lost = False
         self._running: Call | None = None
         self._task: asyncio.Task[None] | None = None
@@ -322,12 +330,13 @@ class ServerConnection(asyncio.Protocol):
         self._refusal: WeirError | None = None
         # The request being read.
         self._in_head = False
-        self._head_pending = 0  # bytes of the head fed since the parser last said anything
+        self._head_bytes = 0  # fed since the last head or piece of a body was whole
         self._target = b""
-        self._headers: Headers = []
+        self._most_head_bytes = 8 * limits.line_bytes
+        self._raw: Headers = []
+        self._length: bytes | None = None
         self._special: dict[bytes, bytes] = {}
         self._last: _Last | None = None
-        self._longest_value = limits.line_bytes - 64
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._reading: Call | None = None
@@ -361,18 +370,23 @@ class ServerConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # Case 37 of the abuse table: a half-close and a close look the same, and a client that left must not cost
         # tokens.
-        return self.limits.half_close and (self._running is not None or bool(self._waiting))
+        self._half_closed = self.limits.half_close and (self._running is not None or bool(self._waiting))
+        if self._half_closed:
+            self._drop_reading(WeirError(400, "The request's body was cut short.", code="bad_request", close=True))
+        return self._half_closed
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._unwritten = self._transport.get_write_buffer_size()
-        self.deadline = self._loop.time() + self.limits.slow_reader_s
+        self._unwritten = _ALL  # measured a moment later, when what was on its way from the upstream is in
+        self.deadline = self._loop.time() + min(1.0, self.limits.slow_reader_s / 4)
         if self._running is not None and self._running.on_pause is not None:
             self._running.on_pause(True)
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        self.deadline = NEVER if self._running is not None else self._loop.time() + self.limits.keep_alive_s
+        self.deadline = self._next_deadline()
+        if self._running is None and self._waiting:
+            self._start_next()
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
         if self._running is not None and self._running.on_pause is not None:
@@ -380,9 +394,10 @@ class ServerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._discard:
+            if self._linger_until and not self.write_paused:
+                self.deadline = min(self._linger_until, self._loop.time() + _LINGER_S)
             return
-        if self._in_head or self._reading is None:
-            self._head_pending += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -390,8 +405,8 @@ class ServerConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(self._refusal or _malformed(error, self._parser))
         else:
-            # llhttp holds a line until it ends and says nothing meanwhile, so what may be held is counted here.
-            if self._in_head and self._head_pending > self.limits.line_bytes:
+            # llhttp holds a line (of a head, of trailers) until it ends and says nothing meanwhile, so it is counted here.
+            if self._head_bytes > self._most_head_bytes and (self._in_head or self._reading is not None):
                 self._refuse(_too_large("A header line", self.limits.line_bytes))
 
     # --- the parser's callbacks
@@ -399,9 +414,9 @@ class ServerConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._in_head = True
         self._target = b""
-        self._headers = []
-        self._special = {}
-        if self._running is None:
+        self._raw = []
+        self._length = None
+        if self._running is None and not self.write_paused:
             self.deadline = self._loop.time() + self.limits.header_s
 
     def on_url(self, url: bytes) -> None:
@@ -412,40 +427,31 @@ class ServerConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
             return  # a trailer field: nobody here has a use for one, and it must not pass for a header
-        self._head_pending = 0
-        name = name.lower()
-        if len(value) > self._longest_value:
-            self._stop(_too_large("A header line", self.limits.line_bytes))
-        if name in _SPECIAL:
-            if name in self._special:
-                if name != b"connection":
-                    self._stop(_bad(f"More than one {name.decode()} header was sent."))
-                value = self._special[name] + b"," + value
-            self._special[name] = value
-            if name == b"content-length":
-                return  # framing, and all that differs between requests of one client: see on_headers_complete
-        self._headers.append((name, value))
+        if len(name) == 14 and name.lower() == b"content-length":
+            self._length = value  # all that differs between requests of one client; llhttp refuses a second one
+        else:
+            self._raw.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._head_pending = 0
+        self._head_bytes = 0
         parser = self._parser
-        last, headers = self._last, self._headers
+        last, raw = self._last, self._raw
         method, version = parser.get_method(), parser.get_http_version()
         try:
-            if last is not None and last.is_like(method, self._target, version, headers):
-                head, previous = last.again(), last.intake
-                _frame(head, self._special)
+            if last is not None and last.is_like(method, self._target, version, raw):
+                head, previous = last.head.copy(), last.intake
+                self._special = last.special
             else:
-                if len(headers) > self.limits.headers:
-                    raise _too_many(self.limits.headers)
-                head, previous = Head(method.decode("latin-1"), self._target, version, headers), None
-                self._check(head, self._special)
-                _frame(head, self._special)
+                special = self._special = {}
+                head = Head(method.decode("latin-1"), self._target, version, self._fields(raw, special))
+                previous = None
+                self._check(head, special)
+            _frame(head, self._special.get(b"transfer-encoding"), self._length)
             head.keep_alive = parser.should_keep_alive() and not self.draining
             intake = self._app.accept(head, previous)
             if intake is not previous:
-                self._last = _Last(method, self._target, head, intake)
+                self._last = _Last(method, self._target, raw, head, self._special, intake)
             call = Call(self, head, intake)
             if intake.gather and head.content_length is not None and head.content_length > intake.limit_bytes:
                 raise _body_too_large(intake.limit_bytes)
@@ -457,8 +463,10 @@ class ServerConnection(asyncio.Protocol):
         if b"upgrade" in self._special and parser.should_upgrade():
             return  # llhttp stops here and raises HttpParserUpgrade: see _upgrade
         if head.has_body:
-            self.deadline = self._loop.time() + self.limits.body_idle_s
-            if b"expect" in self._special and self._running is None and not self._waiting:
+            if not self.write_paused:
+                self.deadline = self._loop.time() + self.limits.body_idle_s
+            expected = b"expect" in self._special and version == "1.1"
+            if expected and self._running is None and not self._waiting:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not intake.gather and head.has_body:
             call.body = BodyReader(self, head.content_length)
@@ -470,7 +478,9 @@ class ServerConnection(asyncio.Protocol):
         self._body_bytes += len(data)
         if self._body_bytes > call.intake.limit_bytes:
             self._stop(_body_too_large(call.intake.limit_bytes))
-        self.deadline = self._loop.time() + self.limits.body_idle_s
+        self._head_bytes = 0
+        if not self.write_paused:
+            self.deadline = self._loop.time() + self.limits.body_idle_s
         if isinstance(call.body, BodyReader):
             call.body.feed(data)
             return
@@ -491,11 +501,32 @@ class ServerConnection(asyncio.Protocol):
             self.deadline = NEVER
         if isinstance(call.body, BodyReader):
             call.body.end()
+            if len(self._waiting) < _PIPELINED:
+                self.resume_reading()  # what is held is all there is
             return
         body = self._body
         call.body = body[0] if len(body) == 1 else b"".join(body)
         self._body = []
         self._enqueue(call)
+
+    def _fields(self, raw: Headers, special: dict[bytes, bytes]) -> Headers:
+        """The header fields with their names in lower case; those that concern the connection are noted in `special`."""
+        limits = self.limits
+        if len(raw) > limits.headers:
+            raise _too_many(limits.headers)
+        headers: Headers = []
+        for name, value in raw:
+            if len(name) + len(value) + 4 > limits.line_bytes:
+                raise _too_large("A header line", limits.line_bytes)
+            name = name.lower()
+            if name in _SPECIAL:
+                if name in special:
+                    if name != b"connection":
+                        raise _bad(f"More than one {name.decode()} header was sent.")
+                    value = special[name] + b"," + value
+                special[name] = value
+            headers.append((name, value))
+        return headers
 
     def _check(self, head: Head, special: dict[bytes, bytes]) -> None:
         """What RFC 9112 asks of a request's head and llhttp doesn't ask itself."""
@@ -506,12 +537,17 @@ class ServerConnection(asyncio.Protocol):
         if head.target.startswith((b"http://", b"https://")):  # absolute form, RFC 9112, section 3.2.2
             _, _, rest = head.target.partition(b"://")
             authority, slash, path = rest.partition(b"/")
-            if not _HOST.match(authority):
+            if not authority or not _HOST.match(authority):
                 raise _bad("The request target names no valid host.")
             head.target = slash + path or b"/"
             head.path = head.target.partition(b"?")[0].decode("latin-1")
         if not _TARGET.match(head.target) and not (head.target == b"*" and head.method == "OPTIONS"):
             raise _bad("The request target must begin with / and hold no space, control byte or fragment.")
+        path = head.target.partition(b"?")[0]
+        if _AMBIGUOUS.search(unquote_to_bytes(path) if b"%" in path else path):
+            raise _bad(
+                "The path holds empty or dot segments, backslashes or control bytes, which servers read differently."
+            )
         host = special.get(b"host")
         if host is None and head.version == "1.1":
             raise _bad("An HTTP/1.1 request needs a Host header.")
@@ -523,7 +559,7 @@ class ServerConnection(asyncio.Protocol):
     # --- exchanges in order
 
     def _enqueue(self, call: Call) -> None:
-        if self._running is None and not self._waiting:
+        if self._running is None and not self._waiting and not self.write_paused:
             self._start(call)
             return
         self._waiting.append(call)
@@ -535,6 +571,10 @@ class ServerConnection(asyncio.Protocol):
         if self._reading is None:
             self.deadline = NEVER
         self._task = self._loop.create_task(self._run(call), name="exchange")
+
+    def _start_next(self) -> None:
+        self._start(self._waiting.popleft())
+        self.resume_reading()
 
     async def _run(self, call: Call) -> None:
         try:
@@ -563,10 +603,25 @@ class ServerConnection(asyncio.Protocol):
             self._linger()
             return
         if self._waiting:
-            self._start(self._waiting.popleft())
-            self.resume_reading()
-        elif self._reading is None and not self._in_head and not self.write_paused:
-            self.deadline = self._loop.time() + self.limits.keep_alive_s
+            if not self.write_paused:  # else its answer would only be held here: resume_writing starts it
+                self._start_next()
+        elif self._discard:
+            self._answer_refusal()
+        elif self._half_closed:
+            self._linger()
+        elif not self.write_paused:
+            self.deadline = self._next_deadline()
+
+    def _next_deadline(self) -> float:
+        """When the client's next bytes are due."""
+        now = self._loop.time()
+        if self._linger_until:
+            return min(self._linger_until, now + _LINGER_S)
+        if self._reading is not None:
+            return now + self.limits.body_idle_s
+        if self._running is not None:
+            return NEVER
+        return now + (self.limits.header_s if self._in_head else self.limits.keep_alive_s)
 
     # --- writing
 
@@ -590,12 +645,16 @@ class ServerConnection(asyncio.Protocol):
         if not self._reading_paused and not self._lost:
             self._reading_paused = True
             self._transport.pause_reading()
+            if self._reading is not None and not self.write_paused:
+                self.deadline = NEVER  # it is not the client who is slow
 
     def resume_reading(self) -> None:
         """Reads on."""
         if self._reading_paused and not self._lost:
             self._reading_paused = False
             self._transport.resume_reading()
+            if self._reading is not None and not self.write_paused:
+                self.deadline = self._next_deadline()
 
     # --- ends
 
@@ -625,7 +684,8 @@ class ServerConnection(asyncio.Protocol):
     def drain(self) -> None:
         """Takes no further request; ends at once if idle, else after the running exchange."""
         self.draining = True
-        if self._running is None and self._reading is None and not self._in_head and not self._discard:
+        busy = self._running is not None or self._reading is not None or self._waiting
+        if not busy and not self._in_head and not self._discard:
             self.close()
 
     def close(self) -> None:
@@ -646,19 +706,19 @@ class ServerConnection(asyncio.Protocol):
     def _refuse(self, error: WeirError) -> None:
         """Answers a request that can't be handled, in its place in the pipeline, and closes."""
         self._discard = True
+        self._refusal = error
         self._drop_reading(error)
-        if self._running is not None or self._waiting:
-            # Earlier requests of the pipeline come first; after them the connection closes without this answer.
-            for call in self._waiting:
-                self._release(call)
-            self._waiting.clear()
-            if self._running is not None:
-                self._running.keep_alive = False
-            return
-        head = Head("GET", b"/", "1.1", [])
-        call = Call(self, head, Intake(True, 0))
+        if self._running is None and not self._waiting:
+            self._answer_refusal()
+        elif not self.write_paused:
+            self.deadline = NEVER  # earlier requests of the pipeline come first: see _finish
+
+    def _answer_refusal(self) -> None:
+        assert self._refusal is not None
+        method = "HEAD" if self._target and self._parser.get_method() == b"HEAD" else "GET"
+        call = Call(self, Head(method, b"/", "1.1", []), Intake(True, 0))
         call.keep_alive = False
-        call.send_error(error, [(b"date", http_date())])
+        call.send_error(self._refusal, [(b"date", http_date())])
         self._linger()
 
     def _drop_reading(self, error: WeirError) -> None:
@@ -677,8 +737,9 @@ class ServerConnection(asyncio.Protocol):
         self.resume_reading()
         if self._transport.can_write_eof() and not self._transport.get_extra_info("ssl_object"):
             self._transport.write_eof()
+            self._linger_until = self._loop.time() + _LONGEST_LINGER_S
             if not self.write_paused:
-                self.deadline = self._loop.time() + _LINGER_S
+                self.deadline = self._next_deadline()
         else:
             self.close()
 
@@ -697,38 +758,42 @@ class ServerConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._reading = None
         lines = [b"%b: %b\r\n" % pair for pair in call.head.headers if pair[0] not in _UPGRADE_FIELDS]
-        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (call.head.method.encode(), call.head.target, b"".join(lines))
-        self.data_received(head + rest)
+        if self._length is not None:
+            lines.append(b"content-length: %b\r\n" % self._length)
+        options = special.get(b"connection", b"").lower().split(b",")
+        kept = [option.strip() for option in options if option.strip() in (b"close", b"keep-alive")]
+        if kept:
+            lines.append(b"connection: %b\r\n" % b", ".join(kept))
+        method, target, version = call.head.method.encode(), call.head.target, call.head.version.encode()
+        self.data_received(b"%b %b HTTP/%b\r\n%b\r\n%b" % (method, target, version, b"".join(lines), rest))
 
 
 class _Last:
     """The last request of a connection. Clients send the same head again: what was found out about it still holds."""
 
-    __slots__ = ("_head", "_method", "_target", "intake")
+    __slots__ = ("_method", "_raw", "_target", "head", "intake", "special")
 
-    def __init__(self, method: bytes, target: bytes, head: Head, intake: Intake) -> None:
+    def __init__(
+        self, method: bytes, target: bytes, raw: Headers, head: Head, special: dict[bytes, bytes], intake: Intake
+    ) -> None:
         self._method = method
         self._target = target
-        self._head = head
+        self._raw = raw
+        self.head = head
+        self.special = special
         self.intake = intake
 
-    def is_like(self, method: bytes, target: bytes, version: str, headers: Headers) -> bool:
+    def is_like(self, method: bytes, target: bytes, version: str, raw: Headers) -> bool:
         """Whether a request is the same but for its body and length."""
-        head = self._head
-        return target == self._target and headers == head.headers and method == self._method and version == head.version
-
-    def again(self) -> Head:
-        """The head of such a request."""
-        return self._head.copy()
+        return target == self._target and raw == self._raw and method == self._method and version == self.head.version
 
 
-def _frame(head: Head, special: dict[bytes, bytes]) -> None:
+def _frame(head: Head, coding: bytes | None, length: bytes | None) -> None:
     """Where the body ends (RFC 9112, section 6)."""
-    coding, length = special.get(b"transfer-encoding"), special.get(b"content-length")
     if coding is not None:
         if length is not None:
             raise _bad("Content-Length and Transfer-Encoding exclude each other.")
-        if coding.lower() != b"chunked" or head.version == "1.0":
+        if coding.strip().lower() != b"chunked" or head.version == "1.0":
             raise _bad("The only transfer coding understood is `chunked`, in HTTP/1.1.")
         head.chunked = True
     elif length is not None:
@@ -737,6 +802,7 @@ def _frame(head: Head, special: dict[bytes, bytes]) -> None:
         head.content_length = int(length)
 
 
+_ALL: Final = 1 << 62
 _UPGRADE_FIELDS: Final = (b"upgrade", b"connection", b"http2-settings")
 
 
