@@ -53,7 +53,10 @@ def read(body: bytes) -> Reading:
 
 
 def _tier(usage: Any) -> str | None:
-    tier = usage.get("service_tier") if isinstance(usage, dict) else None
+    """The service tier; fast mode is told apart from it, and priced as a tier."""
+    if not isinstance(usage, dict):
+        return None
+    tier = "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
     return tier if isinstance(tier, str) else None
 
 
