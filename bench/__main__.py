@@ -44,7 +44,11 @@ def overhead(plan: rounds.Plan, groups: list[str], subject: str) -> int:
     facts["priority"] = str(processes.PRIORITY) if processes.prefer() else "usual"
     start = time.monotonic()
     rows = run.run(
-        plan, groups, subject, lambda row: console.print(f"  {row.verdict:4} {row.number}: {row.seen}", markup=False)
+        plan,
+        groups,
+        subject,
+        cores,
+        lambda row: console.print(f"  {row.verdict:4} {row.number}: {row.seen}", markup=False),
     )
     console.print(
         f"\n{time.monotonic() - start:.0f} s{'; quick rounds: not to be quoted' if plan is rounds.QUICK else ''}"

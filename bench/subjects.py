@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench import machine, payloads
 from bench.certificates import Certificates
+from bench.load import single, wire
 from bench.processes import NotReadyError, Process, free_port
 
 DEVNULL = Path(os.devnull)
@@ -64,10 +65,15 @@ class Subject(ABC):
         self.process = self.start(self.setting.directory / f"{self.name}-{self.port}")
         try:
             self.process.wait_listening(self.port)
-        except NotReadyError as error:
+            self.settle()
+        except (NotReadyError, OSError, ValueError) as error:
             self.process.stop()
             raise NotReadyError(f"{self.name} did not start: {error}") from None
         return self
+
+    def settle(self) -> None:
+        """Called once the port accepts: wait for what else belongs to being ready."""
+        return
 
     def __exit__(self, *exc: object) -> None:
         if self.process is not None:
@@ -149,6 +155,11 @@ class Weir(Subject):
         argv = [*weir_command(), "serve", "--config", str(path)]
         env = {"WEIR_HOME": str(home), "NO_COLOR": "1"}
         return Process(argv, core=self.setting.cores.proxy, log=home / "log", env=env)
+
+    def settle(self) -> None:
+        """The supervisor listens while rate cards are compiled and its worker starts: wait for the first answer."""
+        with single.Connection(self.url) as connection:
+            connection.exchange(wire.request(self.url, payloads.unary_request()))
 
     def deployment(self, home: Path) -> str:
         trust = f", ca: {self.setting.certificates.ca}" if self.origin.tls else ""

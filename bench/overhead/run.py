@@ -19,13 +19,16 @@ Maker = Callable[[Setting, Origin], Subject]
 Report = Callable[[Row], None]
 
 
-def run(plan: Plan, groups: Sequence[str], judged: str, report: Report) -> list[Row]:
-    """Measure the chosen groups for the judged subject; `report` is told each row as it is known."""
+def run(plan: Plan, groups: Sequence[str], judged: str, cores: machine.Cores, report: Report) -> list[Row]:
+    """Measure the chosen groups for the judged subject; `report` is told each row as it is known.
+
+    `cores` were chosen before this process pinned itself: afterwards it is allowed only one.
+    """
     rows: list[Row] = []
     machine.raise_open_files()
     with tempfile.TemporaryDirectory(prefix="weir-bench-") as name:
         directory = Path(name)
-        setting = Setting(directory, machine.cores(), certificates.make(directory))
+        setting = Setting(directory, cores, certificates.make(directory))
         for row in _rows(setting, plan, set(groups), judged):
             rows.append(row)
             report(row)

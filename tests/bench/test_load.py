@@ -79,6 +79,11 @@ def test_a_refusal_is_not_an_answer() -> None:
         wire.answer_end(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
 
 
+def test_a_process_runs_where_it_was_put(upstream: Subject) -> None:
+    """Upstreams are pinned to the load's core, every process of them."""
+    assert {core for pid in upstream.pids() for core in os.sched_getaffinity(pid)} == {machine.cores().load}
+
+
 def test_cpu_clock_of_a_process_is_its_own(upstream: Subject) -> None:
     """The scheduler's clock of this process moves with its work, and includes nobody else."""
     assert upstream.pids()[0] in processes.tree(os.getpid())
