@@ -405,7 +405,7 @@ class ServerConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(self._refusal or _malformed(error, self._parser))
         else:
-            # llhttp holds a line (of a head, of trailers) until it ends and says nothing meanwhile, so it is counted here.
+            # llhttp holds a line of a head or trailer until it ends and says nothing meanwhile: so it is counted here.
             if self._head_bytes > self._most_head_bytes and (self._in_head or self._reading is not None):
                 self._refuse(_too_large("A header line", self.limits.line_bytes))
 
@@ -510,7 +510,7 @@ class ServerConnection(asyncio.Protocol):
         self._enqueue(call)
 
     def _fields(self, raw: Headers, special: dict[bytes, bytes]) -> Headers:
-        """The header fields with their names in lower case; those that concern the connection are noted in `special`."""
+        """The header fields with lower-case names; those that concern the connection are noted in `special`."""
         limits = self.limits
         if len(raw) > limits.headers:
             raise _too_many(limits.headers)
@@ -545,9 +545,7 @@ class ServerConnection(asyncio.Protocol):
             raise _bad("The request target must begin with / and hold no space, control byte or fragment.")
         path = head.target.partition(b"?")[0]
         if _AMBIGUOUS.search(unquote_to_bytes(path) if b"%" in path else path):
-            raise _bad(
-                "The path holds empty or dot segments, backslashes or control bytes, which servers read differently."
-            )
+            raise _bad("The path holds an empty segment, a dot segment, a backslash or a control byte.")
         host = special.get(b"host")
         if host is None and head.version == "1.1":
             raise _bad("An HTTP/1.1 request needs a Host header.")
