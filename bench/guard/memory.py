@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+_PATIENCE_S = 7200  # timers that only re-arm themselves would go on for ever
 Reply = Callable[[bytes], list[bytes]]
 
 
@@ -26,6 +27,8 @@ class _NoSockets:
         if timeout is None:
             raise RuntimeError("the data plane waits for something that can't happen in memory")
         self._loop.now += timeout
+        if self._loop.now > self._loop.started + _PATIENCE_S:
+            raise RuntimeError(f"nothing came of it in {_PATIENCE_S} s of the loop's time: an answer was lost")
         return []
 
     def close(self) -> None:
@@ -39,7 +42,7 @@ class MemoryLoop(asyncio.BaseEventLoop):
 
     def __init__(self, reply: Reply) -> None:
         super().__init__()
-        self.now = 1_000_000.0
+        self.now = self.started = 1_000_000.0
         self.reply = reply
         self.on_deliver: Callable[[], None] | None = None  # where a deliberate slow-down is put in
         self._selector = _NoSockets(self)

@@ -71,6 +71,19 @@ def test_waiting_for_nothing_is_an_error() -> None:
     loop.close()
 
 
+def test_a_lost_answer_is_an_error() -> None:
+    """A timer that re-arms itself can't keep a lost exchange waiting for ever."""
+    loop = MemoryLoop(lambda request: [])
+
+    def tick() -> None:
+        loop.call_later(1, tick)
+
+    tick()
+    with pytest.raises(RuntimeError, match="lost"):
+        loop.run_until_complete(loop.create_future())
+    loop.close()
+
+
 def test_counts_of_the_data_plane_repeat(prepared: Path) -> None:
     """The same requests make the same calls, but for what a new second of the wall clock adds."""
     first, second = counts.python_counts(prepared), counts.python_counts(prepared)
