@@ -4,6 +4,7 @@
 #   docker run --read-only -p 8787:8787 -p 9090:9090 -v weir:/var/lib/weir -v ./weir.yaml:/etc/weir/weir.yaml:ro weir
 #
 # The data port is public in here, so keys are required: the first start makes a bootstrap key and prints it once.
+# WEIR_LISTEN and WEIR_OPS win over the deployment file; -e replaces them.
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
@@ -26,7 +27,7 @@ COPY --from=build /opt/weir /opt/weir
 # Group 0 may write the state: platforms that give each container a random UID put it into that group.
 RUN install -d -m 0775 -g 0 /etc/weir && install -d -m 0770 -o 10001 -g 0 /var/lib/weir
 ENV PATH=/opt/weir/bin:$PATH HOME=/var/lib/weir WEIR_HOME=/var/lib/weir WEIR_CONTAINER=1 \
-    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+    WEIR_LISTEN=0.0.0.0:8787 WEIR_OPS=0.0.0.0:9090 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /etc/weir
 VOLUME /var/lib/weir
 USER 10001:0

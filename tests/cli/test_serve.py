@@ -212,6 +212,17 @@ def test_a_key_opens_within_a_second_and_shuts(weir: Weir, tmp_path: Path) -> No
         until(lambda: running.ask("/weir/me", **bearer)[0] == 401)
 
 
+def test_first_start_of_a_container_prints_a_key_once(tmp_path: Path) -> None:
+    """In a container that demands keys and has none, the first start prints one, stores its hash, and opens to it."""
+    (tmp_path / "weir.yaml").write_text('version: 1\nkeys: required\nupstreams: {a: {url: "http://127.0.0.1:9/v1"}}\n')
+    with served(tmp_path, WEIR_CONTAINER="1") as running:
+        (secret,) = set(re.findall(r"wk-[\w-]+", (tmp_path / "stdout").read_text() + running.said))
+        assert running.ask("/weir/me", authorization=f"Bearer {secret}")[0] == 200
+        assert secret not in (running.home / "keys.json").read_text()
+    with served(tmp_path, WEIR_CONTAINER="1") as again:
+        assert "wk-" not in (tmp_path / "stdout").read_text() + again.said
+
+
 def test_taken_port_is_one_line(weir_process: Weir, demo: Served, tmp_path: Path) -> None:
     """An address that somebody else has is said, and exits with 1."""
     taken = demo.origin.removeprefix("http://")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy.config.loading import default_configuration
+
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "requirements-build.lock")
 
@@ -46,6 +48,14 @@ def test_runs_without_root_and_with_any_uid() -> None:
     environment = " ".join(stage["ENV"])
     for setting in ("WEIR_CONTAINER=1", "WEIR_HOME=/var/lib/weir", "PYTHONDONTWRITEBYTECODE=1"):
         assert setting in environment
+
+
+def test_its_public_ports_demand_keys() -> None:
+    """With the image's own environment and no file, the data port is public and keys are required."""
+    environment = dict(pair.partition("=")[::2] for line in last_stage()["ENV"] for pair in line.split())
+    deployment = default_configuration(environment).deployment
+    assert (str(deployment.listen), str(deployment.ops)) == ("0.0.0.0:8787", "0.0.0.0:9090")
+    assert (deployment.public, deployment.keys) == (True, "required")
 
 
 def test_is_watched_and_reachable() -> None:
