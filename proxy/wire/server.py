@@ -16,8 +16,11 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
 import socket
+import sys
+import termios
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -659,7 +662,7 @@ class ServerConnection(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """A time limit has passed."""
         if self.write_paused:
-            unwritten = self._transport.get_write_buffer_size()
+            unwritten = self._transport.get_write_buffer_size() + _unacknowledged(self._transport)
             if unwritten < self._unwritten:
                 self._unwritten, self.deadline = unwritten, now + self.limits.slow_reader_s
             else:
@@ -784,6 +787,17 @@ class _Last:
     def is_like(self, method: bytes, target: bytes, version: str, raw: Headers) -> bool:
         """Whether a request is the same but for its body and length."""
         return target == self._target and raw == self._raw and method == self._method and version == self.head.version
+
+
+def _unacknowledged(transport: asyncio.Transport) -> int:
+    """Bytes that the kernel holds for the client: megabytes, which a slow reader may take a minute to get through."""
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def _frame(head: Head, coding: bytes | None, length: bytes | None) -> None:

@@ -64,7 +64,7 @@ async def test_a_pipelined_request_waits_for_the_one_before() -> None:
     ],
 )
 async def test_an_error_in_a_pipeline_comes_in_its_place(bad: bytes, status: int) -> None:
-    """What was asked before it is answered first, in order; then comes the error, then FIN; what follows is not read."""
+    """What was asked before is answered first, in order; then comes the error, then FIN; what follows isn't read."""
     gate = Gate()
     async with serving(App(gate)) as server, await server.connect() as client:
         await client.send(get("/1") + get("/2") + get("/3") + bad + get("/4"))
