@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from proxy.dialects import Reading, StreamReader, Verdict, read_tail, read_unary
+from proxy.dialects import Reading, StreamReader, Verdict, read_tail, read_unary, stream_reader
 from proxy.errors import WeirError
-from proxy.exchange import Attempt
+from proxy.exchange import Attempt, Settle
 from proxy.faults import Fault, cut_short, maybe_billed, of_event, of_status, of_wire
-from proxy.response import Response
+from proxy.response import Outcome, Response
 from proxy.stream import Stream
 from proxy.wire.client import Progress, UpstreamConnection, WireError
 from proxy.wire.headers import Headers, for_client, get
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from proxy.upstreams import Upstream
 
 _TAIL_BYTES: Final = 64 * 1024
-_INFLATED: Final = 100 * 1024 * 1024
+_INFLATED_AT_LEAST: Final = 64 * 1024
+_INFLATION: Final = 200  # no honest answer is that repetitive
+_TEXT: Final = frozenset(("chat", "responses", "anthropic"))
 _IDENTITY: Final = (None, b"", b"identity")
 
 
@@ -56,36 +58,22 @@ class Settler(Protocol):
 class Answer:
     """One attempt's answer while it comes in."""
 
-    __slots__ = (
-        "_connection",
-        "_content_events",
-        "_deadline",
-        "_dialect",
-        "_first",
-        "_held",
-        "_held_bytes",
-        "_inflate",
-        "_limits",
-        "_loop",
-        "_mode",
-        "_reader",
-        "_settle",
-        "_splitter",
-        "_started",
-        "_stream",
-        "_streamed_bytes",
-        "_tail",
-        "_want_stream",
-        "attempt",
-        "headers",
-        "inject",
-        "over",
-        "reading",
-        "ready",
-        "stale_ok",
-        "status",
-        "upstream",
-    )
+    # Defaults stand on the class: an answer sets only what its course needs.
+    connection: UpstreamConnection | None = None
+    status = 0
+    headers: Headers = []
+    over = False
+    made: Response | None = None  # a stream's response: told that it ended, if the exchange ends before it
+    stale_ok = False  # the connection was kept idle: if it is dead, the request may go again on a fresh one
+    _mode = "head"
+    _held_bytes = 0
+    _tail = b""
+    _stream: Stream | None = None
+    _splitter: Splitter | None = None
+    _first = False
+    _content_events = 0
+    _streamed_bytes = 0
+    _inflate: Any = None
 
     def __init__(
         self,
@@ -93,10 +81,11 @@ class Answer:
         upstream: Upstream,
         limits: AnswerLimits,
         settle: Settler,
-        *,
         dialect: str | None,
         reader: StreamReader | None,
         inject: bool,
+        settles: list[Settle],
+        loop: asyncio.AbstractEventLoop,
         deadline: float,
     ) -> None:
         self.attempt = attempt
@@ -106,45 +95,35 @@ class Answer:
         self._dialect = dialect
         self._reader = reader
         self.inject = inject  # a usage chunk was asked for on the client's behalf, so it is taken out again
-        self._want_stream = reader is not None
-        self._loop = asyncio.get_running_loop()
+        self.settles = settles  # the guards that want to be told
+        self._loop = loop
         self._deadline = deadline
-        self._started = self._loop.time()
-        self.ready: asyncio.Future[None] = self._loop.create_future()
-        self._connection: UpstreamConnection | None = None
-        self.status = 0
-        self.headers: Headers = []
+        self.ready: asyncio.Future[None] = loop.create_future()
         self.reading: Reading = reader.reading if reader is not None else Reading()
-        self.over = False
-        self.stale_ok = False  # the connection was kept idle: if it is dead, the request may go again on a fresh one
-        self._mode = "head"
         self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._tail = b""
-        self._stream: Stream | None = None
-        self._splitter: Splitter | None = None
-        self._first = False
-        self._content_events = 0
-        self._streamed_bytes = 0
-        self._inflate: Any = None
 
     def __repr__(self) -> str:
         return f"<Answer {self.status} {self._mode}{' over' if self.over else ''}>"
 
     @property
     def estimated_output_tokens(self) -> int:
-        """What the answer so far may be worth where no usage tells: events of a stream carry about one token each."""
-        return self._content_events or (self._held_bytes + self._streamed_bytes) // 4
+        """What the answer so far may be worth where no usage tells: events of a stream carry about one token each.
+
+        Vectors, images and sound have bytes, but not in proportion to tokens.
+        """
+        if self._content_events or self._dialect not in _TEXT:
+            return self._content_events
+        return (self._held_bytes + self._streamed_bytes) // 4
 
     def attach(self, connection: UpstreamConnection) -> None:
         """The connection that carries it."""
-        self._connection = connection
+        self.connection = connection
         connection.limit(self._deadline, self._expired)
 
     def _expired(self) -> None:
         now = self._loop.time()
         kind = "total time limit" if now >= self._deadline else "no byte came in time"
-        detail = f"{kind}, {now - self._started:.1f} s after the request was sent"
+        detail = f"{kind}, {_since(self.attempt) / 1e9:.1f} s after the request was sent"
         self.on_end(WireError("timeout", Progress.SENT if self._mode == "head" else Progress.ANSWERING, detail))
 
     # --- what the connection tells (proxy.wire.client.Receiver)
@@ -175,6 +154,9 @@ class Answer:
             limits = self._limits
             self._splitter = Splitter(limits.unparsed_event_bytes, limits.event_bytes)
             self._stream = Stream(self, limits.stream_buffer_bytes)
+            if self._reader is None and self._dialect is not None:
+                self._reader = stream_reader(self._dialect)  # asked for in a form that isn't read
+                self.reading = self._reader.reading
             self._touch()
         else:
             self._mode = "held"
@@ -205,6 +187,8 @@ class Answer:
     def on_end(self, error: WireError | None) -> None:
         if self.over:
             return
+        if error is None and self._inflate is not None and not self._inflate.eof:
+            error = WireError("truncated", Progress.ANSWERING, "its compressed body is cut short")
         if error is not None:
             self._failed_on_the_wire(error)
         elif self._mode == "events":
@@ -223,9 +207,9 @@ class Answer:
         try:
             events = self._splitter.feed(data)
         except EventTooLarge:
-            self._cut(
-                cut_short(f"an event was larger than {self._limits.event_bytes} bytes", "upstream_event_too_large")
-            )
+            why = f"an event was larger than {self._limits.event_bytes} bytes"
+            self._begin()
+            self._cut(cut_short(why, "upstream_event_too_large"))
             return
         if not events:
             return
@@ -268,12 +252,12 @@ class Answer:
                 self.ready.set_result(None)
 
     def _ended_in_band(self, passed: list[Event]) -> None:
-        assert self._stream is not None and self._connection is not None
+        assert self._stream is not None and self.connection is not None
         self._begin()
         self._account("complete", None)
         self._stream.feed(passed)
         self._stream.end()
-        self._connection.let_end(self)
+        self.connection.let_end(self)
 
     def _broken_by(self, verdict: Verdict, passed: list[Event]) -> None:
         assert self._stream is not None
@@ -292,11 +276,17 @@ class Answer:
     def _events_ended(self) -> None:
         assert self._splitter is not None
         unfinished = self._splitter.unfinished
-        if not self._first:
+        if self._reader is None:
+            self._begin()  # not ours to judge: what came goes on, down to the last byte
+            if rest := self._splitter.rest:
+                assert self._stream is not None
+                self._stream.feed([Event(rest, None)])
+            self._finish("complete", None)
+        elif not self._first:
             self._fail(maybe_billed(502, "upstream_empty", "The upstream's stream held no event."))
         elif unfinished:
             self._cut(cut_short("its last event has no end", "upstream_truncated"))
-        elif self._reader is not None and self.upstream.config.stream_end == "required":
+        elif self.upstream.config.stream_end == "required":
             self._cut(cut_short("it ended without its closing event", "upstream_truncated"))
         else:
             self._finish("complete", None)
@@ -304,11 +294,19 @@ class Answer:
     # --- a body
 
     def _release_held(self) -> None:
-        """Too large to hold: from here on it is relayed as it comes."""
+        """Too large to hold: from here on it is relayed as it comes, unless its beginning says that it is a failure."""
+        body = b"".join(self._held)
+        fault = of_status(self.status, self.headers, body, self.upstream.own_key)
+        if fault is None and self.status < 300 and self._dialect is not None:
+            fault = self._not_an_answer(body)
+        if fault is not None:
+            self._fail(fault)
+            return
         self._mode = "body"
         self._stream = Stream(self, self._limits.stream_buffer_bytes)
-        self._stream.feed([Event(b"".join(self._held), None)])
+        self._stream.feed([Event(body, None)])
         self._held = []
+        self._tail = body[-_TAIL_BYTES:]
         self._touch()
         self._begin()
 
@@ -327,14 +325,10 @@ class Answer:
 
     def _read_body(self, body: bytes) -> Fault | None:
         assert self._dialect is not None
-        kind = (get(self.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
-        if not body or kind == b"text/html":
-            what = "is empty" if not body else "is a page of HTML"
-            return maybe_billed(502, "upstream_not_an_answer", f"The upstream answered 200, but its body {what}.")
-        if b"json" not in kind and body.lstrip()[:1] != b"{":
+        if (fault := self._not_an_answer(body)) is not None:
+            return fault
+        if not self._is_json(body):
             return None  # speech, an image, text: passed as it is
-        if self._want_stream:
-            return maybe_billed(502, "upstream_not_a_stream", "A stream was asked for, but the upstream sent none.")
         try:
             self.reading = read_unary(self._dialect, body)
         except ValueError:
@@ -343,13 +337,28 @@ class Answer:
             return of_event(self.reading.error, first=True)
         return None
 
+    def _not_an_answer(self, body: bytes) -> Fault | None:
+        """A body, or the beginning of one, that can't be what was asked for."""
+        if not body or self._kind() == b"text/html":
+            what = "is empty" if not body else "is a page of HTML"
+            return maybe_billed(502, "upstream_not_an_answer", f"The upstream answered 200, but its body {what}.")
+        if self._reader is not None and self._is_json(body):
+            return maybe_billed(502, "upstream_not_a_stream", "A stream was asked for, but the upstream sent none.")
+        return None
+
+    def _is_json(self, body: bytes) -> bool:
+        return b"json" in self._kind() or body.lstrip()[:1] == b"{"
+
+    def _kind(self) -> bytes:
+        return (get(self.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+
     def _inflated(self, data: bytes) -> bytes:
         try:
-            out: bytes = self._inflate.decompress(data, _INFLATED)
+            out: bytes = self._inflate.decompress(data, max(_INFLATED_AT_LEAST, _INFLATION * len(data)))
         except zlib.error:
             self.on_end(WireError("malformed", Progress.ANSWERING, "its compressed body is damaged"))
             return b""
-        if self._inflate.unconsumed_tail or (len(out) > 64 * 1024 and len(out) > 200 * len(data)):
+        if self._inflate.unconsumed_tail:
             self.on_end(WireError("malformed", Progress.ANSWERING, "its compressed body unpacks to too much"))
             return b""
         return out
@@ -379,6 +388,8 @@ class Answer:
         self._account("partial", Fault(error, billed=True))
         self._abandon()
         assert self._stream is not None
+        if self._splitter is not None and self._splitter.amid_event:
+            self._stream.feed([Event(b"\n\n", None)])  # a part of an event went out: what follows must not join it
         self._stream.end(error)
 
     def _finish(self, outcome: str, fault: Fault | None) -> None:
@@ -396,8 +407,8 @@ class Answer:
         self._settle(self, outcome, fault)
 
     def _abandon(self) -> None:
-        if self._connection is not None:
-            self._connection.abandon(self)
+        if self.connection is not None:
+            self.connection.abandon(self)
 
     def refuse(self, fault: Fault) -> None:
         """The request never left: connecting failed."""
@@ -406,24 +417,30 @@ class Answer:
     # --- the reader's side (proxy.stream.Flow)
 
     def pause(self) -> None:
-        if self._connection is not None and not self.over:
-            self._connection.pause()
+        if self.connection is not None and not self.over:
+            self.connection.pause()
+            self.connection.deadline = self._deadline  # nothing comes because we don't read: that isn't idleness
 
     def resume(self) -> None:
-        if self._connection is not None and not self.over:
-            self._connection.resume()
+        if self.connection is not None and not self.over:
+            self.connection.resume()
+            self._touch()
 
     def cancel(self) -> None:
         """Nobody wants the answer any more: the upstream is cancelled, and what was used is settled."""
         if not self.over:
             self._account("aborted", None)
             self._abandon()
-            if self._stream is not None:
-                self._stream.end()
+            self.ready.cancel()
+            if self._stream is not None:  # whoever still reads must not take it for whole
+                self._stream.end(cut_short("it was given up", "exchange_ended"))
+        if self.made is not None:
+            made, self.made = self.made, None
+            made.end(Outcome.ABORTED)
 
     def _touch(self) -> None:
         """Something came: the idle limit starts anew."""
-        connection = self._connection
+        connection = self.connection
         if connection is not None:
             connection.deadline = min(self._deadline, self._loop.time() + self.upstream.stream_idle_s)
 
@@ -435,7 +452,10 @@ class Answer:
         if self._inflate is not None:
             headers = [pair for pair in headers if pair[0] != b"content-encoding"]
         if self._stream is not None:
-            return Response(self.status, headers, self._stream)
+            self.made = Response(self.status, headers, self._stream)
+            return self.made
+        if self.attempt.request.method == "HEAD" and (length := get(self.headers, b"content-length")) is not None:
+            headers.append((b"content-length", length))  # that of the body that a GET would have
         return Response(self.status, headers, self._held[0] if self._held else b"")
 
 

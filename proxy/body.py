@@ -71,10 +71,12 @@ class Body:
 
     def get(self, name: str, default: Any = None) -> Any:
         """The parsed value of a top-level field."""
+        if self._plain:
+            return self._fields.get(name, default)
         value = self._fields.get(name, _MISSING)
         if value is not _MISSING:
             return value
-        if self._plain or self._spans is None or name not in self._spans:
+        if self._spans is None or name not in self._spans:
             return default
         start, end = self._spans[name]
         value = self._fields[name] = _parse(self.raw[start:end])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -22,7 +22,7 @@ import orjson
 from proxy import chain as chains
 from proxy.answer import AnswerLimits
 from proxy.chain import Chain, Services
-from proxy.config import Configuration, PolicyEntry, globs
+from proxy.config import Configuration, PolicyEntry, Registry, globs
 from proxy.cors import CorsRules
 from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
@@ -93,6 +93,7 @@ class DataPlane:
         env: Mapping[str, str],
         lookup: Lookup,
         log: Callable[..., object],
+        registry: Registry | None = None,
     ) -> None:
         self.journal = journal
         self.metrics = metrics
@@ -100,6 +101,7 @@ class DataPlane:
         self.ticker = ticker
         self.log = log
         self.lookup = lookup
+        self._registry = registry  # where policies are found: what is installed, unless told otherwise
         self.bypass = False
         self.draining = False
         self._env = env
@@ -131,6 +133,7 @@ class DataPlane:
             dispatch,
             lambda entry: self._services(entry, configuration),
             previous.chain if previous else None,
+            self._registry,
         )
         self.metrics.adopt(deployment.models)
         required = deployment.keys == "required"
@@ -227,7 +230,12 @@ class DataPlane:
         """Refuses or admits a request by its head. Most are like the one before on their connection."""
         if previous is not None and self._holds(previous.known):
             return previous
-        return self._admit(head)
+        try:
+            return self._admit(head)
+        except WeirError as error:
+            if self.state.cors is not None:  # else a page couldn't read why
+                error.headers = (*error.headers, *self.state.cors.answer(head.headers))
+            raise
 
     def _holds(self, known: Known | None) -> bool:
         return known is not None and known.version is self._version and known.until > time.time()
@@ -287,14 +295,18 @@ class DataPlane:
             else:
                 response = await forward(request)
             exchange.status = response.status
-            headers = self._headers(response.headers, exchange, state, call, response.whole)
-            before_last = self._last_words(exchange)
-            await relay(response, call, headers, before_last, anthropic=anthropic)
+            whole = response.whole
+            headers = self._headers(response.headers, exchange, state, call, whole)
+            if whole:
+                body = response.held()
+                self._end(exchange, Outcome.COMPLETE)
+                call.send(response.status, headers, body)
+            else:
+                await relay(response, call, headers, partial(self._last_words, exchange), anthropic=anthropic)
         except WeirError as error:
             self._refuse(call, exchange, error, state, anthropic)
         except asyncio.CancelledError:
-            exchange.end(Outcome.ABORTED)
-            self._flush()
+            self._end(exchange, Outcome.ABORTED)
             raise
         except Exception as error:
             self.log("error", "internal_error", exchange=exchange.id, error=f"{type(error).__name__}: {_where(error)}")
@@ -326,16 +338,18 @@ class DataPlane:
 
     # --- ends
 
-    def _last_words(self, exchange: Exchange) -> Callable[[Outcome], bytes]:
-        def before_last(outcome: Outcome) -> bytes:
-            exchange.end(outcome)
-            self._flush()
-            return comment(b"weir exchange=%b cost=%b" % (exchange.id.encode(), _cost(exchange))).raw
+    def _end(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Before the last bytes leave: the exchange is over, and the journal knows it."""
+        exchange.end(outcome)
+        self._flush()
 
-        return before_last
+    def _last_words(self, exchange: Exchange, outcome: Outcome) -> bytes:
+        """Ends the exchange of a stream; the cost, which its head could not tell, as a last comment."""
+        self._end(exchange, outcome)
+        return comment(b"weir exchange=%b cost=%b" % (exchange.id.encode(), _cost(exchange))).raw
 
     def _ended(self, exchange: Exchange) -> None:
-        outcome = exchange.outcome.value if exchange.outcome else ""
+        outcome = exchange.outcome._value_ if exchange.outcome else ""
         total_ns = time.perf_counter_ns() - exchange.started_ns
         label = self.metrics.model_label(exchange.asked)
         self.metrics.exchange(exchange.endpoint, label, exchange.status, outcome, total_ns / 1e9)

@@ -21,6 +21,7 @@ from proxy.answer import Answer, AnswerLimits, Failed, Stale
 from proxy.body import Body
 from proxy.dialects import Usage, stream_reader
 from proxy.dialects.request import RequestFacts, facts
+from proxy.endpoints import uses_stored
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Attempt, Exchange, Request, Settle
 from proxy.faults import Fault, of_wire
@@ -34,6 +35,9 @@ from proxy.wire.server import BodyReader
 
 BYTES_A_TOKEN: Final = 4  # a first guess; the estimator of tokens.py learns better ones
 _NO_FACTS: Final = RequestFacts()
+_PRICES_S: Final = 60.0
+_UNKNOWN: Final[Any] = object()
+_NOBODY: Final[list[Settle]] = []  # no guard to tell
 
 
 class Dispatch:
@@ -52,10 +56,12 @@ class Dispatch:
         self._journal = journal
         self._metrics = metrics
         self._limits = limits
+        self._loop = asyncio.get_running_loop()
         self._cards = cards
         self._shared = shared  # many tenants use one upstream key: what is kept there must be kept apart
         self._cards_hash = cards.hash if cards is not None else ""
-        self._priced: dict[tuple[str | None, str], tuple[float, RateCard | None]] = {}
+        self._priced: dict[tuple[str, str], RateCard | None] = {}
+        self._priced_until = 0.0
 
     @property
     def routes(self) -> Routes:
@@ -80,25 +86,36 @@ class Dispatch:
             raise _stateful()
         model = deployment.model or request.model or ""
         asked = _facts(request)
-        attempt = Attempt(exchange, request, len(exchange.attempts) + 1, deployment.label, upstream.name, model)
-        attempt.n, attempt.output_cap, attempt.tier = asked.n, asked.output_cap, asked.service_tier
-        exchange.attempts.append(attempt)
-        self._estimate(attempt, upstream)
-        settles = await _admitted(exchange, attempt)
-        self._reserve(attempt, settles)
-        inject = _wants_injection(request, asked, upstream)
-        deadline = min(
-            exchange.deadline, _now() + (upstream.flex_s if asked.service_tier == "flex" else upstream.total_s)
+        attempt = Attempt(
+            exchange,
+            request,
+            len(exchange.attempts) + 1,
+            deployment.label,
+            upstream.name,
+            model,
+            asked.n,
+            asked.output_cap,
+            asked.service_tier,
         )
+        exchange.attempts.append(attempt)
+        endpoint, loop = request.endpoint, self._loop
+        if endpoint.metered:
+            self._estimate(attempt, upstream)
+        settles = await _admitted(exchange, attempt) if exchange.guards else _NOBODY
+        self._reserve(attempt, settles)
+        inject = asked.stream and _wants_injection(request, upstream)
+        limit_s = upstream.flex_s if asked.service_tier == "flex" else upstream.total_s
         answer = Answer(
             attempt,
             upstream,
             self._limits,
-            self._settler(settles),
-            dialect=request.endpoint.dialect if request.endpoint.metered else None,
-            reader=stream_reader(request.endpoint.dialect) if asked.stream and request.endpoint.dialect else None,
-            inject=inject,
-            deadline=deadline,
+            self._settle,
+            endpoint.dialect if endpoint.metered else None,
+            stream_reader(endpoint.dialect) if asked.stream and endpoint.dialect else None,
+            inject,
+            settles,
+            loop,
+            min(exchange.deadline, loop.time() + limit_s),
         )
         try:
             await self._exchange_bytes(request, upstream, model, answer, inject)
@@ -160,24 +177,29 @@ class Dispatch:
     def _estimate(self, attempt: Attempt, upstream: Upstream) -> None:
         body = attempt.request.body
         size = body.length or 0 if isinstance(body, BodyReader) else len(body)
-        attempt.estimated_input_tokens = size // BYTES_A_TOKEN
+        tokens = attempt.estimated_input_tokens = size // BYTES_A_TOKEN
         card = self._card(upstream, attempt.model)
-        if card is not None and attempt.request.endpoint.metered:
-            cap = attempt.output_cap or 0
-            attempt.estimate_nanodollars = card.reserve(attempt.estimated_input_tokens, cap, attempt.n)
+        if card is not None:
+            attempt.estimate_nanodollars = card.reserve(tokens, attempt.output_cap or 0, attempt.n)
 
     def _card(self, upstream: Upstream, model: str) -> RateCard | None:
         """The price of a model there; looked up anew every minute, since prices have a first day."""
-        if self._cards is None or not model:
+        now = self._loop.time()
+        if now > self._priced_until:
+            self._priced.clear()
+            self._priced_until = now + _PRICES_S
+        key = (upstream.name, model)
+        found = self._priced.get(key, _UNKNOWN)
+        return self._look_up(upstream, key) if found is _UNKNOWN else found
+
+    def _look_up(self, upstream: Upstream, key: tuple[str, str]) -> RateCard | None:
+        if self._cards is None or not key[1]:
             return None
-        key, now = (upstream.name, model), time.monotonic()
-        found = self._priced.get(key)
-        if found is None or found[0] < now:
-            provider = upstream.provider or provider_of(upstream.url)
-            found = (now + 60.0, self._cards.card(provider, model, datetime.now(UTC)))
-            if len(self._priced) < 4096:
-                self._priced[key] = found
-        return found[1]
+        provider = upstream.provider or provider_of(upstream.url)
+        found = self._cards.card(provider, key[1], datetime.now(UTC))
+        if len(self._priced) < 4096:
+            self._priced[key] = found
+        return found
 
     def _reserve(self, attempt: Attempt, settles: list[Settle]) -> None:
         exchange, identity = attempt.exchange, attempt.exchange.identity
@@ -210,13 +232,6 @@ class Dispatch:
             _tell(settles, attempt)
             raise
 
-    def _settler(self, settles: list[Settle]) -> Any:
-        def settle(answer: Answer, outcome: str, fault: Fault | None) -> None:
-            self._settle(answer, outcome, fault)
-            _tell(settles, answer.attempt)
-
-        return settle
-
     def _settle(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
         attempt, reading = answer.attempt, answer.reading
         attempt.outcome = outcome
@@ -242,6 +257,8 @@ class Dispatch:
             attempt.nanodollars,
             attempt.known,
         )
+        if answer.settles:
+            _tell(answer.settles, attempt)
 
     def _price(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
         """What the attempt cost, and how that is known: observed, estimated, unknown (maybe billed), or unpriced."""
@@ -251,7 +268,8 @@ class Dispatch:
         if attempt.usage is not None:
             attempt.cards = self._cards_hash
             attempt.nanodollars = card.cost(attempt.usage, attempt.tier) if card is not None else None
-            attempt.known = "unpriced" if card is None else "estimated" if attempt.usage.clamped else "observed"
+            unpriced = attempt.nanodollars is None
+            attempt.known = "unpriced" if unpriced else "estimated" if attempt.usage.clamped else "observed"
         elif outcome == "failed" and (fault is None or not fault.billed):
             attempt.nanodollars, attempt.known = 0, "observed"
         elif card is None:
@@ -260,7 +278,8 @@ class Dispatch:
             attempt.nanodollars, attempt.known = attempt.estimate_nanodollars, "unknown"
         else:
             used = Usage(input_tokens=attempt.estimated_input_tokens, output_tokens=answer.estimated_output_tokens)
-            attempt.nanodollars, attempt.known = card.cost(used, attempt.tier), "estimated"
+            attempt.nanodollars = card.cost(used, attempt.tier)
+            attempt.known = "unpriced" if attempt.nanodollars is None else "estimated"
 
 
 def _stateful() -> WeirError:
@@ -270,12 +289,7 @@ def _stateful() -> WeirError:
 
 def _keeps_state(request: Request) -> bool:
     """Whether a request makes, reads or uses objects that stay at the upstream."""
-    if request.endpoint.stateful:
-        return True
-    if request.endpoint.name != "responses":
-        return False
-    field = request.field
-    return bool(field("previous_response_id") or field("conversation") or field("background"))
+    return request.endpoint.stateful or uses_stored(request.endpoint, request.field)
 
 
 async def _connected(upstream: Upstream, answer: Answer, fresh: bool) -> UpstreamConnection:
@@ -312,8 +326,8 @@ def _facts(request: Request) -> RequestFacts:
     return facts(request.endpoint.name, request.body) if isinstance(request.body, Body) else _NO_FACTS
 
 
-def _wants_injection(request: Request, asked: RequestFacts, upstream: Upstream) -> bool:
-    if not (asked.stream and request.endpoint.include_usage and upstream.include_usage):
+def _wants_injection(request: Request, upstream: Upstream) -> bool:
+    if not (request.endpoint.include_usage and upstream.include_usage):
         return False
     options = request.field("stream_options")
     return not (isinstance(options, dict) and "include_usage" in options)
@@ -371,7 +385,3 @@ def _settled(attempt: Attempt, worker: int, estimated_output_tokens: int) -> Set
         attempt.upstream_request_id,
         attempt.error,
     )
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

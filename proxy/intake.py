@@ -103,7 +103,12 @@ def understood(call: Call, limit_bytes: int, nesting: int) -> Body:
     """The scanned JSON body of a request to an endpoint that is understood."""
     raw = call.body
     assert isinstance(raw, bytes)
-    coding = (get(call.head.headers, b"content-encoding") or b"identity").strip().lower()
+    coding = get(call.head.headers, b"content-encoding")
+    if coding is None:
+        if raw:
+            return scan(raw, nesting)
+        coding = b"identity"
+    coding = coding.strip().lower()
     if coding in (b"gzip", b"x-gzip", b"deflate"):
         raw = _inflated(raw, limit_bytes)
     elif coding != b"identity":

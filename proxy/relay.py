@@ -1,7 +1,7 @@
 """From a `Response` to the client's connection.
 
 Rules:
-1. A whole answer leaves in one write. A stream's events go from the upstream's callback to the client's transport
+1. A stream's events go from the upstream's callback to the client's transport
    without waking a task.
 2. A client that reads slowly pauses the upstream.
 3. What breaks after the head has left is told in-band (an error event for event streams), and the end of the framing
@@ -77,12 +77,7 @@ def error_event(error: WeirError, anthropic: bool) -> Event:
 async def relay(
     response: Response, call: Call, headers: Headers, before_last: LastWords, *, anthropic: bool = False
 ) -> Outcome:
-    """Sends a response to the client; returns how it ended. If cancelled, the response is closed."""
-    if response.whole:
-        body = response.held()
-        before_last(Outcome.COMPLETE)
-        call.send(response.status, headers, body)
-        return Outcome.COMPLETE
+    """Sends a response that is still on its way to the client; returns how it ended. If cancelled, the response is closed."""
     if not call.started:
         call.start(response.status, headers)
     try:

@@ -25,26 +25,25 @@ class RequestFacts(msgspec.Struct, frozen=True):
 
 def facts(endpoint: str, body: Body) -> RequestFacts:
     """Reads a request. Raises WeirError 400, naming `param`, for what can't be bounded."""
-    n = _whole(body, "n", 1, MOST_CHOICES) or 1
+    get = body.get
+    n = 1 if (value := get("n")) is None else _whole(value, "n", 1, MOST_CHOICES)
     cap = None
     for name in _CAPS:
-        if (value := _whole(body, name, 0 if name == "max_tokens" else 1, _LARGEST)) is not None:
-            cap = value if cap is None else max(cap, value)
-    stream = body.get("stream")
-    if stream is not None and not isinstance(stream, bool):
+        if (value := get(name)) is not None:
+            found = _whole(value, name, 0 if name == "max_tokens" else 1, _LARGEST)
+            cap = found if cap is None or found > cap else cap
+    stream = get("stream")
+    if stream is not None and type(stream) is not bool:
         raise _invalid("stream", "`stream` must be true or false.")
-    tier = body.get("service_tier")
+    tier = get("service_tier")
     if tier is not None and not isinstance(tier, str):
         raise _invalid("service_tier", "`service_tier` must be a string.")
-    if endpoint == "audio.speech" and body.get("stream_format") == "sse":
+    if endpoint == "audio.speech" and get("stream_format") == "sse":
         stream = True
     return RequestFacts(n, cap, stream is True, tier)
 
 
-def _whole(body: Body, name: str, least: int, most: int) -> int | None:
-    value: Any = body.get(name)
-    if value is None:
-        return None
+def _whole(value: Any, name: str, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
         raise _invalid(name, f"`{name}` must be a whole number from {least} to {most}.")
     return value

@@ -249,8 +249,6 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._in_head:
             return  # a trailer field
         self._headers.append((name.lower(), value))
-        if len(self._headers) > _HEADERS:
-            raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -260,6 +258,8 @@ class UpstreamConnection(asyncio.Protocol):
             return  # 100 Continue, 103 Early Hints: the answer is still to come
         self._in_head = False
         self._keep = parser.should_keep_alive()
+        if len(self._headers) > _HEADERS:
+            raise ValueError("too many headers")
         self._until_close = not self._framed(status)
         if self._receiver is not None:
             self._receiver.on_head(status, self._headers)
@@ -270,10 +270,10 @@ class UpstreamConnection(asyncio.Protocol):
     def _framed(self, status: int) -> bool:
         if self._head_request or status in (204, 304):
             return True
-        return any(
-            name == b"content-length" or (name == b"transfer-encoding" and value.lower() == b"chunked")
-            for name, value in self._headers
-        )
+        for name, value in self._headers:
+            if name == b"content-length" or (name == b"transfer-encoding" and value.lower() == b"chunked"):
+                return True
+        return False
 
     def on_body(self, data: bytes) -> None:
         if self._receiver is not None:
@@ -296,7 +296,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         receiver, self._receiver = self._receiver, None
         self._busy = False
-        self.limit(NEVER, None)
+        self.deadline = NEVER
+        self._on_deadline = None
         reusable = error is None and self._keep and not self._until_close and not self.lost and not self._uploading
         self._uploading = False
         if reusable:

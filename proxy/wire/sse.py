@@ -74,6 +74,16 @@ class Splitter:
         """True while bytes of an event without its blank line are held: at the end of a stream that is a cut event."""
         return bool(self._held.strip(b"\r\n")) or self._oversize > 0
 
+    @property
+    def rest(self) -> bytes:
+        """What is held of an event that isn't finished."""
+        return self._held
+
+    @property
+    def amid_event(self) -> bool:
+        """Whether a part of an event that isn't finished was handed on."""
+        return self._oversize > 0
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` finishes, in order."""
         if not self._held and not self._swallow and data.endswith(b"\n\n") and b"\r" not in data and not self._oversize:
