@@ -75,18 +75,14 @@ class Splitter:
         return bool(self._held.strip(b"\r\n")) or self._oversize > 0
 
     @property
-    def rest(self) -> bytes:
-        """What is held of an event that isn't finished."""
-        return self._held
-
-    @property
     def amid_event(self) -> bool:
         """Whether a part of an event that isn't finished was handed on."""
         return self._oversize > 0
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` finishes, in order."""
-        if not self._held and not self._swallow and data.endswith(b"\n\n") and b"\r" not in data and not self._oversize:
+        fresh = not self._held and not self._swallow and not self._oversize
+        if fresh and data.endswith(b"\n\n") and b"\r" not in data and len(data) <= self._unparsed_bytes:
             if data.find(b"\n\n") == len(data) - 2:  # nearly always: one read is one event
                 return [Event(data, _payload(data))]
             raws = [part + b"\n\n" for part in data[:-2].split(b"\n\n")]
@@ -118,7 +114,9 @@ class Splitter:
             self._oversize = 0
             return Event(raw, None)
         self._check(len(raw))
-        return Event(raw, _payload(raw) if len(raw) <= self._unparsed_bytes else None)
+        if len(raw) > self._unparsed_bytes:
+            return Event(raw, None)
+        return Event(raw, _joined(raw) if b"\r" in raw else _payload(raw))
 
     def _piece(self) -> Event:
         """Hands on all but the last three bytes, in which a blank line may have begun."""
@@ -138,9 +136,13 @@ class Splitter:
 
 
 def _payload(raw: bytes) -> bytes | None:
-    """The joined `data:` lines of one event, or None if it has none."""
+    """The joined `data:` lines of one event whose lines end in LF, or None if it has none."""
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:
         return raw[6:-2]
+    return _joined(raw)
+
+
+def _joined(raw: bytes) -> bytes | None:
     lines = []
     for line in _LINE_END.split(raw):
         if line.startswith(b"data:"):
