@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from proxy.dialects import Reading, StreamReader, Verdict, read_tail, read_unary, stream_reader
+from proxy.dialects import Reading, StreamReader, Verdict, read_large, read_tail, read_unary, stream_reader
 from proxy.errors import WeirError
 from proxy.exchange import Attempt, Settle
 from proxy.faults import Fault, cut_short, maybe_billed, of_event, of_status, of_wire
@@ -36,6 +36,8 @@ _TAIL_BYTES: Final = 64 * 1024
 _INFLATED_AT_LEAST: Final = 64 * 1024
 _INFLATION: Final = 200  # no honest answer is that repetitive
 _TEXT: Final = frozenset(("chat", "responses", "anthropic"))
+_COMMENT_BYTES: Final = 4096
+_BLANK_LINES: Final = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\r", b"\n\r", b"\r\n\n")
 _IDENTITY: Final = (None, b"", b"identity")
 
 
@@ -68,6 +70,7 @@ class Answer:
     _mode = "head"
     _held_bytes = 0
     _tail = b""
+    _large = b""  # the beginning of the event that is passing in pieces
     _stream: Stream | None = None
     _splitter: Splitter | None = None
     _first = False
@@ -150,14 +153,18 @@ class Answer:
                 return
             self._inflate = zlib.decompressobj(47)  # gzip or zlib, by its header
         if status < 300 and kind is not None and kind.startswith(b"text/event-stream"):
-            self._mode = "events"
             limits = self._limits
-            self._splitter = Splitter(limits.unparsed_event_bytes, limits.event_bytes)
             self._stream = Stream(self, limits.stream_buffer_bytes)
-            if self._reader is None and self._dialect is not None:
+            self._touch()
+            if self._dialect is None:  # not understood, so nothing about it is judged: byte for byte
+                self._mode = "body"
+                self._begin()
+                return
+            self._mode = "events"
+            self._splitter = Splitter(limits.unparsed_event_bytes, limits.event_bytes)
+            if self._reader is None:
                 self._reader = stream_reader(self._dialect)  # asked for in a form that isn't read
                 self.reading = self._reader.reading
-            self._touch()
         else:
             self._mode = "held"
 
@@ -214,18 +221,18 @@ class Answer:
         if not events:
             return
         reader = self._reader
-        if reader is None:
-            self._begin()
-            self._stream.feed(events)
-            return
+        assert reader is not None
         passed: list[Event] = []
         for event in events:
             payload = event.data
-            if payload is None:
-                if self._first or len(event.raw) > 4096:  # a heartbeat before the first token is ours to give
+            if payload is not None:
+                verdict = reader.event(payload)
+            elif len(event.raw) > _COMMENT_BYTES or self._large:
+                verdict = self._piece(event.raw)
+            else:
+                if self._first:  # a heartbeat before the first token is ours to give
                     passed.append(event)
                 continue
-            verdict = reader.event(payload)
             if verdict == Verdict.PASS:
                 self._content_events += 1
                 passed.append(event)
@@ -243,6 +250,17 @@ class Answer:
             if not self._first:
                 self._begin()
             self._stream.feed(passed)
+
+    def _piece(self, raw: bytes) -> Verdict:
+        """A piece of an event that is too large to look into: what its beginning and its end say."""
+        assert self._dialect is not None
+        self._large = self._large or raw[:_COMMENT_BYTES]
+        self._tail = (self._tail + raw)[-_TAIL_BYTES:]
+        if not raw.endswith(_BLANK_LINES):
+            return Verdict.PASS
+        verdict = read_large(self._dialect, self.reading, self._large, self._tail)
+        self._large = self._tail = b""
+        return verdict
 
     def _begin(self) -> None:
         if not self._first:
@@ -276,13 +294,7 @@ class Answer:
     def _events_ended(self) -> None:
         assert self._splitter is not None
         unfinished = self._splitter.unfinished
-        if self._reader is None:
-            self._begin()  # not ours to judge: what came goes on, down to the last byte
-            if rest := self._splitter.rest:
-                assert self._stream is not None
-                self._stream.feed([Event(rest, None)])
-            self._finish("complete", None)
-        elif not self._first:
+        if not self._first:
             self._fail(maybe_billed(502, "upstream_empty", "The upstream's stream held no event."))
         elif unfinished:
             self._cut(cut_short("its last event has no end", "upstream_truncated"))
@@ -388,7 +400,7 @@ class Answer:
         self._account("partial", Fault(error, billed=True))
         self._abandon()
         assert self._stream is not None
-        if self._splitter is not None and self._splitter.amid_event:
+        if self._kind() == b"text/event-stream" and (self._splitter is None or self._splitter.amid_event):
             self._stream.feed([Event(b"\n\n", None)])  # a part of an event went out: what follows must not join it
         self._stream.end(error)
 

@@ -6,6 +6,7 @@ carries. What isn't understood is passed on, never rebuilt.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +24,7 @@ _UNARY: Final[dict[str, Callable[[bytes], Reading]]] = {
     "responses": responses.read,
     "anthropic": anthropic.read,
 }
+_TYPE: Final = re.compile(rb'"type"\s*:\s*"([A-Za-z0-9_.]{1,100})"')
 _STREAMS: Final[dict[str, Callable[[], StreamReader]]] = {
     "chat": openai.ChatStream,
     "embeddings": openai.ChatStream,
@@ -62,4 +64,21 @@ def read_tail(dialect: str, tail: bytes) -> Reading:
     return reading
 
 
-__all__ = ["Reading", "StreamReader", "Usage", "Verdict", "read_tail", "read_unary", "stream_reader"]
+def read_large(dialect: str, reading: Reading, head: bytes, tail: bytes) -> Verdict:
+    """What an event of a stream is that is too large to look into, by its beginning and its end.
+
+    The last event of a response holds all of the response, that of an image the image.
+    """
+    named = _TYPE.search(head)
+    kind = named[1].decode("latin-1") if named else ""
+    if dialect == "responses":
+        ends = kind in responses.ENDS
+    else:
+        ends = dialect in ("images", "audio") and openai.is_end(kind)
+    if not ends:
+        return Verdict.PASS
+    reading.usage = read_tail(dialect, tail).usage or reading.usage
+    return Verdict.END
+
+
+__all__ = ["Reading", "StreamReader", "Usage", "Verdict", "read_large", "read_tail", "read_unary", "stream_reader"]

@@ -218,11 +218,15 @@ class ChatStream:
         return Verdict.PASS
 
 
+def is_end(kind: str) -> bool:
+    """Whether an event of this type is the last of its stream: `transcript.text.done`, `image_edit.completed`, …"""
+    return kind.endswith((".done", ".completed")) and "partial" not in kind
+
+
 class TypedStream:
     """A stream of events with a `type`, the last of which carries usage: audio transcripts, speech, images."""
 
     __slots__ = ("reading",)
-    _ENDS: Final = (".done", ".completed")
 
     def __init__(self) -> None:
         self.reading = Reading()
@@ -244,4 +248,4 @@ class TypedStream:
         usage = usage_of(told.get("usage"))
         if usage is not None:
             self.reading.usage = usage
-        return Verdict.END if kind.endswith(self._ENDS) and "partial" not in kind else Verdict.PASS
+        return Verdict.END if is_end(kind) else Verdict.PASS

@@ -9,7 +9,7 @@ import msgspec
 from proxy.dialects.openai import read_answer, usage_of
 from proxy.dialects.reading import UNREADABLE, Reading, Verdict, as_error, whole
 
-_ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
+ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -48,7 +48,7 @@ class ResponsesStream:
             return Verdict.PASS if data.lstrip()[:1] == b"{" else Verdict.MALFORMED
         except UNREADABLE:
             return Verdict.MALFORMED
-        if told.type in _ENDS:
+        if told.type in ENDS:
             self._response(whole(data).get("response"))
             return Verdict.END
         if told.type == "error" or told.error is not None:
