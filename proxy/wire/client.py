@@ -130,12 +130,22 @@ class UpstreamConnection(asyncio.Protocol):
                 break  # answered or gone before the upload was whole: no use to send the rest
             if piece:
                 self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            if self._can_write is not None:
-                await asyncio.wait_for(asyncio.shield(self._can_write), limit)
+            if self._can_write is not None and not await self._writable(limit):
+                return
         else:
             self._uploading = False
             if chunked and not self.lost:
                 self._transport.write(b"0\r\n\r\n")
+
+    async def _writable(self, limit: float) -> bool:
+        """Waits until the upstream takes more; gives the exchange up if it takes nothing for `limit` seconds."""
+        assert self._can_write is not None
+        try:
+            await asyncio.wait_for(asyncio.shield(self._can_write), limit)
+        except TimeoutError:
+            self._fail("timeout", f"the upstream took nothing of the request for {limit:g} s")
+            return False
+        return True
 
     def _begin(self, receiver: Receiver, head_request: bool) -> None:
         assert not self._busy, "a connection carries one exchange at a time"
@@ -258,6 +268,8 @@ class UpstreamConnection(asyncio.Protocol):
             return  # 100 Continue, 103 Early Hints: the answer is still to come
         self._in_head = False
         self._keep = parser.should_keep_alive()
+        if not self._keep and parser.get_http_version() not in ("1.1", "1.0"):
+            raise ValueError("not HTTP/1.1")
         if len(self._headers) > _HEADERS:
             raise ValueError("too many headers")
         self._until_close = not self._framed(status)
@@ -271,13 +283,19 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head_request or status in (204, 304):
             return True
         for name, value in self._headers:
-            if name == b"content-length" or (name == b"transfer-encoding" and value.lower() == b"chunked"):
+            if name == b"content-length":
+                return True
+            if name == b"transfer-encoding":
+                if value.strip().lower() != b"chunked":
+                    raise ValueError("a transfer coding that wasn't asked for")
                 return True
         return False
 
     def on_body(self, data: bytes) -> None:
         if self._receiver is not None:
             self._receiver.on_data(data)
+        elif not self._busy:
+            self._transport.abort()  # a body behind an answer that has none
 
     def on_message_complete(self) -> None:
         if self._in_head or not self._busy:

@@ -9,7 +9,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import ssl
@@ -178,11 +177,16 @@ class Connector:
                 done, tasks = await asyncio.wait(
                     tasks, timeout=_STAGGER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
                 )
+                winner: socket.socket | None = None
                 for task in done:
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
-                    failure = error
+                    if (error := task.exception()) is not None:
+                        failure = error
+                    elif winner is None:
+                        winner = task.result()
+                    else:
+                        task.result().close()
+                if winner is not None:
+                    return winner
             raise failure
         finally:
             for task in tasks:
@@ -199,7 +203,8 @@ class Connector:
             raise WireError("proxy", Progress.CONNECTING, "only http:// forward proxies are supported")
         sock = await self._race(await self._resolver.resolve(proxy.hostname, proxy.port or 80))
         try:
-            await _ask_for_tunnel(sock, f"{origin.host}:{origin.port}", _basic(proxy.username, proxy.password))
+            host = f"[{origin.host}]" if ":" in origin.host else origin.host
+            await _ask_for_tunnel(sock, f"{host}:{origin.port}", _basic(proxy.username, proxy.password))
         except BaseException:
             sock.close()
             raise
@@ -255,9 +260,3 @@ def forward_proxy_for(url: str, env: dict[str, str]) -> str | None:
             return None
     found = env.get(f"{parts.scheme.upper()}_PROXY") or env.get(f"{parts.scheme}_proxy")
     return found or None
-
-
-async def quietly(closing: Any) -> None:
-    """Awaits what closes something, whatever becomes of it."""
-    with contextlib.suppress(Exception):
-        await closing

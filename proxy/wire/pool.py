@@ -68,14 +68,19 @@ class Pool:
         """A connection, made if none is idle (or if a `fresh` one is asked for). Raises WireError."""
         if not fresh and (connection := self.take()) is not None:
             return connection
-        if len(self._open) + self._connecting >= self._max:
+        while len(self._open) + self._connecting >= self._max:
+            if fresh:
+                self._close_oldest()
             handed = await self._wait()
-            if handed is not None:
+            if handed is None:
+                return await self._connect(admitted=True)
+            if not handed.lost:
                 return handed
         return await self._connect()
 
-    async def _connect(self) -> UpstreamConnection:
-        self._connecting += 1
+    async def _connect(self, admitted: bool = False) -> UpstreamConnection:
+        if not admitted:
+            self._connecting += 1
         try:
             connection = await self._connector.connect(self.origin, self._made, self._connect_s)
         except BaseException:
@@ -83,6 +88,9 @@ class Pool:
             self._admit_next()
             raise
         self._connecting -= 1
+        if connection.lost:  # accepted and closed at once: nothing would ever tell its exchange
+            self._admit_next()
+            raise WireError("reset", Progress.CONNECTING, "the upstream closed the new connection")
         self._open.add(connection)
         return connection
 
@@ -90,20 +98,30 @@ class Pool:
         return UpstreamConnection(self, self._ticker, self._user_timeout_s)
 
     async def _wait(self) -> UpstreamConnection | None:
+        """A connection handed over, or None: the right to open one, counted in `_connecting`."""
         waiter: asyncio.Future[UpstreamConnection | None] = self._loop.create_future()
         self._waiters.append(waiter)
         try:
             async with asyncio.timeout(self._connect_s):
                 return await waiter
         except TimeoutError:
+            self._waive(waiter)
             detail = f"all {self._max} connections are busy"
             raise WireError("pool", Progress.CONNECTING, detail) from None
-        finally:
-            if waiter.done() and not waiter.cancelled() and (handed := waiter.result()) is not None:
-                if asyncio.current_task() is not None and asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                    self.release(handed, reusable=not handed.lost)
-            elif waiter in self._waiters:
+        except BaseException:
+            self._waive(waiter)
+            raise
+
+    def _waive(self, waiter: asyncio.Future[UpstreamConnection | None]) -> None:
+        """Gives back what a waiter that gave up was handed in the same moment."""
+        if not waiter.done() or waiter.cancelled():
+            if waiter in self._waiters:
                 self._waiters.remove(waiter)
+        elif (handed := waiter.result()) is not None:
+            self.release(handed, reusable=not handed.lost)
+        else:
+            self._connecting -= 1
+            self._admit_next()
 
     def release(self, connection: UpstreamConnection, reusable: bool) -> None:
         """Takes a connection back, or forgets it."""
@@ -127,7 +145,16 @@ class Pool:
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
+                self._connecting += 1
                 waiter.set_result(None)
+                return
+
+    def _close_oldest(self) -> None:
+        """Makes room for a fresh connection, which no idle one can stand in for."""
+        while self._idle:
+            connection = self._idle.popleft()
+            if not connection.lost:
+                connection.close()
                 return
 
     async def warm(self, count: int) -> None:
@@ -140,7 +167,7 @@ class Pool:
 
     def expire(self, now: float) -> None:
         """Closes what has been idle too long; the oldest are at the left."""
-        self.deadline = now + min(1.0, self._idle_s / 2)
+        self.deadline = now + min(0.25, self._idle_s / 4)
         while self._idle and (self._idle[0].lost or self._idle[0].idle_since + self._idle_s <= now):
             connection = self._idle.popleft()
             if not connection.lost:

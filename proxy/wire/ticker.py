@@ -43,10 +43,12 @@ class Ticker:
     def _tick(self) -> None:
         self._handle = None
         now = self._loop.time()
-        for item in [item for item in self._watched if item.deadline <= now]:
-            item.expire(now)
-        if self._watched:
-            self._handle = self._loop.call_later(self._interval_s, self._tick)
+        try:
+            for item in [item for item in self._watched if item.deadline <= now]:
+                item.expire(now)
+        finally:  # one that fails must not stop the clock of all others
+            if self._watched:
+                self._handle = self._loop.call_later(self._interval_s, self._tick)
 
     def close(self) -> None:
         """Stops the clock."""
