@@ -100,7 +100,7 @@ class Answer:
         self.inject = inject  # a usage chunk was asked for on the client's behalf, so it is taken out again
         self.settles = settles  # the guards that want to be told
         self._loop = loop
-        self._deadline = deadline
+        self.deadline = deadline
         self.ready: asyncio.Future[None] = loop.create_future()
         self.reading: Reading = reader.reading if reader is not None else Reading()
         self._held: list[bytes] = []
@@ -121,11 +121,11 @@ class Answer:
     def attach(self, connection: UpstreamConnection) -> None:
         """The connection that carries it."""
         self.connection = connection
-        connection.limit(self._deadline, self._expired)
+        connection.limit(self.deadline, self._expired)
 
     def _expired(self) -> None:
         now = self._loop.time()
-        kind = "total time limit" if now >= self._deadline else "no byte came in time"
+        kind = "total time limit" if now >= self.deadline else "no byte came in time"
         detail = f"{kind}, {_since(self.attempt) / 1e9:.1f} s after the request was sent"
         self.on_end(WireError("timeout", Progress.SENT if self._mode == "head" else Progress.ANSWERING, detail))
 
@@ -431,7 +431,7 @@ class Answer:
     def pause(self) -> None:
         if self.connection is not None and not self.over:
             self.connection.pause()
-            self.connection.deadline = self._deadline  # nothing comes because we don't read: that isn't idleness
+            self.connection.deadline = self.deadline  # nothing comes because we don't read: that isn't idleness
 
     def resume(self) -> None:
         if self.connection is not None and not self.over:
@@ -454,7 +454,7 @@ class Answer:
         """Something came: the idle limit starts anew."""
         connection = self.connection
         if connection is not None:
-            connection.deadline = min(self._deadline, self._loop.time() + self.upstream.stream_idle_s)
+            connection.deadline = min(self.deadline, self._loop.time() + self.upstream.stream_idle_s)
 
     # --- the result
 

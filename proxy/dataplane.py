@@ -127,7 +127,7 @@ class DataPlane:
             limits.unary_buffer_bytes, limits.stream_buffer_bytes, limits.event_bytes, limits.unparsed_event_bytes
         )
         routes, shared = Routes(configuration, upstreams), deployment.keys == "required"
-        dispatch = Dispatch(routes, self.journal, self.metrics, answer_limits, self._cards, shared)
+        dispatch = Dispatch(routes, self.journal, self.metrics, answer_limits, self._cards, shared, self.log)
         chain = chains.build(
             configuration,
             dispatch,

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final
+
+import msgspec
 
 from proxy.answer import Answer, AnswerLimits, Failed, Stale
 from proxy.body import Body
 from proxy.dialects import Usage, stream_reader
-from proxy.dialects.request import RequestFacts, facts
+from proxy.dialects.request import RequestFacts, capped, facts
 from proxy.endpoints import uses_stored
-from proxy.errors import PERMISSION, WeirError
+from proxy.errors import OVERLOADED, PERMISSION, WeirError
 from proxy.exchange import Attempt, Exchange, Request, Settle
 from proxy.faults import Fault, of_wire
 from proxy.journal import Estimate, Journal, Reserved, Settled
@@ -30,8 +32,9 @@ from proxy.metrics import Metrics
 from proxy.pricing import RateCard, RateCards, provider_of
 from proxy.response import Response
 from proxy.upstreams import Deployment, Routes, Upstream
-from proxy.wire.client import UpstreamConnection, WireError
+from proxy.wire.client import Progress, UpstreamConnection, WireError
 from proxy.wire.server import BodyReader
+from proxy.wire.ticker import NEVER
 
 BYTES_A_TOKEN: Final = 4  # a first guess; the estimator of tokens.py learns better ones
 _NO_FACTS: Final = RequestFacts()
@@ -51,10 +54,12 @@ class Dispatch:
         limits: AnswerLimits,
         cards: RateCards | None,
         shared: bool = False,
+        log: Callable[..., object] = lambda level, event, **fields: None,
     ) -> None:
         self._routes = routes
         self._journal = journal
         self._metrics = metrics
+        self._log = log
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._cards = cards
@@ -74,12 +79,16 @@ class Dispatch:
 
     async def send(self, request: Request, deployment: Deployment) -> Response:
         """One attempt at a given deployment."""
-        while True:
-            response = await self._attempt(request, deployment)
-            if response is not None:
-                return response
+        response = await self._attempt(request, deployment, may_inject=True)
+        if response is None:
+            response = await self._attempt(request, deployment, may_inject=False)
+            assert response is not None
+            if response.status < 300:  # it was that field and nothing else: this upstream needn't be asked again
+                deployment.upstream.include_usage = False
+                self._metrics.count("include_usage_rejected")
+        return response
 
-    async def _attempt(self, request: Request, deployment: Deployment) -> Response | None:
+    async def _attempt(self, request: Request, deployment: Deployment, may_inject: bool) -> Response | None:
         """The answer, or None where the upstream rejected a field of ours and the request can go again without it."""
         exchange, upstream = request.exchange, deployment.upstream
         if self._shared and not exchange.stateful_allowed and _keeps_state(request):
@@ -102,8 +111,13 @@ class Dispatch:
         if endpoint.metered:
             self._estimate(attempt, upstream)
         settles = await _admitted(exchange, attempt) if exchange.guards else _NOBODY
+        if exchange.ended or exchange.deadline <= loop.time():
+            raise _too_late(attempt, settles)
+        lowered = _is_lower(attempt.output_cap, asked.output_cap)
+        if lowered and endpoint.metered:
+            self._estimate(attempt, upstream)
         self._reserve(attempt, settles)
-        inject = asked.stream and _wants_injection(request, upstream)
+        inject = may_inject and asked.stream and _wants_injection(request, upstream)
         limit_s = upstream.flex_s if asked.service_tier == "flex" else upstream.total_s
         answer = Answer(
             attempt,
@@ -117,27 +131,24 @@ class Dispatch:
             loop,
             min(exchange.deadline, loop.time() + limit_s),
         )
+        exchange.open_answers.append(answer)  # given up with the exchange, if nobody did before
         try:
-            await self._exchange_bytes(request, upstream, model, answer, inject)
+            body = _wire_body(request, model, inject, attempt.output_cap if lowered else None)
+            await self._exchange_bytes(request, upstream, model, answer, body)
         except Failed as failed:
             raise failed.fault.error from None
         except BaseException:
             answer.cancel()
             raise
-        if not answer.over:
-            exchange.open_answers.append(answer)  # a stream: closed with the exchange, if nobody did before
         if inject and answer.status == 400 and _rejects_injection(answer):
-            upstream.include_usage = False
-            self._metrics.count("include_usage_rejected")
             return None
         return answer.response()
 
     # --- the wire
 
     async def _exchange_bytes(
-        self, request: Request, upstream: Upstream, model: str, answer: Answer, inject: bool
+        self, request: Request, upstream: Upstream, model: str, answer: Answer, body: bytes | BodyReader
     ) -> None:
-        body = _wire_body(request, model, inject)
         if isinstance(body, BodyReader):
             head = upstream.head(request, model) + _framing(request.method, body.length)
             await self._upload(upstream, head, body, answer)
@@ -167,7 +178,9 @@ class Dispatch:
         try:
             await asyncio.wait((sending, answer.ready), return_when=asyncio.FIRST_COMPLETED)
             if sending.done() and (error := sending.exception()) is not None and not answer.ready.done():
-                raise error
+                if not isinstance(error, TimeoutError):
+                    raise error  # the client's side of the upload failed
+                answer.on_end(WireError("timeout", Progress.SENT, "it stopped taking the upload"))
             await answer.ready
         finally:
             sending.cancel()
@@ -228,14 +241,13 @@ class Dispatch:
             self._journal.flush()
         except WeirError:
             self._journal.discard_last()
-            attempt.outcome, attempt.error, attempt.nanodollars = "failed", "journal_unavailable", 0
-            _tell(settles, attempt)
+            _unsent(attempt, settles, "journal_unavailable")
             raise
 
     def _settle(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
         attempt, reading = answer.attempt, answer.reading
         attempt.outcome = outcome
-        attempt.error = fault.error.code if fault is not None else None
+        attempt.error = None if fault is None else fault.error.code or fault.error.type
         attempt.usage, attempt.served = reading.usage, reading.model
         attempt.tier = reading.service_tier or attempt.tier
         metered = attempt.request.endpoint.metered
@@ -259,18 +271,25 @@ class Dispatch:
         )
         if answer.settles:
             _tell(answer.settles, attempt)
+        if attempt.error == "upstream_key_refused":
+            self._metrics.count("upstream_key_refused")
+            self._log("error", "upstream_key_refused", upstream=attempt.upstream, status=attempt.status)
 
     def _price(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
         """What the attempt cost, and how that is known: observed, estimated, unknown (maybe billed), or unpriced."""
         attempt = answer.attempt
         upstream = answer.upstream
+        if attempt.usage is not None and outcome in ("partial", "aborted") and answer.reading.finish_reason is None:
+            # Told on the way (Anthropic's first event says what the input was): not yet what the whole used.
+            so_far = max(attempt.usage.output_tokens, answer.estimated_output_tokens)
+            attempt.usage = msgspec.structs.replace(attempt.usage, output_tokens=so_far, clamped=True)
         card = self._card(upstream, attempt.served or attempt.model) or self._card(upstream, attempt.model)
         if attempt.usage is not None:
             attempt.cards = self._cards_hash
             attempt.nanodollars = card.cost(attempt.usage, attempt.tier) if card is not None else None
             unpriced = attempt.nanodollars is None
             attempt.known = "unpriced" if unpriced else "estimated" if attempt.usage.clamped else "observed"
-        elif outcome == "failed" and (fault is None or not fault.billed):
+        elif answer.connection is None or (outcome == "failed" and (fault is None or not fault.billed)):
             attempt.nanodollars, attempt.known = 0, "observed"
         elif card is None:
             attempt.nanodollars, attempt.known = None, "unpriced"
@@ -294,7 +313,12 @@ def _keeps_state(request: Request) -> bool:
 
 async def _connected(upstream: Upstream, answer: Answer, fresh: bool) -> UpstreamConnection:
     try:
-        return await upstream.pool.acquire(fresh)
+        async with asyncio.timeout_at(answer.deadline):
+            return await upstream.pool.acquire(fresh)
+    except TimeoutError:
+        fault = of_wire(WireError("connect_timeout", Progress.CONNECTING))
+        answer.refuse(fault)
+        raise Failed(fault, None) from None
     except WireError as error:
         fault = of_wire(error)
         answer.refuse(fault)
@@ -305,21 +329,38 @@ async def _admitted(exchange: Exchange, attempt: Attempt) -> list[Settle]:
     """Asks every guard, outermost first; if one refuses, those that admitted are told that nothing was sent."""
     settles: list[Settle] = []
     try:
-        for guard in exchange.guards:
-            settle = await guard(attempt)
-            if settle is not None:
-                settles.append(settle)
-    except BaseException:
-        attempt.outcome, attempt.error, attempt.nanodollars = "failed", "refused", 0
-        _tell(settles, attempt)
+        async with asyncio.timeout_at(None if exchange.deadline == NEVER else exchange.deadline) as limit:
+            for guard in exchange.guards:
+                settle = await guard(attempt)
+                if settle is not None:
+                    settles.append(settle)
+    except BaseException as error:
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise _too_late(attempt, settles) from None
+        _unsent(attempt, settles, "refused")
         raise
     return settles
+
+
+def _too_late(attempt: Attempt, settles: list[Settle]) -> WeirError:
+    _unsent(attempt, settles, "deadline_exceeded")
+    message = "The time that this request may take was over before it could be sent upstream."
+    return WeirError(504, message, type=OVERLOADED, code="deadline_exceeded")
+
+
+def _unsent(attempt: Attempt, settles: list[Settle], error: str) -> None:
+    """The attempt ends here; the guards that admitted it are told that it cost nothing."""
+    attempt.outcome, attempt.error, attempt.nanodollars = "failed", error, 0
+    _tell(settles, attempt)
 
 
 def _tell(settles: list[Settle], attempt: Attempt) -> None:
     attempt.settled = True
     for settle in reversed(settles):
-        settle(attempt)
+        try:
+            settle(attempt)
+        except Exception as error:  # one guard's failure must not keep the others, or the answer, from ending
+            attempt.exchange.note("guard", "settle_failed", error=type(error).__name__)
 
 
 def _facts(request: Request) -> RequestFacts:
@@ -338,11 +379,15 @@ def _rejects_injection(answer: Answer) -> bool:
     return b"stream_options" in answer.response().held()
 
 
-def _wire_body(request: Request, model: str, inject: bool) -> bytes | BodyReader:
+def _is_lower(cap: int | None, asked: int | None) -> bool:
+    return cap is not None and (asked is None or cap < asked)
+
+
+def _wire_body(request: Request, model: str, inject: bool, cap: int | None) -> bytes | BodyReader:
     body = request.body
     if not isinstance(body, Body):
         return body
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {} if cap is None else capped(request.endpoint.name, body, cap)
     if request.model is not None and model != request.model:
         changes["model"] = model
     if inject:

@@ -264,7 +264,7 @@ class Exchange(msgspec.Struct, eq=False):
     decisions: list[Decision] = []
     guards: list[Guard] = []
     deferred: list[Callable[[Exchange], object]] = []
-    open_answers: list[Any] = []  # what `dispatch` still has open; closed with the exchange
+    open_answers: list[Any] = []  # of its attempts; those that are still open are given up with the exchange
     status: int = 0
     outcome: Outcome | None = None
     nanodollars: int | None = 0  # of its settled attempts; None where one can't be priced
@@ -312,13 +312,14 @@ class Exchange(msgspec.Struct, eq=False):
         )
 
         async def whole() -> T:
+            outcome = Outcome.ABORTED
             try:
-                if timeout_s is None:
-                    return await run(background)
                 async with asyncio.timeout(timeout_s):
-                    return await run(background)
+                    result = await run(background)
+                outcome = Outcome.COMPLETE
+                return result
             finally:
-                background.end(background.outcome or Outcome.COMPLETE)
+                background.end(outcome)
 
         return self.spawn(whole(), f"{kind} of {self.id}")
 
@@ -328,8 +329,9 @@ class Exchange(msgspec.Struct, eq=False):
             return
         self.ended = True
         self.outcome = outcome
-        for answer in list(self.open_answers):
+        for answer in self.open_answers:
             answer.cancel()
+        self.open_answers.clear()
         for fn in reversed(self.deferred):
             try:
                 fn(self)

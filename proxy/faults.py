@@ -83,6 +83,7 @@ def of_status(status: int, headers: Headers, body: bytes, own_key: bool) -> Faul
     if status >= 500:
         fault = maybe_billed(504 if status == 504 else 502, f"upstream_{status}", "")
         fault.error.message = _message(status, body)
+        fault.error.headers = (NO_RETRY, *(pair for pair in _kept(headers) if not pair[0].startswith(b"retry")))
         return fault
     if not _is_json(headers) or not _has_error(body):
         error = _told(status, status, headers, body, "invalid_request_error" if status < 429 else UPSTREAM, None)
@@ -119,10 +120,18 @@ def _status_of(code: Any, kind: str) -> int:
 
 
 def _told(status: int, upstream: int, headers: Headers, body: bytes, kind: str, code: str | None) -> WeirError:
-    kept = tuple((name, value) for name in (b"retry-after", b"retry-after-ms") if (value := get(headers, name)))
-    if upstream == 503 and not kept:
-        kept = ((b"retry-after", b"1"),)
+    kept = _kept(headers)
+    if status == 503 and not any(name.startswith(b"retry") for name, _ in kept):
+        kept = (*kept, (b"retry-after", b"1"))
     return WeirError(status, _message(upstream, body), type=kind, code=code, headers=kept)
+
+
+_KEPT: Final = (b"retry-after", b"retry-after-ms", b"x-request-id", b"request-id")
+
+
+def _kept(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
+    """What an upstream says beside its failure that its client can use."""
+    return tuple((name, value) for name in _KEPT if (value := get(headers, name)))
 
 
 def _message(status: int, body: bytes) -> str:

@@ -20,7 +20,6 @@ from proxy.wire.pool import Pool
 from proxy.wire.ticker import Ticker
 
 CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key"))
-# A client's query parameter of this name would be a second key; Google's and some gateways' APIs read it.
 _ROOT: Final = b"/v1"
 _PLACE: Final = "{model}"
 
@@ -59,13 +58,15 @@ class Upstream:
             user_timeout_s=timeouts.user_timeout_s,
         )
         self.include_usage = True  # cleared when it turns out that this upstream rejects `stream_options`
-        self.own_key = config.key is not None
+        own = frozenset(header.lower().encode() for header in config.headers)
+        keys_mode = configuration.deployment.keys == "required"
+        # Whose credentials it gets: ours, or those that the client sent along.
+        self.own_key = config.key is not None or keys_mode or bool(own & CREDENTIALS)
         self.response_headers = frozenset(header.lower().encode() for header in config.response_headers)
-        self._keys_mode = configuration.deployment.keys == "required"
         self._path = urlsplit(config.url).path.rstrip("/")
         self._query = urlencode(config.query).encode()
         self._own = self._own_lines(config)
-        self._own_names = frozenset(header.lower().encode() for header in config.headers)
+        self._own_names = own
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name} {self.origin.scheme}://{self.origin.host}:{self.origin.port}>"
@@ -99,7 +100,7 @@ class Upstream:
     def _head(self, request: Request, model: str) -> bytes:
         headers = request.headers
         dropped = connection_options(headers) | self._own_names
-        if self.own_key or self._keys_mode:
+        if self.own_key:
             dropped |= CREDENTIALS  # a virtual key is nobody's business, and a second credential would be ambiguous
         lines = []
         if request.endpoint.dialect is not None:

@@ -11,6 +11,7 @@ from proxy.errors import WeirError
 
 MOST_CHOICES: Final = 128  # OpenAI's own limit
 _CAPS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_CAP_OF: Final = {"chat.completions": "max_completion_tokens", "responses": "max_output_tokens"}
 _LARGEST: Final = 2**31 - 1
 
 
@@ -41,6 +42,12 @@ def facts(endpoint: str, body: Body) -> RequestFacts:
     if endpoint == "audio.speech" and get("stream_format") == "sse":
         stream = True
     return RequestFacts(n, cap, stream is True, tier)
+
+
+def capped(endpoint: str, body: Body, cap: int) -> dict[str, int]:
+    """The fields to set so that an answer has at most `cap` tokens: those that the client gave, else the dialect's."""
+    given = [name for name in _CAPS if body.get(name) is not None]
+    return dict.fromkeys(given or [_CAP_OF.get(endpoint, "max_tokens")], cap)
 
 
 def _whole(value: Any, name: str, least: int, most: int) -> int:

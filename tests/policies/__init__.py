@@ -1,0 +1,1 @@
+"""Each policy, by its pure parts and on the wire."""
