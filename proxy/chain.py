@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -92,8 +92,12 @@ def build(
     services: Callable[[PolicyEntry], Services],
     previous: Chain | None = None,
     registry: Registry | None = None,
+    discard: Callable[[Policy], object] = lambda policy: None,
 ) -> Chain:
-    """Compiles the chain; policies that `previous` has under the same fingerprint are taken over."""
+    """Compiles the chain; policies that `previous` has under the same fingerprint are taken over.
+
+    Raises what a policy that can't be built raises; `discard` is then called with those that were built before it.
+    """
     registry = installed() if registry is None else registry
     kept = {(item.entry.name, item.entry.fingerprint): item for item in (previous.built if previous else ())}
     built: list[Built] = []
@@ -101,7 +105,13 @@ def build(
         if entry.mode == "off":
             continue
         old = kept.get((entry.name, entry.fingerprint))
-        built.append(Built(entry, old.policy, old.essential) if old else _build(entry, services(entry), registry))
+        try:
+            built.append(Built(entry, old.policy, old.essential) if old else _build(entry, services(entry), registry))
+        except BaseException:
+            for item in built:
+                if (item.entry.name, item.entry.fingerprint) not in kept:
+                    discard(item.policy)
+            raise
     return Chain(built, dispatch, frozenset(configuration.honour.bypass))
 
 
@@ -172,13 +182,25 @@ def sticky(request: Request) -> str:
     return identity.key or identity.tenant
 
 
-async def close_dropped(old: Chain, new: Chain) -> None:
-    """Closes the policies of `old` that `new` did not take over."""
-    kept = {id(item.policy) for item in new.built}
+async def close_dropped(old: Chain, living: Iterable[Chain]) -> None:
+    """Closes the policies of `old` that no living chain has. One that fails to close doesn't keep the others open."""
+    kept = {id(item.policy) for chain in living for item in chain.built}
+    failures = []
     for item in old.built:
-        closing: Any = getattr(item.policy, "aclose", None)
-        if id(item.policy) not in kept and closing is not None:
-            await closing()
+        if id(item.policy) not in kept:
+            try:
+                await close(item.policy)
+            except Exception as error:
+                failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+async def close(policy: Policy) -> None:
+    """Closes a policy that is part of no chain any more, if it wants to know."""
+    closing: Any = getattr(policy, "aclose", None)
+    if closing is not None:
+        await closing()
 
 
 Policies = Mapping[str, PolicyModule]

@@ -27,7 +27,7 @@ from proxy.cors import CorsRules
 from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
 from proxy.errors import OVERLOADED, PERMISSION, WeirError
-from proxy.exchange import Exchange, Heads, Identity, Request
+from proxy.exchange import Exchange, Heads, Identity, Request, Spawn
 from proxy.identity import Keys, Open
 from proxy.intake import Known, check_media_type, model_of, understood, wishes
 from proxy.journal import Ended, Journal
@@ -36,7 +36,7 @@ from proxy.metrics import Metrics
 from proxy.models import Catalogue
 from proxy.objects import RemoteObjects
 from proxy.pricing import RateCards
-from proxy.relay import broken, error_event, relay
+from proxy.relay import Heartbeat, broken, error_event, relay, relay_late
 from proxy.response import Outcome, Response
 from proxy.upstreams import Routes, Upstream
 from proxy.wire.connect import Connector
@@ -48,6 +48,7 @@ from proxy.wire.ticker import Ticker
 T = TypeVar("T")
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
+_COMMITTED: Final = [_EVENTS, (b"cache-control", b"no-cache")]
 _PROBES: Final = ("/healthz", "/readyz")
 _OWN: Final = Endpoint("weir")
 Lookup = Callable[..., "asyncio.Future[dict[str, Any] | None]"]
@@ -56,7 +57,15 @@ Lookup = Callable[..., "asyncio.Future[dict[str, Any] | None]"]
 class State:
     """All that follows from one configuration."""
 
-    def __init__(self, configuration: Configuration, chain: Chain, dispatch: Dispatch, keys: Open | Keys) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        chain: Chain,
+        dispatch: Dispatch,
+        keys: Open | Keys,
+        spawn: Spawn,
+        on_end: Callable[..., object],
+    ) -> None:
         deployment = configuration.deployment
         self.configuration = configuration
         self.chain = chain
@@ -66,7 +75,16 @@ class State:
         self.heartbeat_s = deployment.heartbeat_s
         self.catalogue = Catalogue(configuration)
         self.cors = CorsRules(deployment.cors) if deployment.cors else None
+        self.on_end = partial(on_end, policies_hash=configuration.policy_hash)
+        self._spawn = spawn
         self._allowed: dict[tuple[str, ...], Callable[[str], bool]] = {}
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Background work of an exchange: it uses the chain as long as it runs."""
+        self.chain.running += 1
+        task = self._spawn(work, name)
+        task.add_done_callback(lambda _: self.chain.left())
+        return task
 
     def may_use(self, identity: Identity, model: str) -> bool:
         """Whether the key's own list of models has this one."""
@@ -110,6 +128,7 @@ class DataPlane:
         self._loop = asyncio.get_running_loop()
         self._background: set[asyncio.Task[Any]] = set()
         self._upstreams: dict[str, Upstream] = {}
+        self._chains: list[Chain] = []  # the present one, and those that running exchanges still use
         self._version = object()  # changes with whatever `Known` was found out from
         self.in_flight = InFlight(configuration.deployment.limits.in_flight_bytes)
         self.state = self._build(configuration, None)
@@ -117,12 +136,23 @@ class DataPlane:
     # --- configuration
 
     def _build(self, configuration: Configuration, previous: State | None) -> State:
+        upstreams = {}
+        try:
+            for name, config in configuration.deployment.upstreams.items():
+                upstreams[name] = self._kept(name, configuration, previous) or Upstream(
+                    name, config, configuration, self.connector, self.ticker, self._env
+                )
+            state = self._compiled(configuration, previous, upstreams)
+        except BaseException:
+            for name, upstream in upstreams.items():
+                if self._upstreams.get(name) is not upstream:
+                    upstream.pool.close()
+            raise
+        self._upstreams = upstreams
+        return state
+
+    def _compiled(self, configuration: Configuration, previous: State | None, upstreams: dict[str, Upstream]) -> State:
         deployment, limits = configuration.deployment, configuration.deployment.limits
-        upstreams = {
-            name: self._kept(name, configuration, previous)
-            or Upstream(name, config, configuration, self.connector, self.ticker, self._env)
-            for name, config in deployment.upstreams.items()
-        }
         answer_limits = AnswerLimits(
             limits.unary_buffer_bytes, limits.stream_buffer_bytes, limits.event_bytes, limits.unparsed_event_bytes
         )
@@ -134,11 +164,13 @@ class DataPlane:
             lambda entry: self._services(entry, configuration),
             previous.chain if previous else None,
             self._registry,
+            discard=lambda policy: self.spawn(chains.close(policy), "close policy"),
         )
         self.metrics.adopt(deployment.models)
         required = deployment.keys == "required"
-        state = State(configuration, chain, dispatch, Keys(self._keys) if required else Open())
-        self._upstreams = upstreams
+        identities = Keys(self._keys) if required else Open()
+        state = State(configuration, chain, dispatch, identities, self.spawn, self._ended)
+        self._chains.append(chain)
         return state
 
     def _kept(self, name: str, configuration: Configuration, previous: State | None) -> Upstream | None:
@@ -181,9 +213,10 @@ class DataPlane:
         self.spawn(self._retire(old), "retire chain")
 
     async def _retire(self, old: State) -> None:
-        """Closes what the new chain did not take over, once the last exchange that uses it has ended."""
+        """Closes what no later chain took over, once the last exchange that uses it has ended."""
         await old.chain.idle()
-        await chains.close_dropped(old.chain, self.state.chain)
+        self._chains.remove(old.chain)
+        await chains.close_dropped(old.chain, self._chains)
 
     def set_keys(self, keys: list[KeyRecord]) -> None:
         """Takes over another table of virtual keys, from the next request on."""
@@ -202,8 +235,15 @@ class DataPlane:
         """A background task that this worker holds and ends."""
         task = self._loop.create_task(work, name=name)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._reaped)
         return task
+
+    def _reaped(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if task.cancelled() or (error := task.exception()) is None or isinstance(error, (WeirError, TimeoutError)):
+            return
+        self.log("error", "background_failed", task=task.get_name(), error=f"{type(error).__name__}: {_where(error)}")
+        self.metrics.count("background_failures")
 
     async def aclose(self, patience_s: float = 0.0) -> None:
         """Ends background work (waiting a little for it), connections and policies."""
@@ -214,10 +254,8 @@ class DataPlane:
         await asyncio.gather(*self._background, return_exceptions=True)
         for upstream in self._upstreams.values():
             upstream.pool.close()
-        for item in self.state.chain.built:
-            closing: Any = getattr(item.policy, "aclose", None)
-            if closing is not None:
-                await closing()
+        while self._chains:
+            await chains.close_dropped(self._chains.pop(), self._chains)
 
     @property
     def upstream_connections(self) -> int:
@@ -233,6 +271,7 @@ class DataPlane:
         try:
             return self._admit(head)
         except WeirError as error:
+            error.typed = head.path.startswith("/v1/messages")
             if self.state.cors is not None:  # else a page couldn't read why
                 error.headers = (*error.headers, *self.state.cors.answer(head.headers))
             raise
@@ -277,32 +316,39 @@ class DataPlane:
             endpoint.name,
             tags=wished.tags,
             bypass=wished.bypass,
-            spawn=self.spawn,
-            on_end=self._ended,
+            spawn=state.spawn,
+            on_end=state.on_end,
             heads=known.heads,
         )
         self.metrics.gauges.exchanges += 1
         state.chain.running += 1
-        anthropic = endpoint.dialect == "anthropic"
-        heartbeat: asyncio.TimerHandle | None = None
+        anthropic = endpoint.name.startswith("messages")
+        heartbeat: Heartbeat | None = None
         try:
             request = self._request(call, exchange, known, state)
             if call.intake.gather and state.heartbeat_s and request.field("stream") is True:
-                heartbeat = self._loop.call_later(state.heartbeat_s, self._heartbeat, call, exchange, state.heartbeat_s)
+                head = partial(self._headers, _COMMITTED, exchange, state, call, False)
+                heartbeat = Heartbeat(self._loop, call, state.heartbeat_s, head)
             forward = state.chain.essential if self.bypass else state.chain.forward
             if endpoint.name == "models" and (local := state.catalogue.answer(request)) is not None:
                 response = await local(forward)
             else:
                 response = await forward(request)
+            if heartbeat is not None:
+                heartbeat.stop()
             exchange.status = response.status
             whole = response.whole
             headers = self._headers(response.headers, exchange, state, call, whole)
-            if whole:
+            if call.started:
+                await relay_late(response, call, partial(self._last_words, exchange), anthropic=anthropic)
+            elif whole:
                 body = response.held()
                 self._end(exchange, Outcome.COMPLETE)
                 call.send(response.status, headers, body)
             else:
                 await relay(response, call, headers, partial(self._last_words, exchange), anthropic=anthropic)
+            if response.failed_tap is not None:
+                self.log("error", "tap_failed", exchange=exchange.id, error=response.failed_tap)
         except WeirError as error:
             self._refuse(call, exchange, error, state, anthropic)
         except asyncio.CancelledError:
@@ -317,7 +363,7 @@ class DataPlane:
             self._refuse(call, exchange, failure, state, anthropic)
         finally:
             if heartbeat is not None:
-                heartbeat.cancel()
+                heartbeat.stop()
             self.metrics.gauges.exchanges -= 1
             state.chain.left()
 
@@ -346,9 +392,11 @@ class DataPlane:
     def _last_words(self, exchange: Exchange, outcome: Outcome) -> bytes:
         """Ends the exchange of a stream; the cost, which its head could not tell, as a last comment."""
         self._end(exchange, outcome)
+        if not exchange.attempts or not exchange.attempts[-1].request.endpoint.metered:
+            return b""
         return comment(b"weir exchange=%b cost=%b" % (exchange.id.encode(), _cost(exchange))).raw
 
-    def _ended(self, exchange: Exchange) -> None:
+    def _ended(self, exchange: Exchange, policies_hash: str) -> None:
         outcome = exchange.outcome._value_ if exchange.outcome else ""
         total_ns = time.perf_counter_ns() - exchange.started_ns
         label = self.metrics.model_label(exchange.asked)
@@ -375,10 +423,12 @@ class DataPlane:
                 total_ns,
                 exchange.nanodollars,
                 exchange.saved_nanodollars,
-                self.state.configuration.policy_hash,
+                policies_hash,
                 exchange.decisions,
             )
         )
+        if exchange.kind != "client":
+            self._flush()  # nobody waits for its end, so nobody else would
 
     def _flush(self) -> None:
         """Writes what is known of ended exchanges; a full disk can't stop an answer that is already paid for."""
@@ -396,21 +446,11 @@ class DataPlane:
         if call.started:  # a heartbeat has committed status 200: the failure follows in-band
             broken(call, Response(200, [_EVENTS], b""), error, anthropic)
             return
-        headers = self._headers([_JSON, *error.headers], exchange, state, call, True)
+        given = [_JSON, *error.headers]
+        if exchange.attempts:
+            given.append((b"date", http_date()))  # the upstream's isn't there
+        headers = self._headers(given, exchange, state, call, True)
         call.send(error.status, headers, error.body_with_type() if anthropic else error.body())
-
-    def _heartbeat(self, call: Call, exchange: Exchange, every_s: float) -> None:
-        """The upstream is slow: commit the status and keep load balancers from cutting the connection."""
-        if call.finished or exchange.ended:
-            return
-        if any(attempt.ttft_ns is not None for attempt in exchange.attempts) and call.started:
-            return  # the answer has begun
-        if not call.started:
-            call.start(
-                200, self._headers([_EVENTS, (b"cache-control", b"no-cache")], exchange, self.state, call, False)
-            )
-        call.write(comment(b"waiting").raw)
-        self._loop.call_later(every_s, self._heartbeat, call, exchange, every_s)
 
     def _headers(self, given: Headers, exchange: Exchange, state: State, call: Call, whole: bool) -> Headers:
         """The answer's fields, with ours added."""

@@ -44,9 +44,12 @@ class WeirError(Exception):
         self.param = param
         self.headers = headers
         self.close = close
+        self.typed = False  # told to one of Anthropic's clients
 
     def body(self) -> bytes:
         """The JSON body; also the payload of an in-band error event of a stream."""
+        if self.typed:
+            return self.body_with_type()
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
 

@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from proxy.errors import WeirError
+import orjson
+
+from proxy.errors import UPSTREAM, WeirError
 from proxy.response import Outcome, Response
 from proxy.stream import Stream
 from proxy.wire import sse
@@ -40,7 +42,11 @@ class _Pipe:
         self._anthropic = anthropic
 
     def events(self, events: list[Event]) -> None:
-        passed = self._response.pass_through(events)
+        try:
+            passed = self._response.pass_through(events)
+        except Exception as error:
+            self._spoiled(error)
+            return
         if len(passed) == 1:
             self._call.write(passed[0].raw)
         elif passed:
@@ -56,6 +62,72 @@ class _Pipe:
             broken(self._call, self._response, error, self._anthropic)
         if not self._done.done():
             self._done.set_result(outcome)
+
+    def _spoiled(self, error: Exception) -> None:
+        """A policy's edit failed. What it was to change must not pass unchanged."""
+        assert self._response.stream is not None
+        self._response.stream.close()
+        if not self._call.finished:
+            self.end(edit_failed(error))
+
+
+def edit_failed(error: Exception) -> WeirError:
+    """What the client is told; the error's own words may hold what it must not read."""
+    message = f"The proxy failed on this answer ({type(error).__name__})."
+    return WeirError(500, message, type="server_error", code="edit_failed")
+
+
+class Heartbeat:
+    """Comments to a client while its stream has nothing to say, so that load balancers don't cut the connection.
+
+    The first one commits status 200; what goes wrong later is told in-band.
+    """
+
+    __slots__ = ("_call", "_every_s", "_handle", "_head", "_loop")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, call: Call, every_s: float, head: Callable[[], Headers]
+    ) -> None:
+        self._loop = loop
+        self._call = call
+        self._every_s = every_s
+        self._head = head
+        self._handle = loop.call_later(every_s, self._beat)
+
+    def _beat(self) -> None:
+        if self._call.finished:
+            return
+        if not self._call.started:
+            self._call.start(200, self._head())
+        self._call.write(sse.comment(b"waiting").raw)
+        self._handle = self._loop.call_later(self._every_s, self._beat)
+
+    def stop(self) -> None:
+        """The answer has come, or never will."""
+        self._handle.cancel()
+
+
+async def relay_late(response: Response, call: Call, before_last: LastWords, *, anthropic: bool) -> Outcome:
+    """Sends a response after a heartbeat has committed an event stream; raises a WeirError where it can't be one."""
+    if not response.is_event_stream:
+        body = response.held() if response.whole else b""
+        await response.aclose()
+        raise _told_in(response.status, body)
+    if not response.whole:
+        return await relay(response, call, [], before_last, anthropic=anthropic)
+    call.write(response.held())
+    call.finish(before_last(Outcome.COMPLETE))
+    return Outcome.COMPLETE
+
+
+def _told_in(status: int, body: bytes) -> WeirError:
+    """The error that a body tells."""
+    try:
+        told = orjson.loads(body)["error"]
+        code = told.get("code")
+        return WeirError(status, str(told["message"]), type=str(told["type"]), code=None if code is None else str(code))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return WeirError(502, f"The upstream answered with status {status} and no stream.", type=UPSTREAM)
 
 
 def broken(call: Call, response: Response, error: WeirError, anthropic: bool) -> None:
@@ -77,7 +149,7 @@ def error_event(error: WeirError, anthropic: bool) -> Event:
 async def relay(
     response: Response, call: Call, headers: Headers, before_last: LastWords, *, anthropic: bool = False
 ) -> Outcome:
-    """Sends a response that is still on its way to the client; returns how it ended. If cancelled, the response is closed."""
+    """Sends a response that is still on its way; returns how it ended. If cancelled, the response is closed."""
     if not call.started:
         call.start(response.status, headers)
     try:

@@ -34,7 +34,7 @@ Edit = Callable[[Event], Event | None]
 class Response:
     """An answer: `status`, `headers` (lower-case names), and a body that is held whole or still on its way."""
 
-    __slots__ = ("_body", "_edits", "_iterator", "_outcome", "_stages", "_stream", "headers", "status")
+    __slots__ = ("_body", "_edits", "_iterator", "_outcome", "_stages", "_stream", "failed_tap", "headers", "status")
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Response:
         )
         self._stages: list[tuple[Tap | None, Edit | None]] = []
         self._edits = False
+        self.failed_tap: str | None = None  # the kind of exception that a tap raised
         self._outcome: Outcome | None = None
 
     def __repr__(self) -> str:
@@ -100,7 +101,7 @@ class Response:
     def _staged(self, event: Event) -> Event | None:
         for tap, edit in self._stages:
             if tap is not None:
-                tap(event)
+                self._show(tap, event)
             elif edit is not None:
                 changed = edit(event)
                 if changed is None:
@@ -115,7 +116,15 @@ class Response:
         self._outcome = outcome
         for tap, _ in self._stages:
             if tap is not None:
-                tap(outcome)
+                self._show(tap, outcome)
+
+    def _show(self, tap: Tap, what: Event | Outcome) -> None:
+        """Calls a tap. One that fails sees nothing more, and changes nothing: that is what taps promise."""
+        try:
+            tap(what)
+        except Exception as error:
+            self.failed_tap = type(error).__name__
+            self._stages = [stage for stage in self._stages if stage[0] is not tap]
 
     def held(self) -> bytes:
         """The whole body, after taps and edits. Only for a body that is `whole`."""
