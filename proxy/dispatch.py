@@ -314,7 +314,7 @@ def _keeps_state(request: Request) -> bool:
 async def _connected(upstream: Upstream, answer: Answer, fresh: bool) -> UpstreamConnection:
     try:
         async with asyncio.timeout_at(answer.deadline):
-            return await upstream.pool.acquire(fresh)
+            connection = await upstream.pool.acquire(fresh)
     except TimeoutError:
         fault = of_wire(WireError("connect_timeout", Progress.CONNECTING))
         answer.refuse(fault)
@@ -323,6 +323,10 @@ async def _connected(upstream: Upstream, answer: Answer, fresh: bool) -> Upstrea
         fault = of_wire(error)
         answer.refuse(fault)
         raise Failed(fault, error) from None
+    if answer.over:  # the exchange ended meanwhile, and nobody told whoever waits here
+        upstream.pool.release(connection, reusable=not connection.lost)
+        raise asyncio.CancelledError
+    return connection
 
 
 async def _admitted(exchange: Exchange, attempt: Attempt) -> list[Settle]:
