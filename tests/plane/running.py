@@ -154,7 +154,7 @@ async def running(
     directory: Path,
     policies: Iterable[PolicyEntry] = (),
     registry: Mapping[str, Any] | None = None,
-    keys: Iterable[KeyRecord] = (),
+    keys: Iterable[KeyRecord] = (),  # with any, they are required
     cards: RateCards | None = None,
     **settings: Any,
 ) -> AsyncIterator[Plane]:
@@ -169,6 +169,8 @@ async def running(
     def remake(policies: Iterable[PolicyEntry] = policies, **changed: Any) -> Configuration:
         return configuration(upstreams, home, policies, **{**settings, **changed})
 
+    if (keys := list(keys)) and "keys" not in settings:
+        settings["keys"] = "required"
     made = remake()
     ticker, metrics, lookups = Ticker(loop, TICK_S), Metrics(), Lookups(home)
     journal = Journal(home / "journal", 0)
@@ -185,7 +187,7 @@ async def running(
         made,
         journal=journal,
         metrics=metrics,
-        keys=list(keys),
+        keys=keys,
         cards=cards,
         connector=Connector(Resolver()),
         ticker=ticker,
