@@ -28,6 +28,7 @@ from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
 from proxy.errors import OVERLOADED, PERMISSION, WeirError
 from proxy.exchange import Exchange, Heads, Identity, Request, Spawn
+from proxy.form import model_in
 from proxy.identity import Keys, Open
 from proxy.intake import Known, check_media_type, model_of, understood, wishes
 from proxy.journal import Ended, Journal
@@ -41,7 +42,7 @@ from proxy.response import Outcome, Response
 from proxy.upstreams import Routes, Upstream
 from proxy.wire.connect import Connector
 from proxy.wire.headers import Headers
-from proxy.wire.server import Call, Head, InFlight, Intake, http_date
+from proxy.wire.server import BodyReader, Call, Head, InFlight, Intake, http_date
 from proxy.wire.sse import comment
 from proxy.wire.ticker import Ticker
 
@@ -325,7 +326,8 @@ class DataPlane:
         anthropic = endpoint.name.startswith("messages")
         heartbeat: Heartbeat | None = None
         try:
-            request = self._request(call, exchange, known, state)
+            model = await self._form_model(call, known) if endpoint.metered and not endpoint.parsed else None
+            request = self._request(call, exchange, known, state, model)
             if call.intake.gather and state.heartbeat_s and request.field("stream") is True:
                 head = partial(self._headers, _COMMITTED, exchange, state, call, False)
                 heartbeat = Heartbeat(self._loop, call, state.heartbeat_s, head)
@@ -366,20 +368,31 @@ class DataPlane:
                 heartbeat.stop()
             self.metrics.gauges.exchanges -= 1
             state.chain.left()
+            exchange.release()
 
-    def _request(self, call: Call, exchange: Exchange, known: Known, state: State) -> Request:
+    async def _form_model(self, call: Call, known: Known) -> str | None:
+        """The model that a form asks for. Raises 403 where a key for certain models doesn't say soon enough which."""
+        if not isinstance(call.body, BodyReader):
+            return None
+        model, certain = await model_in(call.body, call.head.headers)
+        if not certain and known.identity.models is not None:
+            message = "This key may use certain models only: send the form's `model` field before its file."
+            raise WeirError(403, message, type=PERMISSION, code="model_not_allowed", param="model")
+        return model
+
+    def _request(self, call: Call, exchange: Exchange, known: Known, state: State, model: str | None) -> Request:
         head, endpoint, identity = call.head, known.endpoint, known.identity
         if known.wishes.deadline_s is not None:
             exchange.deadline = self._loop.time() + known.wishes.deadline_s
         body: Any = call.body
-        model = None
         if endpoint.parsed and call.intake.gather:
             body = understood(call, state.limits.body_bytes, state.limits.nesting)
             call.body = b""
-            model = exchange.asked = model_of(body)
-            if identity.models is not None and model is not None and not state.may_use(identity, model):
-                message = f"This key may not use the model `{model[:200]}`."
-                raise WeirError(403, message, type=PERMISSION, code="model_not_allowed", param="model")
+            model = model_of(body)
+        exchange.asked = model
+        if identity.models is not None and model is not None and not state.may_use(identity, model):
+            message = f"This key may not use the model `{model[:200]}`."
+            raise WeirError(403, message, type=PERMISSION, code="model_not_allowed", param="model")
         return Request(exchange, endpoint, head.method, head.target, head.path, known.heads.headers, body, model)
 
     # --- ends

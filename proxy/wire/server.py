@@ -52,6 +52,7 @@ _JSON: Final = (b"content-type", b"application/json")
 _PIPELINED: Final = 32  # requests that may wait behind the one that runs
 _LINGER_S: Final = 2.0  # how long a closing connection waits for its client's next bytes, or FIN
 _LONGEST_LINGER_S: Final = 30.0
+_PEEK_BYTES: Final = 4096
 _BIG: Final = 64 * 1024
 
 
@@ -179,6 +180,21 @@ class BodyReader:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    async def peek(self, enough: Callable[[bytes], bool], most: int) -> bytes:
+        """The beginning, as soon as there is enough of it, or `most` bytes, or all; it stays to be read."""
+        looked_at = -_PEEK_BYTES
+        while True:
+            if self._error is not None:
+                raise self._error
+            if self._ended or self._held >= looked_at + _PEEK_BYTES:  # not at every byte that drips in
+                seen = b"".join(self._chunks)
+                if self._ended or len(seen) >= most or enough(seen):
+                    return seen
+                looked_at = len(seen)
+            self._connection.resume_reading()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
