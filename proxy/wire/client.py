@@ -235,6 +235,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._ticker.unwatch(self)
         self.resume_writing()
         if self._busy:
+            if self._head_bytes:
+                self._progress = Progress.ANSWERING  # half a head is a byte of an answer, too: the request was read
             if self._until_close and exc is None and not self._in_head:
                 self._end(None)
             else:

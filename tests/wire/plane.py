@@ -58,14 +58,14 @@ def record(secret: str = SECRET, **fields: Any) -> KeyRecord:
 
 @asynccontextmanager
 async def plane(
-    upstream: str, directory: Path, records: list[KeyRecord] | None = None, tick_s: float = 0.02, **settings: Any
+    url: str, directory: Path, records: list[KeyRecord] | None = None, tick_s: float = 0.02, **settings: Any
 ) -> AsyncIterator[Plane]:
-    """A data plane whose only upstream is at `upstream`; `settings` are of the deployment file."""
+    """A data plane whose only upstream is at `url`; `settings` are of the deployment file."""
     home = directory / "home"
     file = {
         "version": 1,
         "home": str(home),
-        "upstreams": {"up": {"url": upstream, "key": "${UPSTREAM_KEY}", **settings.pop("upstream", {})}},
+        "upstreams": {"up": {"url": url, "key": "${UPSTREAM_KEY}", **settings.pop("upstream", {})}},
         "models": {"*": {"upstream": "up"}},
         **settings,
     }
