@@ -110,7 +110,8 @@ def understood(call: Call, limit_bytes: int, nesting: int) -> Body:
         coding = b"identity"
     coding = coding.strip().lower()
     if coding in (b"gzip", b"x-gzip", b"deflate"):
-        raw = _inflated(raw, limit_bytes)
+        packed, raw = len(raw), _inflated(raw, limit_bytes)
+        call.hold(len(raw) - packed)
     elif coding != b"identity":
         message = f"Content-Encoding `{coding.decode('latin-1')[:50]}` isn't understood: send gzip, deflate or none."
         raise WeirError(415, message, code="unsupported_encoding", headers=((b"accept-encoding", b"gzip, deflate"),))
@@ -130,6 +131,8 @@ def _inflated(raw: bytes, limit_bytes: int) -> bytes:
         raise WeirError(413, message, code="request_too_large")
     if not inflate.eof:
         raise WeirError(400, "The request's compressed body is cut short.", code="invalid_encoding")
+    if inflate.unused_data:
+        raise WeirError(400, "Something follows the request's compressed body.", code="invalid_encoding")
     return out
 
 

@@ -294,6 +294,11 @@ class Call:
         self.keep_alive = False
         self._connection.abort()
 
+    def hold(self, size: int) -> None:
+        """Counts what the application made of the body (it was compressed), or refuses with 503."""
+        self._connection.in_flight.take(size)
+        self.held += size
+
     async def drained(self) -> None:
         """Waits until the client has caught up."""
         await self._connection.drained()
@@ -312,7 +317,9 @@ class Call:
             lines.append(b"content-length: %d\r\n" % length)
         elif self._chunked:
             lines.append(b"transfer-encoding: chunked\r\n")
-        if not self.keep_alive or self._connection.draining:
+        body = self.body
+        unread = type(body) is BodyReader and not body.finished
+        if not self.keep_alive or unread or self._connection.draining:
             self.keep_alive = False
             lines.append(b"connection: close\r\n")
         elif self.head.version == "1.0":
@@ -359,6 +366,11 @@ class ServerConnection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._reading: Call | None = None
+
+    @property
+    def in_flight(self) -> InFlight:
+        """The worker's count of bytes."""
+        return self._app.in_flight
 
     # --- the transport's callbacks
 
@@ -841,7 +853,7 @@ def _bad(message: str) -> WeirError:
 def _malformed(error: httptools.HttpParserError, parser: Any) -> WeirError:
     if isinstance(error, httptools.HttpParserInvalidMethodError):
         return WeirError(400, "The request's method is not known.", code="bad_request", close=True)
-    if "version" in str(error).lower():
+    if str(error) == "Invalid HTTP version":
         return WeirError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.", code="http_version", close=True)
     return _bad("The request is not valid HTTP/1.1.")
 

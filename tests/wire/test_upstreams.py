@@ -342,7 +342,7 @@ async def test_an_early_answer_ends_an_upload(serve: Serve) -> None:
     ):
         await client.send(post("/v1/other", b"x" * 1000, "Content-Type: text/plain")[:-500])
         answer = await client.answer()
-        assert (answer.status, answer.body) == (400, refusal)
+        assert (answer.status, answer.body, answer.header(b"connection")) == (400, refusal, b"close")
         assert await client.closed()
 
 
