@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import orjson
@@ -43,7 +43,8 @@ ACTED_ON: Final = (
     "previous_response_id",
 )
 _ACTED_ON: Final = frozenset(ACTED_ON)
-_ACTED_ON_TOKEN: Final = re.compile(rb'"(?:%b)"[ \t\r\n]*:' % "|".join(ACTED_ON).encode())
+_TOKENS: Final = {name: b'"%b"' % name.encode() for name in ACTED_ON}
+_NOT_OPENING: Final = bytes(byte for byte in range(256) if byte not in b"{[")
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _SCALAR: Final = re.compile(rb"-?(?:0|[1-9][0-9]{0,400})(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,3})?|true|false|null")
@@ -81,6 +82,11 @@ class Body:
         start, end = self._spans[name]
         value = self._fields[name] = _parse(self.raw[start:end])
         return value
+
+    @property
+    def getter(self) -> Callable[[str], Any]:
+        """`get` without a default, for whoever asks for several fields."""
+        return self._fields.get if self._plain else self.get
 
     def __contains__(self, name: str) -> bool:
         return name in self._fields or (self._spans is not None and name in self._spans)
@@ -134,11 +140,13 @@ def scan(raw: bytes, nesting: int = NESTING) -> Body:
     fields = _parse(raw)
     if type(fields) is not dict:
         raise _invalid("it must be a JSON object")
-    if raw.count(b"{") + raw.count(b"[") > nesting and _depth(raw) > nesting:
+    if len(raw.translate(None, _NOT_OPENING)) > nesting and _depth(raw) > nesting:
         raise _invalid(f"it is nested deeper than {nesting} levels")
-    # A name that stands more often than it is a top-level field may be one given twice; with escapes it may be
-    # spelled otherwise.
-    if len(_ACTED_ON_TOKEN.findall(raw)) != len(_ACTED_ON & fields.keys()) or b"\\u" in raw:
+    # A name that stands twice in the text may be a field given twice; with escapes it may be spelled otherwise.
+    for name in _ACTED_ON & fields.keys():
+        if raw.count(_TOKENS[name]) != 1:
+            return Body(raw, fields, dict(_members(raw, nesting)), True)
+    if b"\\" in raw and b"\\u" in raw:
         return Body(raw, fields, dict(_members(raw, nesting)), True)
     return Body(raw, fields, None, True)
 

@@ -27,9 +27,10 @@ from proxy.errors import OVERLOADED, WeirError
 _FRAME: Final = struct.Struct("<II")
 SUFFIX: Final = ".journal"
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
-_ROOM: Final = bytes(_FRAME.size)
 Record = dict[str, Any]
-_encoder: Final = msgspec.json.Encoder()
+_encode: Final = msgspec.json.Encoder().encode
+_pack: Final = _FRAME.pack
+_checksum: Final = crc32c.crc32c
 
 
 class Estimate(msgspec.Struct, frozen=True, gc=False):
@@ -75,7 +76,7 @@ class Settled(Entry, tag="settled", frozen=True, gc=False):
     status: int | None
     served: str | None
     tier: str | None
-    usage: dict[str, Any] | None
+    usage: Any
     tokens: dict[str, int]
     nanodollars: int | None
     known: str
@@ -111,18 +112,8 @@ class Ended(Entry, tag="ended", frozen=True, gc=False):
 
 def frame(record: Record | Entry) -> bytes:
     """One record as it stands in the file."""
-    buffer = bytearray()
-    _frame_into(buffer, record)
-    return bytes(buffer)
-
-
-def _frame_into(buffer: bytearray, record: Record | Entry) -> None:
-    start = len(buffer)
-    buffer += _ROOM
-    _encoder.encode_into(record, buffer, -1)
-    with memoryview(buffer) as view:
-        check = crc32c.crc32c(view[start + _FRAME.size :])
-    _FRAME.pack_into(buffer, start, len(buffer) - start - _FRAME.size, check)
+    payload = _encode(record)
+    return _pack(len(payload), _checksum(payload)) + payload
 
 
 class Journal:
@@ -132,8 +123,7 @@ class Journal:
         self._directory = directory
         self._worker = worker
         self._segment_bytes = segment_bytes
-        self._pending = bytearray()
-        self._last = 0  # where in it the record appended last begins
+        self._pending: list[bytes] = []  # heads and payloads in turn
         self._written = 0
         self._fd = -1
         self._unsynced = False
@@ -157,14 +147,14 @@ class Journal:
 
     def append(self, record: Record | Entry) -> None:
         """Adds a record to what the next `flush` writes."""
-        self._last = len(self._pending)
-        _frame_into(self._pending, record)
+        payload = _encode(record)
+        self._pending += (_pack(len(payload), _checksum(payload)), payload)
 
     def flush(self) -> None:
         """Writes what was appended. Raises WeirError 503 if the disk takes it not; then it is kept for the next try."""
         if not self._pending:
             return
-        data = self._pending
+        data = b"".join(self._pending)
         try:
             written = os.write(self._fd, data)
             if written != len(
@@ -188,7 +178,7 @@ class Journal:
 
     def discard_last(self) -> None:
         """Takes back the record appended last: what it announced won't happen."""
-        del self._pending[self._last :]
+        del self._pending[-2:]
 
     def sync_fd(self) -> int | None:
         """A descriptor to fsync (off the loop, by the caller), or None if nothing is new. The caller closes it."""

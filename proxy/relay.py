@@ -174,7 +174,10 @@ async def _pushed(response: Response, stream: Stream, call: Call, before_last: L
     stream.connect(_Pipe(response, call, done, before_last, anthropic))
     if call.paused:
         stream.pause()
-    return await done
+    try:
+        return await done
+    finally:
+        call.on_pause = None
 
 
 async def _pulled(response: Response, call: Call, before_last: LastWords, anthropic: bool) -> Outcome:

@@ -42,6 +42,18 @@ class Flow(Protocol):
         """Nobody reads any more."""
 
 
+class _NoFlow:
+    """The source of a stream that has ended."""
+
+    def pause(self) -> None:
+        """Nothing comes any more."""
+
+    resume = cancel = pause
+
+
+_ENDED = _NoFlow()
+
+
 class Stream:
     """Events between a source and its one reader."""
 
@@ -83,8 +95,10 @@ class Stream:
             return
         self._ended = True
         self._error = error
-        if self._sink is not None:
-            self._sink.end(error)
+        self._flow = _ENDED  # neither side keeps the other alive any longer
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.end(error)
         self._wake()
 
     def _wake(self) -> None:
@@ -95,13 +109,14 @@ class Stream:
 
     def connect(self, sink: Sink) -> None:
         """From now on everything goes straight to `sink`, what was held first."""
-        self._sink = sink
         while self._queue:
             sink.events(self._queue.popleft())
         self._held = 0
         self.resume()
         if self._ended:
             sink.end(self._error)
+        else:
+            self._sink = sink
 
     async def __anext__(self) -> list[Event]:
         """The next events. Raises the WeirError that cut the stream short, after the events that came before it."""
@@ -139,4 +154,5 @@ class Stream:
             self._ended = True
             self._sink = None
             self._queue.clear()
-            self._flow.cancel()
+            flow, self._flow = self._flow, _ENDED
+            flow.cancel()

@@ -18,23 +18,34 @@ def usage_of(given: Any) -> Usage | None:
     if not isinstance(given, dict) or not given:
         return None
     try:
-        told = msgspec.convert(given, _Plain)
+        return _plain(msgspec.convert(given, _Plain), given) or _usage_loosely(given)
     except msgspec.ValidationError:
         return _usage_loosely(given)
+
+
+def _plain(told: _Plain, given: dict[str, Any] | msgspec.Raw) -> Usage | None:
+    """Usage of text tokens with sane counts; None where there is more to it."""
     total_in, total_out = told.prompt_tokens or told.input_tokens, told.completion_tokens or told.output_tokens
-    of_in = told.prompt_tokens_details or told.input_tokens_details or told.input_token_details or _NO_DETAILS
-    of_out = told.completion_tokens_details or told.output_tokens_details or told.output_token_details or _NO_DETAILS
-    if of_in.audio_tokens or of_in.image_tokens or of_out.audio_tokens or of_out.image_tokens:
-        return _usage_loosely(given)
     if not total_in or told.total_tokens > total_in + total_out:
-        return _usage_loosely(given)
+        return None
+    if told.input_token_details is not None or told.output_token_details is not None:
+        return None  # a transcript's: rare, and rarely of text alone
+    of_in, of_out = told.prompt_tokens_details or told.input_tokens_details, told.completion_tokens_details
+    cached = written = reasoning = 0
+    if of_in is not None:
+        if of_in.audio_tokens or of_in.image_tokens:
+            return None
+        cached, written = of_in.cached_tokens or 0, of_in.cache_write_tokens or 0
+    if of_out is None:
+        of_out = told.output_tokens_details
+    if of_out is not None:
+        if of_out.audio_tokens or of_out.image_tokens:
+            return None
+        reasoning = of_out.reasoning_tokens or 0
+    if cached > total_in or written > total_in or reasoning > total_out:
+        return None
     return Usage(
-        input_tokens=total_in,
-        output_tokens=total_out,
-        cached_tokens=min(of_in.cached_tokens or 0, total_in),
-        cache_write_tokens=min(of_in.cache_write_tokens or 0, total_in),
-        reasoning_tokens=min(of_out.reasoning_tokens or 0, total_out),
-        given=given,
+        total_in, total_out, cached_tokens=cached, cache_write_tokens=written, reasoning_tokens=reasoning, given=given
     )
 
 
@@ -65,7 +76,7 @@ class _Plain(msgspec.Struct, gc=False):
     output_token_details: _Details | None = None
 
 
-_NO_DETAILS: Final = _Details()
+_decode_plain: Final = msgspec.json.Decoder(_Plain).decode
 # The API's own spellings: chat, responses and images, transcripts.
 _INNER: Final = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
 _OUTER: Final = ("completion_tokens_details", "output_tokens_details", "output_token_details")
@@ -115,11 +126,19 @@ def read_answer(body: bytes) -> Reading:
     reading = Reading(model=told.model, service_tier=told.service_tier, response_id=told.id)
     if told.choices:
         reading.finish_reason = told.choices[0].finish_reason
-    if told.usage is not None:
-        reading.usage = usage_of(told.usage)
+    if len(told.usage) > 4:  # more than null
+        reading.usage = _usage_of_text(told.usage)
     if told.error is not None:
         reading.error = as_error(told.error)
     return reading
+
+
+def _usage_of_text(text: msgspec.Raw) -> Usage | None:
+    """A usage object that wasn't parsed yet: as it nearly always is, it need never become a dictionary."""
+    try:
+        return _plain(_decode_plain(text), text) or usage_of(orjson.loads(bytes(text)))
+    except msgspec.ValidationError:
+        return usage_of(orjson.loads(bytes(text)))
 
 
 def _read_loosely(body: bytes) -> Reading:
@@ -145,7 +164,7 @@ class _Answer(msgspec.Struct, gc=False):
     model: str | None = None
     service_tier: str | None = None
     choices: list[_Choice] | None = None
-    usage: dict[str, Any] | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"")
     error: Any = None
 
 

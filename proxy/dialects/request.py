@@ -26,7 +26,7 @@ class RequestFacts(msgspec.Struct, frozen=True):
 
 def facts(endpoint: str, body: Body) -> RequestFacts:
     """Reads a request. Raises WeirError 400, naming `param`, for what can't be bounded."""
-    get = body.get
+    get = body.getter
     n = 1 if (value := get("n")) is None else _whole(value, "n", 1, MOST_CHOICES)
     cap = None
     for name in _CAPS:

@@ -35,15 +35,20 @@ class Usage(msgspec.Struct, frozen=True):
     audio_ms: int = 0
     characters: int = 0
     searches: int = 0
-    given: dict[str, Any] = {}
+    given: dict[str, Any] | msgspec.Raw = {}  # the upstream's own words; Raw where they needn't be parsed
     clamped: bool = False
 
     def counts(self) -> dict[str, int]:
         """The counts that aren't 0, and always input and output."""
         counts = {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens}
-        for name in _OPTIONAL:
-            if value := getattr(self, name):
-                counts[name] = value
+        if self.cached_tokens:
+            counts["cached_tokens"] = self.cached_tokens
+        if self.reasoning_tokens:
+            counts["reasoning_tokens"] = self.reasoning_tokens
+        if (self.given.__class__) is dict:  # what was read from the plain form has no other counts but these
+            counts.update({name: value for name in _OPTIONAL if (value := getattr(self, name))})
+        elif self.cache_write_tokens:
+            counts["cache_write_tokens"] = self.cache_write_tokens
         return counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import orjson
 import pytest
 
@@ -39,7 +40,7 @@ def test_chat_counts_every_part() -> None:
         "output_audio_tokens": 5,
     }
     assert reading.usage is not None
-    assert reading.usage.given == usage
+    assert orjson.loads(msgspec.json.encode(reading.usage.given)) == usage
 
 
 def test_an_answer_says_who_it_is() -> None:
