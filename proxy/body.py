@@ -25,6 +25,7 @@ BYTES_A_QUOTE: Final = (
     100  # above this, searching from quote to quote (0.3 µs each) is cheaper than parsing (1 ns a byte)
 )
 NESTING: Final = 64
+_ANY_DEPTH: Final = 1 << 30  # of a body that was let in: its depth was looked at
 
 # The fields that the proxy or its policies act on. Given twice, they are refused (case 25 of the abuse table).
 ACTED_ON: Final = (
@@ -102,10 +103,11 @@ class Body:
     def span(self, name: str) -> Span | None:
         """Where a top-level field's value stands in `raw`."""
         if self._spans is None:
-            token = b'"%b"' % name.encode()
-            if name in self._fields and self.raw.count(token) == 1:
-                return _value_after(self.raw, self.raw.index(token) + len(token))
-            self._spans = dict(_members(self.raw))
+            raw, token = self.raw, orjson.dumps(name)
+            # The name stands once, and can't be spelled otherwise: then that is the field, not a name within it.
+            if name in self._fields and raw.count(token) == 1 and not _respelled(raw, name):
+                return _value_after(raw, raw.index(token) + len(token), _ANY_DEPTH)
+            self._spans = dict(_members(raw, _ANY_DEPTH))
         return self._spans.get(name)
 
     def using(self, changes: dict[str, Any]) -> Body:
@@ -130,7 +132,7 @@ class Body:
             raw = raw[:opening] + new + raw[opening:]
         if self._plain:
             return Body(raw, {**self._fields, **changes}, None, True)
-        return scan(raw)
+        return scan(raw, _ANY_DEPTH)
 
 
 def scan(raw: bytes, nesting: int = NESTING) -> Body:
@@ -149,6 +151,10 @@ def scan(raw: bytes, nesting: int = NESTING) -> Body:
     if b"\\" in raw and b"\\u" in raw:
         return Body(raw, fields, dict(_members(raw, nesting)), True)
     return Body(raw, fields, None, True)
+
+
+def _respelled(raw: bytes, name: str) -> bool:
+    return "/" in name or (b"\\" in raw and b"\\u" in raw)
 
 
 def _parse(raw: bytes) -> Any:
