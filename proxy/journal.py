@@ -11,6 +11,7 @@ attempt is dispatched, `settled` after, `ended` when the exchange is over.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -119,11 +120,14 @@ def frame(record: Record | Entry) -> bytes:
 class Journal:
     """A worker's own segments. `append` is cheap; `flush` writes what was appended in one call."""
 
-    def __init__(self, directory: Path, worker: int, segment_bytes: int = 64 * 1024 * 1024) -> None:
+    def __init__(
+        self, directory: Path, worker: int, segment_bytes: int = 64 * 1024 * 1024, *, write_through: bool = False
+    ) -> None:
         self._directory = directory
         self._worker = worker
         self._segment_bytes = segment_bytes
         self._pending: list[bytes] = []  # heads and payloads in turn
+        self._flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_DSYNC if write_through else 0)
         self._written = 0
         self._fd = -1
         self._unsynced = False
@@ -140,7 +144,7 @@ class Journal:
 
     def _open(self) -> None:
         path = self._directory / f"{time.time_ns()}-w{self._worker}{SUFFIX}"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, self._flags, 0o600)
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._written = fd, 0
@@ -157,9 +161,7 @@ class Journal:
         data = b"".join(self._pending)
         try:
             written = os.write(self._fd, data)
-            if written != len(
-                data
-            ):  # a full disk may take a part: take it back, so that no torn record stands in the middle
+            if written != len(data):  # a full disk may take a part: take it back, or a torn record stands in the middle
                 os.ftruncate(self._fd, self._written)
                 raise OSError("short write")
         except OSError:
@@ -174,7 +176,10 @@ class Journal:
         self._written += written
         self._unsynced = True
         if self._written >= self._segment_bytes:
-            self._open()
+            with contextlib.suppress(
+                OSError
+            ):  # no descriptor or no room: this one grows on, the next flush tries again
+                self._open()
 
     def discard_last(self) -> None:
         """Takes back the record appended last: what it announced won't happen."""

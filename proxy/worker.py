@@ -60,17 +60,20 @@ class Worker:
         self._stopped = asyncio.Event()
         self._drain: asyncio.Task[None] | None = None
         self._home = Path()
+        self._fsync_s = METRICS_S
 
     # --- what the supervisor says
 
     async def run(self) -> None:
         """Serves until told to stop."""
         reporting = self._loop.create_task(self._report(), name="metrics")
+        syncing = self._loop.create_task(self._sync_journal(), name="journal")
         listening = self._loop.create_task(self._listen(), name="control")
         for number in (signal.SIGTERM, signal.SIGINT):  # only if somebody signals the worker itself
             self._loop.add_signal_handler(number, self._signalled)
         await self._stopped.wait()
         reporting.cancel()
+        syncing.cancel()
         listening.cancel()
         await self._close()
 
@@ -135,7 +138,9 @@ class Worker:
     async def _start(
         self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None, home: Path
     ) -> None:
-        journal = Journal(home / "journal", self._index, configuration.deployment.journal.segment_bytes)
+        settings = configuration.deployment.journal
+        self._fsync_s = settings.fsync_s
+        journal = Journal(home / "journal", self._index, settings.segment_bytes, write_through=not settings.fsync_s)
         timeouts = configuration.deployment.timeouts
         shortest = min(
             timeouts.header_s, timeouts.body_idle_s, timeouts.total_s, timeouts.stream_idle_s, timeouts.slow_reader_s
@@ -197,7 +202,11 @@ class Worker:
         while True:
             await asyncio.sleep(METRICS_S)
             self._send_metrics()
-            if self._plane is not None:
+
+    async def _sync_journal(self) -> None:
+        while True:
+            await asyncio.sleep(self._fsync_s or METRICS_S)
+            if self._plane is not None and self._fsync_s:
                 await self._sync(self._plane)
 
     def _send_metrics(self) -> None:
@@ -214,7 +223,7 @@ class Worker:
         if fd is None:
             return
         try:
-            await self._loop.run_in_executor(None, os.fsync, fd)
+            await self._loop.run_in_executor(None, os.fdatasync, fd)
         except OSError:
             self._metrics.count("journal_sync_failures")
         finally:
