@@ -1,7 +1,9 @@
 """`allow`: which models and endpoints a key may use.
 
-    - use: allow models: [gpt-4o-mini, "claude-*"] endpoints: [chat.completions, embeddings] stateful: true          #
-      files, batches, stored responses, …
+    - use: allow
+      models: [gpt-4o-mini, "claude-*"]
+      endpoints: [chat.completions, embeddings]
+      stateful: true # files, batches, stored responses, …
 
 Stateful endpoints keep objects at the upstream. In keys mode, with one upstream key for all, they are denied unless
 `stateful: true`; then each object belongs to the tenant that made it, and nobody else can read, list, use or delete
@@ -10,6 +12,7 @@ it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,15 +24,18 @@ from proxy.chain import Services
 from proxy.config import Order, globs
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Forward, Request
-from proxy.objects import Objects, ids_in
+from proxy.form import MOST_BYTES
+from proxy.objects import Objects
+from proxy.ownership import ADMINISTRATION, listed_in, made_in, named_in, named_in_path, parsed, used_by
 from proxy.response import Response
+from proxy.wire.server import BodyReader
 
 ESSENTIAL = True  # access isn't something that the kill switch may switch off
 ORDER = Order(
     outside=("cache", "coalesce", "cascade", "retry"), why="a key must not be answered from a model it may not use"
 )
 
-_PREFIX: Final = 3  # "/v1/<collection>/<id>" splits into ["", "v1", collection, id, …]
+_FORM_ID: Final = re.compile(rb'name="?[a-z_]*_ids?(?:\[\])?"?\s*[\r;]', re.I)
 
 
 class Config(BaseModel):
@@ -101,95 +107,91 @@ class Allow:
         if not self._stateful:
             return await forward(request)
         request.exchange.stateful_allowed = True
-        if request.endpoint.stateful or request.endpoint.name == "responses":
+        if request.endpoint.stateful or isinstance(request.body, Body):
             return await self._owned(request, forward)
         return await forward(request)
 
     async def _owned(self, request: Request, forward: Forward) -> Response:
         """Only this tenant's objects go up, and only its own come down."""
-        tenant = request.exchange.identity.tenant
-        used = _used(request)
-        if used:
-            owners = await self._objects.owners(used)
-            for name in sorted(used):
-                if owners.get(name) != tenant:
-                    request.exchange.note(self._name, "refused", self._source, object=name)
-                    raise _not_found(name)
+        tenant, used = request.exchange.identity.tenant, await self._used(request)
+        owners = await self._objects.owners(used) if used else {}
+        for name in used:
+            if owners.get(name) != tenant:
+                request.exchange.note(self._name, "refused", self._source, object=name[:200])
+                raise _not_found(name)
         response = await forward(request)
-        if response.status >= 300 or response.is_event_stream or not _is_json(response):
-            if response.is_event_stream and request.method == "POST":
-                response.tap(_Recorder(self, tenant, request).event)
+        if not _may_make(request):
             return response
-        body = await response.read()
-        if request.method == "GET" and not used:
-            return await self._listed(response, body, tenant)
-        if request.method == "POST":
-            await self._objects.record(_made(body), tenant)
+        if response.is_event_stream and response.status < 300:
+            response.tap(_Recorder(self._objects, tenant, request).event)
+        if response.status >= 300 or not _is_json(response):
+            return response
+        told = parsed(await response.read())
+        if request.method in ("GET", "HEAD") and not used:
+            return response if request.method == "HEAD" else await self._listed(response, told, tenant)
+        if request.method != "DELETE" and (made := made_in(told)):
+            await self._objects.record(made, tenant)
         return response
 
-    async def _listed(self, response: Response, body: bytes, tenant: str) -> Response:
+    async def _used(self, request: Request) -> list[str]:
+        """The ids that a request names. What is below an object is its own: of a path, the first one counts."""
+        body = request.body
+        if isinstance(body, Body) and not request.endpoint.stateful:
+            return sorted(used_by(body))
+        named = named_in_path(request.path)
+        if named is None or request.path.split("/")[2] in ADMINISTRATION:
+            raise _denied("This path may not be used with this key.", "path_not_allowed", None)
+        if isinstance(body, BodyReader):
+            await _check_form(body, request)
+            return named[:1]
+        told = body.fields if isinstance(body, Body) else parsed(body) if body else {}
+        if told is None:
+            raise WeirError(400, "The request's body is not valid JSON.", code="invalid_json")
+        return [*named[:1], *sorted(named_in(told))]
+
+    async def _listed(self, response: Response, told: Any, tenant: str) -> Response:
         """A list of objects, without those of others."""
-        told = _json(body)
-        if not isinstance(told, dict) or not isinstance(told.get("data"), list):
-            return response
-        ids = [str(item["id"]) for item in told["data"] if isinstance(item, dict) and "id" in item]
+        entries = listed_in(told)
+        if entries is None:
+            raise _not_found("")
+        ids = [str(item["id"]) for item in entries if isinstance(item, dict) and "id" in item]
         owners = await self._objects.owners(ids)
-        own = [item for item in told["data"] if isinstance(item, dict) and owners.get(str(item.get("id"))) == tenant]
+        own = [item for item in entries if isinstance(item, dict) and owners.get(str(item.get("id"))) == tenant]
         told = {**told, "data": own}
         for end, index in (("first_id", 0), ("last_id", -1)):
             if end in told:
                 told[end] = own[index].get("id") if own else None
         return Response(response.status, response.headers, orjson.dumps(told))
 
-    def remember(self, ids: set[str], tenant: str, request: Request) -> None:
-        """Records in the background of a stream."""
-
-        async def record(exchange: Any) -> None:
-            await self._objects.record(ids, tenant)
-
-        request.exchange.detached("ownership", record, timeout_s=5.0)
-
 
 class _Recorder:
-    """Finds the id of what a stream makes in its first events."""
+    """Finds the ids of what a stream makes."""
 
-    def __init__(self, policy: Allow, tenant: str, request: Request) -> None:
-        self._policy, self._tenant, self._request = policy, tenant, request
-        self._done = False
+    def __init__(self, objects: Objects, tenant: str, request: Request) -> None:
+        self._objects, self._tenant, self._request = objects, tenant, request
+        self._known: set[str] = set()
 
     def event(self, seen: Any) -> None:
-        data = getattr(seen, "data", None)
-        if self._done or data is None:
+        told = parsed(data) if (data := getattr(seen, "data", None)) is not None else None
+        if not isinstance(told, dict):
             return
-        told = _json(data)
-        made = told.get("response", told) if isinstance(told, dict) else {}
-        if isinstance(made, dict) and isinstance(made.get("id"), str):
-            self._done = True
-            self._policy.remember({made["id"]}, self._tenant, self._request)
+        made = made_in(told) | made_in(told.get("response")) | made_in(told.get("item"))
+        if new := made - self._known:
+            self._known |= new
+            self._request.exchange.detached("ownership", lambda _: self._objects.record(new, self._tenant), timeout_s=5)
 
 
-def _used(request: Request) -> set[str]:
-    """The ids of objects that a request names, in its path or its body."""
-    parts = request.path.split("/")
-    used = {part for part in parts[_PREFIX:] if ids_in(b'"%b"' % part.encode())} if len(parts) > _PREFIX else set()
-    body = request.body
-    if isinstance(body, Body):
-        used |= ids_in(body.raw)
-    elif isinstance(body, bytes):
-        used |= ids_in(body)
-    return used
+async def _check_form(body: BodyReader, request: Request) -> None:
+    """A form carries a file, not references: ids come as JSON, where they are read."""
+    seen = await body.peek(lambda seen: False, MOST_BYTES)
+    if _FORM_ID.search(seen):
+        raise WeirError(400, "Send the ids of objects as JSON, not in a form.", code="invalid_form")
 
 
-def _made(body: bytes) -> set[str]:
-    told = _json(body)
-    return {told["id"]} if isinstance(told, dict) and isinstance(told.get("id"), str) else set()
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return orjson.loads(data)
-    except ValueError:
-        return None
+def _may_make(request: Request) -> bool:
+    """Whether the answer may tell of objects: an answer that is kept is one."""
+    endpoint, store = request.endpoint, request.field("store")
+    return endpoint.stateful or store is True or (endpoint.name.startswith("responses") and store is not False)
 
 
 def _is_json(response: Response) -> bool:

@@ -30,7 +30,7 @@ from proxy.errors import OVERLOADED, PERMISSION, WeirError
 from proxy.exchange import Exchange, Heads, Identity, Request, Spawn
 from proxy.form import model_in
 from proxy.identity import Keys, Open
-from proxy.intake import Known, check_media_type, model_of, understood, wishes
+from proxy.intake import Known, check_media_type, is_form, model_of, understood, wishes
 from proxy.journal import Ended, Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
@@ -292,6 +292,9 @@ class DataPlane:
             raise _no_such_path(head.path)
         known = self._known(head, endpoint, state)
         if not endpoint.parsed:
+            shared = state.configuration.deployment.keys == "required"
+            if shared and endpoint.stateful and head.has_body and not is_form(head):
+                return Intake(True, limits.body_bytes, known)  # which objects it names must be read
             return Intake(not head.has_body, limits.upload_bytes, known)
         check_media_type(head)
         return Intake(True, limits.body_bytes, known)

@@ -29,6 +29,7 @@ from proxy.exchange import Attempt, Exchange, Request, Settle
 from proxy.faults import Fault, of_wire
 from proxy.journal import Estimate, Journal, Reserved, Settled
 from proxy.metrics import Metrics
+from proxy.ownership import used_by
 from proxy.pricing import RateCard, RateCards, provider_of
 from proxy.response import Response
 from proxy.upstreams import Deployment, Routes, Upstream
@@ -308,7 +309,9 @@ def _stateful() -> WeirError:
 
 def _keeps_state(request: Request) -> bool:
     """Whether a request makes, reads or uses objects that stay at the upstream."""
-    return request.endpoint.stateful or uses_stored(request.endpoint, request.field)
+    if request.endpoint.stateful or uses_stored(request.endpoint, request.field):
+        return True
+    return isinstance(request.body, Body) and bool(used_by(request.body))
 
 
 async def _connected(upstream: Upstream, answer: Answer, fresh: bool) -> UpstreamConnection:

@@ -99,6 +99,11 @@ def check_media_type(head: Head) -> None:
         raise WeirError(415, message, code="unsupported_media_type")
 
 
+def is_form(head: Head) -> bool:
+    """Whether the body is a form, which carries files."""
+    return (get(head.headers, b"content-type") or b"").strip().lower().startswith(b"multipart/")
+
+
 def understood(call: Call, limit_bytes: int, nesting: int) -> Body:
     """The scanned JSON body of a request to an endpoint that is understood."""
     raw = call.body

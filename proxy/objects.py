@@ -9,18 +9,12 @@ not the hot path. An object that isn't in it belongs to nobody here.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-# A whole JSON string that looks like an object id of the OpenAI or Anthropic API: `file-…`, `batch_…`, `resp_…`,
-# `vs_…`.
-ID: Final = re.compile(
-    rb'"((?:file|batch|resp|conv|vs|vsfb|asst|thread|run|step|msg|upload|part|cntr|cfile|ftjob|ftckpt|eval|evalrun|video|chatcmpl|msgbatch)'
-    rb'[-_][A-Za-z0-9_-]{6,200})"'
-)
+from proxy.errors import OVERLOADED, WeirError
 
 
 class Objects(Protocol):
@@ -74,16 +68,19 @@ class RemoteObjects:
         self._lookup = lookup
 
     async def record(self, ids: Iterable[str], tenant: str) -> None:
-        """Remembers who made these objects; raises if the supervisor doesn't answer, for then nobody would know."""
+        """Remembers who made these objects. Raises WeirError 503 where that can't be remembered."""
         if await self._lookup("record", ids=list(ids), tenant=tenant) is None:
-            raise ConnectionError("the supervisor does not answer")
+            raise _unknown()
 
     async def owners(self, ids: Iterable[str]) -> dict[str, str]:
-        """Who made these objects; nobody, as far as one knows, if the supervisor doesn't answer."""
+        """Who made these objects. Raises WeirError 503 where nobody can tell."""
         told = await self._lookup("owners", ids=list(ids))
-        return {} if told is None else dict(told["owners"])
+        if told is None:
+            raise _unknown()
+        return dict(told["owners"])
 
 
-def ids_in(text: bytes) -> set[str]:
-    """The object ids that stand in a JSON text as whole strings."""
-    return {match.decode() for match in ID.findall(text)}
+def _unknown() -> WeirError:
+    message = "Whose objects these are can't be looked up at the moment."
+    retry = ((b"retry-after", b"1"),)
+    return WeirError(503, message, type=OVERLOADED, code="owners_unavailable", headers=retry)
