@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from urllib.parse import unquote
 
 import orjson
 
-from proxy.config import Configuration
+from proxy.config import Configuration, globs
 from proxy.errors import WeirError
 from proxy.exchange import Forward, Request
 from proxy.response import Response
@@ -33,38 +34,39 @@ class Catalogue:
         """How to answer this request; None to let it pass to the upstream."""
         if request.method not in ("GET", "HEAD"):
             return None
-        identity = request.exchange.identity
+        allowed = request.exchange.identity.models
+        may_see = _everything if allowed is None else globs(allowed)
         if request.path.startswith(_PREFIX):
-            name = request.path.removeprefix(_PREFIX)
-            if name in self._named:
+            name = unquote(request.path.removeprefix(_PREFIX))
+            if name in self._named and may_see(name):
                 return _constant(self._named[name])
-            if not self._open:
+            if not self._open or not may_see(name):
                 message = f"The model `{name[:200]}` does not exist or you do not have access to it."
                 raise WeirError(404, message, code="model_not_found", param="model")
             return None
-        if not self._named:
+        if not self._named and allowed is None:
             return None
-        named = [model for name, model in self._named.items() if identity.models is None or _may(name, identity.models)]
+        named = [model for name, model in self._named.items() if may_see(name)]
         if not self._open:
             return _constant({"object": "list", "data": named})
-        return lambda forward: self._merged(request, forward, named)
+        return lambda forward: self._merged(request, forward, named, may_see)
 
-    async def _merged(self, request: Request, forward: Forward, named: list[dict[str, Any]]) -> Response:
+    async def _merged(
+        self, request: Request, forward: Forward, named: list[dict[str, Any]], may_see: Callable[[str], bool]
+    ) -> Response:
         response = await forward(request)
         body = await response.read()
         try:
             told = orjson.loads(body)
-            theirs = [model for model in told["data"] if model["id"] not in self._named]
+            theirs = [model for model in told["data"] if model["id"] not in self._named and may_see(model["id"])]
         except (ValueError, KeyError, TypeError):
             return response  # not a list of models: the upstream's own words are better than a half
         headers = [pair for pair in response.headers if pair[0] not in (b"etag", b"content-encoding")]
         return Response(response.status, headers, orjson.dumps({**told, "data": named + theirs}))
 
 
-def _may(name: str, patterns: tuple[str, ...]) -> bool:
-    from proxy.config import globs
-
-    return globs(list(patterns))(name)
+def _everything(name: str) -> bool:
+    return True
 
 
 def _described(name: str) -> dict[str, Any]:
