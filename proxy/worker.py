@@ -24,13 +24,14 @@ import uvloop
 
 from proxy.config import Configuration
 from proxy.control import Channel
-from proxy.dataplane import OVERLOAD, DataPlane
+from proxy.dataplane import DataPlane
 from proxy.journal import Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.pricing import RateCards
 from proxy.wire.connect import Connector, Resolver
 from proxy.wire.server import ServerConnection, ServerLimits
+from proxy.wire.shed import Shed
 from proxy.wire.ticker import Ticker
 
 METRICS_S: Final = 1.0
@@ -193,7 +194,7 @@ class Worker:
         assert self._plane is not None
         if len(self._connections) >= self._most_connections:
             self._metrics.count("connections_shed")
-            return _Shed()
+            return Shed()
         return ServerConnection(self._plane, self._limits, self._ticker, self._connections)
 
     # --- cold work
@@ -284,16 +285,6 @@ class Worker:
         self._channel.close()
         self._ticker.close()
         self._resolver.close()
-
-
-class _Shed(asyncio.Protocol):
-    """A connection over the limit: told so, and closed."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvloop's is no subclass
-        body = OVERLOAD.body()
-        head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-        transport.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-        transport.close()
 
 
 def _raise_descriptor_limit() -> None:
