@@ -25,11 +25,19 @@ import orjson
 
 from proxy.errors import OVERLOADED, WeirError
 
+_MOST_WAITING: Final = 50_000
 _FRAME: Final = struct.Struct("<II")
 SUFFIX: Final = ".journal"
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 Record = dict[str, Any]
-_encode: Final = msgspec.json.Encoder().encode
+
+
+def _unknown(value: object) -> str:
+    """What a policy notes may be of any type: its name is harmless, its text may not be."""
+    return f"<{type(value).__name__}>"
+
+
+_encode: Final = msgspec.json.Encoder(enc_hook=_unknown).encode
 _pack: Final = _FRAME.pack
 _checksum: Final = crc32c.crc32c
 
@@ -131,6 +139,7 @@ class Journal:
         self._written = 0
         self._fd = -1
         self._unsynced = False
+        self._torn = False
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._open()
 
@@ -151,6 +160,8 @@ class Journal:
 
     def append(self, record: Record | Entry) -> None:
         """Adds a record to what the next `flush` writes."""
+        if len(self._pending) > _MOST_WAITING and type(record) is Ended:
+            return  # the disk has been full for long: what tells of money is kept, the rest isn't worth the memory
         payload = _encode(record)
         self._pending += (_pack(len(payload), _checksum(payload)), payload)
 
@@ -160,9 +171,14 @@ class Journal:
             return
         data = b"".join(self._pending)
         try:
+            if self._torn:  # what can't be taken back stays behind: readers stop there
+                self._open()
+                self._torn = False
             written = os.write(self._fd, data)
             if written != len(data):  # a full disk may take a part: take it back, or a torn record stands in the middle
+                self._torn = True
                 os.ftruncate(self._fd, self._written)
+                self._torn = False
                 raise OSError("short write")
         except OSError:
             raise WeirError(
