@@ -34,6 +34,7 @@ import msgspec
 
 from proxy.errors import OVERLOADED, WeirError
 from proxy.wire.headers import Headers
+from proxy.wire.repeated import Template
 from proxy.wire.ticker import NEVER, Ticker
 
 # Loud, because a build without the C extension would fall back to nothing: this parser is what stands between us and
@@ -45,6 +46,7 @@ _TARGET: Final = re.compile(rb"/[\x21-\x22\x24-\x7e\x80-\xff]*\Z")  # no control
 _DIGITS: Final = re.compile(rb"[0-9]{1,19}[ \t]*\Z")  # llhttp leaves the white space after a value
 # In a decoded path: what a server may resolve to another path than the one that our rules were asked about.
 _AMBIGUOUS: Final = re.compile(rb"//|/\.\.?(?:/|\Z)|[\x00-\x1f\x7f\\]")
+_ORDINARY: Final = frozenset((b"host", b"connection"))
 _SPECIAL: Final = frozenset((b"host", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 _STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in _REASONS.items()}
@@ -428,6 +430,9 @@ class ServerConnection(asyncio.Protocol):
             if self._linger_until and not self.write_paused:
                 self.deadline = min(self._linger_until, self._loop.time() + _LINGER_S)
             return
+        idle = self._running is None and self._reading is None and not self._in_head
+        if idle and self._last is not None and self._repeated(data, self._last):
+            return
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -439,6 +444,26 @@ class ServerConnection(asyncio.Protocol):
             # llhttp holds a line of a head or trailer until it ends and says nothing meanwhile: so it is counted here.
             if self._head_bytes > self._most_head_bytes and (self._in_head or self._reading is not None):
                 self._refuse(_too_large("A header line", self.limits.line_bytes))
+            elif idle and (call := self._running) is not None and self._last is not None and not self._waiting:
+                self._last.learn(data, call)
+
+    def _repeated(self, data: bytes, last: _Last) -> bool:
+        """Takes a whole request whose head is the last one's again, without parsing it. False: it isn't one."""
+        if last.template is None or (body := last.template.body_of(data)) is None or self.draining:
+            return False
+        head = last.head.copy()
+        head.keep_alive, head.content_length = True, len(body)
+        try:
+            intake = self._app.accept(head, last.intake)
+            if intake is not last.intake or len(body) > intake.limit_bytes:
+                return False
+            self._app.in_flight.take(len(body))
+        except WeirError:
+            return False  # the ordinary way says so to the client
+        call = Call(self, head, intake)
+        call.body, call.held = body, len(body)
+        self._start(call)
+        return True
 
     # --- the parser's callbacks
 
@@ -800,7 +825,7 @@ class ServerConnection(asyncio.Protocol):
 class _Last:
     """The last request of a connection. Clients send the same head again: what was found out about it still holds."""
 
-    __slots__ = ("_method", "_raw", "_target", "head", "intake", "special")
+    __slots__ = ("_method", "_raw", "_target", "head", "intake", "special", "template")
 
     def __init__(
         self, method: bytes, target: bytes, raw: Headers, head: Head, special: dict[bytes, bytes], intake: Intake
@@ -811,6 +836,13 @@ class _Last:
         self.head = head
         self.special = special
         self.intake = intake
+        self.template: Template | None = None
+
+    def learn(self, data: bytes, call: Call) -> None:
+        """Notes the bytes of the head, where the whole request came in one read and nothing about it is special."""
+        plain = call.head.version == "1.1" and call.keep_alive and call.intake.gather and call.head.content_length
+        if self.template is None and plain and self.special.keys() <= _ORDINARY and isinstance(call.body, bytes):
+            self.template = Template.of(data, len(call.body))
 
     def is_like(self, method: bytes, target: bytes, version: str, raw: Headers) -> bool:
         """Whether a request is the same but for its body and length."""
