@@ -26,7 +26,7 @@ from proxy.config import Configuration, PolicyEntry, Registry, globs
 from proxy.cors import CorsRules
 from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
-from proxy.errors import OVERLOADED, PERMISSION, WeirError
+from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Exchange, Heads, Identity, Request, Spawn
 from proxy.form import model_in
 from proxy.identity import Keys, Open
@@ -552,11 +552,4 @@ def _where(error: BaseException) -> str:
     return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
 
 
-OVERLOAD: Final = WeirError(
-    503,
-    "This worker has as many connections as it may.",
-    type=OVERLOADED,
-    code="overloaded",
-    headers=((b"retry-after", b"1"),),
-)
 __all__ = ["DataPlane", "State", "error_event"]
