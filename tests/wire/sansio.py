@@ -9,9 +9,10 @@ from typing import Any
 
 import uvloop
 
+from proxy.wire.call import ServerLimits
 from proxy.wire.client import UpstreamConnection, WireError
 from proxy.wire.headers import Headers
-from proxy.wire.server import ServerConnection, ServerLimits
+from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
 from tests.wire.serving import App, Seen
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.errors import WeirError
-from proxy.wire.server import BodyReader, Call, Head, InFlight, Intake, ServerConnection, ServerLimits
+from proxy.wire.call import BodyReader, Call, InFlight, Intake, ServerLimits
+from proxy.wire.head import Head
+from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
 from tests.wire.raw import Raw
 

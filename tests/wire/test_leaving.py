@@ -8,7 +8,7 @@ import time
 import pytest
 
 from proxy.simulator import Simulator
-from proxy.wire.server import Call, ServerLimits
+from proxy.wire.call import Call, ServerLimits
 from tests.wire.conftest import Serve
 from tests.wire.raw import Raw, chat, chunks, get, post
 from tests.wire.serving import App, Gate, serving

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.wire.server import BodyReader, Call, InFlight, ServerLimits
+from proxy.wire.call import BodyReader, Call, InFlight, ServerLimits
 from tests.wire.raw import chunks, get, post
 from tests.wire.serving import QUICK, TICK_S, App, Gate, echo, serving
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.wire.server import BodyReader, Call, ServerLimits
+from proxy.wire.call import BodyReader, Call, ServerLimits
 from tests.wire.conftest import Serve
 from tests.wire.plane import SECRET
 from tests.wire.raw import chat, chunks, get, post
