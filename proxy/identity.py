@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from hmac import compare_digest
 from typing import Final
+from urllib.parse import quote
 
 from cachetools import LRUCache
 
@@ -55,7 +56,7 @@ class Open:
     """No keys of ours. The tenant is a hash of whatever key passes through."""
 
     def __init__(self) -> None:
-        self._known: LRUCache[bytes, Identity] = LRUCache(_REMEMBERED)
+        self._known: LRUCache[str, Identity] = LRUCache(_REMEMBERED)
 
     def until(self, identity: Identity) -> float:
         """How long the identity holds, in Unix seconds."""
@@ -66,10 +67,10 @@ class Open:
         key = credential(headers)
         if key is None:
             return _ANONYMOUS
-        identity = self._known.get(key)
+        digest = hashlib.sha256(key).hexdigest()[:16]
+        identity = self._known.get(digest)
         if identity is None:
-            digest = hashlib.sha256(key).hexdigest()[:16]
-            identity = self._known[key] = Identity(tenant=f"key-{digest}", key=f"key-{digest}")
+            identity = self._known[digest] = Identity(tenant=f"key-{digest}", key=f"key-{digest}")
         return identity
 
 
@@ -110,9 +111,8 @@ class Keys:
 
 def _identity(record: KeyRecord) -> Identity:
     # The smallest named group that shares what it keeps: a project's keys see the same cache entries and object ids.
-    group = "/".join(part for part in (record.org, record.team, record.project) if part)
     return Identity(
-        tenant=group or record.id,
+        tenant=_group(record.org, record.team, record.project) or record.id,
         key=record.id,
         team=record.team or None,
         project=record.project or None,
@@ -120,3 +120,11 @@ def _identity(record: KeyRecord) -> Identity:
         tags=dict(record.tags),
         models=None if record.models is None else tuple(record.models),
     )
+
+
+def _group(*names: str) -> str:
+    """`org/team/project`, `org/team`, `-/team`: each group has one such name, whatever stands in its parts."""
+    parts = ["%2D" if name == "-" else quote(name, safe=" ") if name else "-" for name in names]
+    while parts and parts[-1] == "-":
+        parts.pop()
+    return "/".join(parts)

@@ -26,6 +26,7 @@ import orjson
 from proxy.errors import OVERLOADED, WeirError
 
 _MOST_WAITING: Final = 50_000
+_LONGEST_NS: Final = 30 * 60 * 10**9
 _FRAME: Final = struct.Struct("<II")
 SUFFIX: Final = ".journal"
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
@@ -246,13 +247,20 @@ def find(home: Path, exchange: str) -> list[Record]:
     for path in reversed(segments(home)):
         data = path.read_bytes()
         if needle in data:
-            # One exchange's records may straddle two segments of its worker: look into its neighbours too.
-            worker = path.name.split("-", 1)[1]
-            around = [other for other in segments(home) if other.name.split("-", 1)[1] == worker]
-            index = around.index(path)
-            records = [record for part in around[max(0, index - 1) : index + 2] for record in _matching(part, needle)]
+            records = [record for part in _around(path, segments(home)) for record in _matching(part, needle)]
             return [record for record in records if record.get("exchange") == exchange]
     return []
+
+
+def _around(path: Path, among: list[Path]) -> list[Path]:
+    """The segments of the same worker that may hold the same exchange's records: one takes `_LONGEST_NS` at most."""
+    worker = path.name.split("-", 1)[1]
+    own = [other for other in among if other.name.split("-", 1)[1] == worker]
+    index, starts = own.index(path), [int(other.name.split("-")[0]) for other in own]
+    first = index
+    while first and starts[first] > starts[index] - _LONGEST_NS:
+        first -= 1
+    return own[first : index + 2]
 
 
 def _matching(path: Path, needle: bytes) -> Iterator[Record]:

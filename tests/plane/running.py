@@ -22,8 +22,9 @@ from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.pricing import RateCards
 from proxy.supervisor.lookups import Lookups
+from proxy.wire.call import ServerLimits
 from proxy.wire.connect import Connector, Resolver
-from proxy.wire.server import ServerConnection, ServerLimits
+from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
 from tests.wire.raw import Answer, Raw, chat, get, post
 

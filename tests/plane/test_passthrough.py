@@ -333,7 +333,7 @@ async def test_me_and_exchanges(serve: Serve) -> None:
         one, two = "authorization: Bearer wk-1", "authorization: Bearer wk-2"
         got = await plane.chat(one)
         me = await plane.get("/weir/me", one)
-        assert me.json["tenant"] == "a"
+        assert me.json["tenant"] == "-/a"
         assert me.json["tags"] == {"env": "x"}
         assert me.json["usage"]
         path = f"/weir/exchanges/{(got.header(b'x-weir-exchange') or b'').decode()}"
