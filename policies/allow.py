@@ -28,7 +28,7 @@ from proxy.form import MOST_BYTES
 from proxy.objects import Objects
 from proxy.ownership import ADMINISTRATION, listed_in, made_in, named_in, named_in_path, parsed, used_by
 from proxy.response import Response
-from proxy.wire.server import BodyReader
+from proxy.wire.call import BodyReader
 
 ESSENTIAL = True  # access isn't something that the kill switch may switch off
 ORDER = Order(

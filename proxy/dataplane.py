@@ -40,9 +40,10 @@ from proxy.pricing import RateCards
 from proxy.relay import Heartbeat, broken, error_event, relay, relay_late
 from proxy.response import Outcome, Response
 from proxy.upstreams import Routes, Upstream
+from proxy.wire.call import BodyReader, Call, InFlight, Intake, http_date
 from proxy.wire.connect import Connector
+from proxy.wire.head import Head
 from proxy.wire.headers import Headers
-from proxy.wire.server import BodyReader, Call, Head, InFlight, Intake, http_date
 from proxy.wire.sse import comment
 from proxy.wire.ticker import Ticker
 

@@ -33,8 +33,8 @@ from proxy.ownership import used_by
 from proxy.pricing import RateCard, RateCards, provider_of
 from proxy.response import Response
 from proxy.upstreams import Deployment, Routes, Upstream
+from proxy.wire.call import BodyReader
 from proxy.wire.client import Progress, UpstreamConnection, WireError
-from proxy.wire.server import BodyReader
 from proxy.wire.ticker import NEVER
 
 BYTES_A_TOKEN: Final = 4  # a first guess; the estimator of tokens.py learns better ones

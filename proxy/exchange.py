@@ -27,7 +27,7 @@ from proxy.wire.headers import Headers
 if TYPE_CHECKING:
     from proxy.dialects import Usage
     from proxy.endpoints import Endpoint
-    from proxy.wire.server import BodyReader
+    from proxy.wire.call import BodyReader
 
 T = TypeVar("T")
 UNSET: Final = object()

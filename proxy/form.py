@@ -10,8 +10,8 @@ import re
 from typing import Final
 
 from proxy.errors import WeirError
+from proxy.wire.call import BodyReader
 from proxy.wire.headers import Headers, get
-from proxy.wire.server import BodyReader
 
 MOST_BYTES: Final = 128 * 1024
 _VALUE_BYTES: Final = 1024

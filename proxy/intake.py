@@ -17,8 +17,9 @@ from proxy.config import Configuration
 from proxy.endpoints import Endpoint
 from proxy.errors import WeirError
 from proxy.exchange import Heads, Identity
+from proxy.wire.call import Call
+from proxy.wire.head import Head
 from proxy.wire.headers import Headers, get
-from proxy.wire.server import Call, Head
 
 _PAIR: Final = re.compile(r"\s*([A-Za-z0-9_.:-]{1,64})\s*=\s*([^,;\x00-\x1f]{0,256}?)\s*")
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(ms|s|m|h)?")

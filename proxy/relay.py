@@ -20,8 +20,8 @@ from proxy.errors import UPSTREAM, WeirError
 from proxy.response import Outcome, Response
 from proxy.stream import Stream
 from proxy.wire import sse
+from proxy.wire.call import Call
 from proxy.wire.headers import Headers
-from proxy.wire.server import Call
 from proxy.wire.sse import Event
 
 LastWords = Callable[[Outcome], bytes]

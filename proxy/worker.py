@@ -29,8 +29,9 @@ from proxy.journal import Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.pricing import RateCards
+from proxy.wire.call import ServerLimits
 from proxy.wire.connect import Connector, Resolver
-from proxy.wire.server import ServerConnection, ServerLimits
+from proxy.wire.server import ServerConnection
 from proxy.wire.shed import Shed
 from proxy.wire.ticker import Ticker
 
@@ -266,7 +267,7 @@ class Worker:
         for connection in list(self._connections):
             connection.drain()
         deadline = self._loop.time() + timeout_s
-        while self._connections and self._loop.time() < deadline:
+        while self._connections and self._loop.time() < deadline:  # noqa: ASYNC110  # filled and emptied by callbacks
             await asyncio.sleep(0.02)  # the set is filled and emptied by plain callbacks
         self._stopped.set()
         self._channel.send("drained", finished=not self._connections)

@@ -16,8 +16,9 @@ from proxy.dataplane import DataPlane
 from proxy.journal import Journal
 from proxy.metrics import Metrics
 from proxy.pricing import RateCards
+from proxy.wire.call import ServerLimits
 from proxy.wire.connect import Connector, Resolver
-from proxy.wire.server import ServerConnection, ServerLimits
+from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
 
 _FILE = """

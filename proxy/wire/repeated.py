@@ -13,6 +13,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from proxy.wire.call import Call, Intake
+from proxy.wire.head import Head
+from proxy.wire.headers import Headers
+
+_ORDINARY: Final = frozenset((b"host", b"connection"))
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: ([0-9]{1,10})\r\n", re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
 _DIGITS: Final = 11  # ten and the CR that ends them
@@ -50,3 +55,30 @@ class Template:
             return None
         body = data[end + len(suffix) :]
         return body if len(body) == int(digits) else None
+
+
+class Last:
+    """The last request of a connection. Clients send the same head again: what was found out about it still holds."""
+
+    __slots__ = ("_method", "_raw", "_target", "head", "intake", "special", "template")
+
+    def __init__(
+        self, method: bytes, target: bytes, raw: Headers, head: Head, special: dict[bytes, bytes], intake: Intake
+    ) -> None:
+        self._method = method
+        self._target = target
+        self._raw = raw
+        self.head = head
+        self.special = special
+        self.intake = intake
+        self.template: Template | None = None
+
+    def learn(self, data: bytes, call: Call) -> None:
+        """Notes the bytes of the head, where the whole request came in one read and nothing about it is special."""
+        plain = call.head.version == "1.1" and call.keep_alive and call.intake.gather and call.head.content_length
+        if self.template is None and plain and self.special.keys() <= _ORDINARY and isinstance(call.body, bytes):
+            self.template = Template.of(data, len(call.body))
+
+    def is_like(self, method: bytes, target: bytes, version: str, raw: Headers) -> bool:
+        """Whether a request is the same but for its body and length."""
+        return target == self._target and raw == self._raw and method == self._method and version == self.head.version

@@ -17,316 +17,29 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import re
 import socket
 import sys
 import termios
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from email.utils import formatdate
-from http import HTTPStatus
-from typing import Any, Final, Protocol
-from urllib.parse import unquote_to_bytes
+from typing import Any, Final
 
 import httptools
-import msgspec
 
-from proxy.errors import OVERLOADED, WeirError
+from proxy.errors import WeirError
+from proxy.wire.call import Application, BodyReader, Call, InFlight, Intake, ServerLimits, http_date
+from proxy.wire.head import Head, bad, body_too_large, check, fields, frame, too_large
 from proxy.wire.headers import Headers
-from proxy.wire.repeated import Template
+from proxy.wire.repeated import Last
 from proxy.wire.ticker import NEVER, Ticker
 
 # Loud, because a build without the C extension would fall back to nothing: this parser is what stands between us and
 # smuggling.
 assert httptools.HttpRequestParser.__module__.startswith("httptools.parser"), "httptools' C parser is missing"
 
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?[ \t]*\Z")
-_TARGET: Final = re.compile(rb"/[\x21-\x22\x24-\x7e\x80-\xff]*\Z")  # no control byte, space or fragment
-_DIGITS: Final = re.compile(rb"[0-9]{1,19}[ \t]*\Z")  # llhttp leaves the white space after a value
-# In a decoded path: what a server may resolve to another path than the one that our rules were asked about.
-_AMBIGUOUS: Final = re.compile(rb"//|/\.\.?(?:/|\Z)|[\x00-\x1f\x7f\\]")
-_ORDINARY: Final = frozenset((b"host", b"connection"))
-_SPECIAL: Final = frozenset((b"host", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
-_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
-_STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in _REASONS.items()}
-_JSON: Final = (b"content-type", b"application/json")
 _PIPELINED: Final = 32  # requests that may wait behind the one that runs
 _LINGER_S: Final = 2.0  # how long a closing connection waits for its client's next bytes, or FIN
 _LONGEST_LINGER_S: Final = 30.0
-_PEEK_BYTES: Final = 4096
 _BIG: Final = 64 * 1024
-
-
-class ServerLimits(msgspec.Struct, frozen=True):
-    """What a client may cost us: sizes in bytes, times in seconds."""
-
-    line_bytes: int = 8192
-    headers: int = 100
-    stream_buffer_bytes: int = 256 * 1024
-    header_s: float = 10.0
-    body_idle_s: float = 30.0
-    keep_alive_s: float = 75.0
-    slow_reader_s: float = 60.0
-    half_close: bool = False  # True: a client that shut down its writing side still gets its answer
-
-
-class Head:
-    """A request's first part, checked. `target` is in origin form; `path` is the part before `?`, not decoded."""
-
-    __slots__ = ("chunked", "content_length", "headers", "keep_alive", "method", "path", "target", "version")
-
-    def __init__(self, method: str, target: bytes, version: str, headers: Headers) -> None:
-        self.method = method
-        self.target = target
-        self.path = target.partition(b"?")[0].decode("latin-1")
-        self.version = version
-        self.headers = headers
-        self.keep_alive = False
-        self.content_length: int | None = None
-        self.chunked = False
-
-    def copy(self) -> Head:
-        """The same head, its framing not yet known."""
-        head = Head.__new__(Head)
-        head.method, head.target, head.path = self.method, self.target, self.path
-        head.version, head.headers = self.version, self.headers
-        head.keep_alive, head.content_length, head.chunked = False, None, False
-        return head
-
-    @property
-    def has_body(self) -> bool:
-        """Whether body bytes follow."""
-        return self.chunked or bool(self.content_length)
-
-
-class Intake(msgspec.Struct, frozen=True):
-    """How the application wants a request's body.
-
-    `gather`: whole, in memory, at most `limit_bytes`; else it streams through. `known` is the application's own
-    knowledge of the request (its identity and endpoint), found before the body was read.
-    """
-
-    gather: bool
-    limit_bytes: int
-    known: Any = None
-
-
-class InFlight:
-    """Bytes of request bodies held by this worker at once; bounded, so that memory can't run out."""
-
-    __slots__ = ("held", "limit")
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit = limit_bytes
-        self.held = 0
-
-    def take(self, size: int) -> None:
-        """Counts `size` more bytes, or refuses with 503."""
-        if self.held + size > self.limit:
-            message = "This worker holds as many request bytes as it may. Try again shortly."
-            raise WeirError(
-                503, message, type=OVERLOADED, code="overloaded", headers=((b"retry-after", b"1"),), close=True
-            )
-        self.held += size
-
-
-class Application(Protocol):
-    """What stands behind the connections."""
-
-    in_flight: InFlight
-
-    def accept(self, head: Head, previous: Intake | None) -> Intake:
-        """Looks at the head before the body is read; raises WeirError to refuse it.
-
-        `previous` is what was returned for the connection's last request if this one has the same method, target and
-        headers (but for its length): an application may give the same again.
-        """
-
-    def respond(self, call: Call) -> Awaitable[None]:
-        """Answers one request, by `call.send` or `call.start`, `call.write`, `call.finish`. Must not raise."""
-
-
-class BodyReader:
-    """A request body that streams through: an async iterator of bytes. Pauses the client while it isn't read."""
-
-    __slots__ = ("_chunks", "_connection", "_ended", "_error", "_held", "_waiter", "length")
-
-    def __init__(self, connection: ServerConnection, length: int | None) -> None:
-        self._connection = connection
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
-        self._ended = False
-        self._error: WeirError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self.length = length
-
-    def feed(self, data: bytes) -> None:
-        """One more piece from the wire."""
-        self._chunks.append(data)
-        self._held += len(data)
-        if self._held > self._connection.limits.stream_buffer_bytes:
-            self._connection.pause_reading()
-        self._wake()
-
-    def end(self, error: WeirError | None = None) -> None:
-        """The body is whole, or won't be."""
-        self._ended, self._error = True, error
-        self._wake()
-
-    @property
-    def finished(self) -> bool:
-        """Whether all of it came in."""
-        return self._ended and self._error is None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def peek(self, enough: Callable[[bytes], bool], most: int) -> bytes:
-        """The beginning, as soon as there is enough of it, or `most` bytes, or all; it stays to be read."""
-        looked_at = -_PEEK_BYTES
-        while True:
-            if self._error is not None:
-                raise self._error
-            if self._ended or self._held >= looked_at + _PEEK_BYTES:  # not at every byte that drips in
-                seen = b"".join(self._chunks)
-                if self._ended or len(seen) >= most or enough(seen):
-                    return seen
-                looked_at = len(seen)
-            self._connection.resume_reading()
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._chunks:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                raise StopAsyncIteration
-            self._connection.resume_reading()
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        data = self._chunks.popleft()
-        self._held -= len(data)
-        return data
-
-
-class Call:
-    """One request of a client and the writing of its answer."""
-
-    __slots__ = (
-        "_chunked",
-        "_connection",
-        "_head_bytes",
-        "body",
-        "finished",
-        "head",
-        "held",
-        "intake",
-        "keep_alive",
-        "on_pause",
-        "started",
-    )
-
-    def __init__(self, connection: ServerConnection, head: Head, intake: Intake) -> None:
-        self._connection = connection
-        self.head = head
-        self.intake = intake
-        self.body: bytes | BodyReader = b""
-        self.keep_alive = head.keep_alive
-        self.held = 0  # bytes counted in `InFlight`
-        self.started = False
-        self.finished = False
-        self.on_pause: Callable[[bool], None] | None = (
-            None  # told when the client reads too slowly, and when it caught up
-        )
-        self._chunked = False
-        self._head_bytes = b""
-
-    def send(self, status: int, headers: Headers, body: bytes) -> None:
-        """The whole answer at once."""
-        self.started = self.finished = True
-        if self.head.method == "HEAD":  # an empty body says nothing about the length that GET would have
-            self._connection.write(self._head(status, headers, len(body) or None))
-            return
-        self._connection.write(self._head(status, headers, len(body)), body)
-
-    def send_error(self, error: WeirError, headers: Headers | None = None) -> None:
-        """An answer in OpenAI's error form."""
-        if error.close:
-            self.keep_alive = False
-        self.send(error.status, [_JSON, *(headers or ()), *error.headers], error.body())
-
-    def start(self, status: int, headers: Headers, length: int | None = None) -> None:
-        """Begins an answer whose body follows by `write`. The head leaves with the first piece of the body."""
-        self.started = True
-        if length is None:
-            self._chunked = self.head.version == "1.1"
-            if not self._chunked:
-                self.keep_alive = False  # the end of the connection is the end of the body
-        self._head_bytes = self._head(status, headers, length)
-
-    def write(self, data: bytes) -> None:
-        """One piece of the body."""
-        if self._chunked:
-            if not data:
-                return  # a chunk of length 0 would be the end
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._head_bytes:
-            data, self._head_bytes = self._head_bytes + data, b""
-        self._connection.write(data)
-
-    def finish(self, last: bytes = b"") -> None:
-        """Ends the body, with one more piece if given."""
-        self.finished = True
-        if self._chunked:
-            last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n"
-        if self._head_bytes:
-            last, self._head_bytes = self._head_bytes + last, b""
-        if last:
-            self._connection.write(last)
-
-    def abort(self) -> None:
-        """Cuts the connection, so that the client sees that the answer isn't whole."""
-        self.finished = True
-        self.keep_alive = False
-        self._connection.abort()
-
-    def hold(self, size: int) -> None:
-        """Counts what the application made of the body (it was compressed), or refuses with 503."""
-        self._connection.in_flight.take(size)
-        self.held += size
-
-    async def drained(self) -> None:
-        """Waits until the client has caught up."""
-        await self._connection.drained()
-
-    @property
-    def paused(self) -> bool:
-        """Whether the client reads too slowly."""
-        return self._connection.write_paused
-
-    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
-        lines = [b"%b: %b\r\n" % pair for pair in headers]
-        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        if status == 204 or status == 304 or status < 200:
-            self._chunked = False
-        elif length is not None:
-            lines.append(b"content-length: %d\r\n" % length)
-        elif self._chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        body = self.body
-        unread = type(body) is BodyReader and not body.finished
-        if not self.keep_alive or unread or self._connection.draining:
-            self.keep_alive = False
-            lines.append(b"connection: close\r\n")
-        elif self.head.version == "1.0":
-            lines.append(b"connection: keep-alive\r\n")
-        return b"%b%b\r\n" % (line, b"".join(lines))
 
 
 class ServerConnection(asyncio.Protocol):
@@ -364,7 +77,7 @@ class ServerConnection(asyncio.Protocol):
         self._raw: Headers = []
         self._length: bytes | None = None
         self._special: dict[bytes, bytes] = {}
-        self._last: _Last | None = None
+        self._last: Last | None = None
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._reading: Call | None = None
@@ -443,11 +156,11 @@ class ServerConnection(asyncio.Protocol):
         else:
             # llhttp holds a line of a head or trailer until it ends and says nothing meanwhile: so it is counted here.
             if self._head_bytes > self._most_head_bytes and (self._in_head or self._reading is not None):
-                self._refuse(_too_large("A header line", self.limits.line_bytes))
+                self._refuse(too_large("A header line", self.limits.line_bytes))
             elif idle and (call := self._running) is not None and self._last is not None and not self._waiting:
                 self._last.learn(data, call)
 
-    def _repeated(self, data: bytes, last: _Last) -> bool:
+    def _repeated(self, data: bytes, last: Last) -> bool:
         """Takes a whole request whose head is the last one's again, without parsing it. False: it isn't one."""
         if last.template is None or (body := last.template.body_of(data)) is None or self.draining:
             return False
@@ -478,7 +191,7 @@ class ServerConnection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         self._target += url
         if len(self._target) > self.limits.line_bytes:
-            self._stop(_too_large("The request target", self.limits.line_bytes, 414))
+            self._stop(too_large("The request target", self.limits.line_bytes, 414))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
@@ -500,17 +213,22 @@ class ServerConnection(asyncio.Protocol):
                 self._special = last.special
             else:
                 special = self._special = {}
-                head = Head(method.decode("latin-1"), self._target, version, self._fields(raw, special))
+                head = Head(
+                    method.decode("latin-1"),
+                    self._target,
+                    version,
+                    fields(raw, special, self.limits.line_bytes, self.limits.headers),
+                )
                 previous = None
-                self._check(head, special)
-            _frame(head, self._special.get(b"transfer-encoding"), self._length)
+                check(head, special)
+            frame(head, self._special.get(b"transfer-encoding"), self._length)
             head.keep_alive = parser.should_keep_alive() and not self.draining
             intake = self._app.accept(head, previous)
             if intake is not previous:
-                self._last = _Last(method, self._target, raw, head, self._special, intake)
+                self._last = Last(method, self._target, raw, head, self._special, intake)
             call = Call(self, head, intake)
             if intake.gather and head.content_length is not None and head.content_length > intake.limit_bytes:
-                raise _body_too_large(intake.limit_bytes)
+                raise body_too_large(intake.limit_bytes)
         except WeirError as error:
             self._stop(error)
         self._reading = call
@@ -533,7 +251,7 @@ class ServerConnection(asyncio.Protocol):
         assert call is not None
         self._body_bytes += len(data)
         if self._body_bytes > call.intake.limit_bytes:
-            self._stop(_body_too_large(call.intake.limit_bytes))
+            self._stop(body_too_large(call.intake.limit_bytes))
         self._head_bytes = 0
         if not self.write_paused:
             self.deadline = self._loop.time() + self.limits.body_idle_s
@@ -564,51 +282,6 @@ class ServerConnection(asyncio.Protocol):
         call.body = body[0] if len(body) == 1 else b"".join(body)
         self._body = []
         self._enqueue(call)
-
-    def _fields(self, raw: Headers, special: dict[bytes, bytes]) -> Headers:
-        """The header fields with lower-case names; those that concern the connection are noted in `special`."""
-        limits = self.limits
-        if len(raw) > limits.headers:
-            raise _too_many(limits.headers)
-        headers: Headers = []
-        for name, value in raw:
-            if len(name) + len(value) + 4 > limits.line_bytes:
-                raise _too_large("A header line", limits.line_bytes)
-            name = name.lower()
-            if name in _SPECIAL:
-                if name in special:
-                    if name != b"connection":
-                        raise _bad(f"More than one {name.decode()} header was sent.")
-                    value = special[name] + b"," + value
-                special[name] = value
-            headers.append((name, value))
-        return headers
-
-    def _check(self, head: Head, special: dict[bytes, bytes]) -> None:
-        """What RFC 9112 asks of a request's head and llhttp doesn't ask itself."""
-        if head.version not in ("1.1", "1.0"):
-            raise WeirError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.", code="http_version", close=True)
-        if head.method == "CONNECT":
-            raise WeirError(405, "This is not a forward proxy: CONNECT is not supported.", code="method", close=True)
-        if head.target.startswith((b"http://", b"https://")):  # absolute form, RFC 9112, section 3.2.2
-            _, _, rest = head.target.partition(b"://")
-            authority, slash, path = rest.partition(b"/")
-            if not authority or not _HOST.match(authority):
-                raise _bad("The request target names no valid host.")
-            head.target = slash + path or b"/"
-            head.path = head.target.partition(b"?")[0].decode("latin-1")
-        if not _TARGET.match(head.target) and not (head.target == b"*" and head.method == "OPTIONS"):
-            raise _bad("The request target must begin with / and hold no space, control byte or fragment.")
-        path = head.target.partition(b"?")[0]
-        if _AMBIGUOUS.search(unquote_to_bytes(path) if b"%" in path else path):
-            raise _bad("The path holds an empty segment, a dot segment, a backslash or a control byte.")
-        host = special.get(b"host")
-        if host is None and head.version == "1.1":
-            raise _bad("An HTTP/1.1 request needs a Host header.")
-        if host is not None and not _HOST.match(host):
-            raise _bad("The Host header is not a host name with an optional port.")
-        if special.get(b"expect", b"100-continue").lower() != b"100-continue":
-            raise WeirError(417, "The only expectation understood is 100-continue.", code="expect", close=True)
 
     # --- exchanges in order
 
@@ -807,7 +480,7 @@ class ServerConnection(asyncio.Protocol):
         # llhttp takes what follows for another protocol: read the request again without its Upgrade.
         call = self._reading
         if call is None or call.head.method == "CONNECT":
-            self._refuse(_bad("The request asks for a protocol that isn't spoken here."))
+            self._refuse(bad("The request asks for a protocol that isn't spoken here."))
             return
         self._parser = httptools.HttpRequestParser(self)
         self._reading = None
@@ -822,33 +495,6 @@ class ServerConnection(asyncio.Protocol):
         self.data_received(b"%b %b HTTP/%b\r\n%b\r\n%b" % (method, target, version, b"".join(lines), rest))
 
 
-class _Last:
-    """The last request of a connection. Clients send the same head again: what was found out about it still holds."""
-
-    __slots__ = ("_method", "_raw", "_target", "head", "intake", "special", "template")
-
-    def __init__(
-        self, method: bytes, target: bytes, raw: Headers, head: Head, special: dict[bytes, bytes], intake: Intake
-    ) -> None:
-        self._method = method
-        self._target = target
-        self._raw = raw
-        self.head = head
-        self.special = special
-        self.intake = intake
-        self.template: Template | None = None
-
-    def learn(self, data: bytes, call: Call) -> None:
-        """Notes the bytes of the head, where the whole request came in one read and nothing about it is special."""
-        plain = call.head.version == "1.1" and call.keep_alive and call.intake.gather and call.head.content_length
-        if self.template is None and plain and self.special.keys() <= _ORDINARY and isinstance(call.body, bytes):
-            self.template = Template.of(data, len(call.body))
-
-    def is_like(self, method: bytes, target: bytes, version: str, raw: Headers) -> bool:
-        """Whether a request is the same but for its body and length."""
-        return target == self._target and raw == self._raw and method == self._method and version == self.head.version
-
-
 def _unacknowledged(transport: asyncio.Transport) -> int:
     """Bytes that the kernel holds for the client: megabytes, which a slow reader may take a minute to get through."""
     sock = transport.get_extra_info("socket")
@@ -860,26 +506,8 @@ def _unacknowledged(transport: asyncio.Transport) -> int:
         return 0
 
 
-def _frame(head: Head, coding: bytes | None, length: bytes | None) -> None:
-    """Where the body ends (RFC 9112, section 6)."""
-    if coding is not None:
-        if length is not None:
-            raise _bad("Content-Length and Transfer-Encoding exclude each other.")
-        if coding.strip().lower() != b"chunked" or head.version == "1.0":
-            raise _bad("The only transfer coding understood is `chunked`, in HTTP/1.1.")
-        head.chunked = True
-    elif length is not None:
-        if not _DIGITS.match(length):
-            raise _bad("Content-Length must be a decimal number.")
-        head.content_length = int(length)
-
-
 _ALL: Final = 1 << 62
 _UPGRADE_FIELDS: Final = (b"upgrade", b"connection", b"http2-settings")
-
-
-def _bad(message: str) -> WeirError:
-    return WeirError(400, message, code="bad_request", close=True)
 
 
 def _malformed(error: httptools.HttpParserError, parser: Any) -> WeirError:
@@ -887,29 +515,4 @@ def _malformed(error: httptools.HttpParserError, parser: Any) -> WeirError:
         return WeirError(400, "The request's method is not known.", code="bad_request", close=True)
     if str(error) == "Invalid HTTP version":
         return WeirError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.", code="http_version", close=True)
-    return _bad("The request is not valid HTTP/1.1.")
-
-
-def _too_large(what: str, limit: int, status: int = 431) -> WeirError:
-    return WeirError(status, f"{what} is longer than {limit} bytes.", code="headers_too_large", close=True)
-
-
-def _too_many(limit: int) -> WeirError:
-    return WeirError(431, f"More than {limit} headers were sent.", code="headers_too_large", close=True)
-
-
-def _body_too_large(limit: int) -> WeirError:
-    message = f"The request's body is larger than {limit} bytes, the limit for this endpoint."
-    return WeirError(413, message, code="request_too_large", close=True)
-
-
-_date: tuple[int, bytes] = (0, b"")
-
-
-def http_date() -> bytes:
-    """The present time as RFC 9110, section 5.6.7 writes it; formatted once a second."""
-    global _date
-    now = int(time.time())
-    if _date[0] != now:
-        _date = (now, formatdate(now, usegmt=True).encode())
-    return _date[1]
+    return bad("The request is not valid HTTP/1.1.")
