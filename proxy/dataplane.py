@@ -352,7 +352,11 @@ class DataPlane:
                 self._end(exchange, Outcome.COMPLETE)
                 call.send(response.status, headers, body)
             else:
-                await relay(response, call, headers, partial(self._last_words, exchange), anthropic=anthropic)
+                self.metrics.gauges.streams += 1
+                try:
+                    await relay(response, call, headers, partial(self._last_words, exchange), anthropic=anthropic)
+                finally:
+                    self.metrics.gauges.streams -= 1
             if response.failed_tap is not None:
                 self.log("error", "tap_failed", exchange=exchange.id, error=response.failed_tap)
         except WeirError as error:
@@ -394,6 +398,9 @@ class DataPlane:
             call.body = b""
             model = model_of(body)
         exchange.asked = model
+        if identity.models is not None and model is None and endpoint.metered:
+            message = "This key may use certain models only: the request must name one."
+            raise WeirError(400, message, code="model_missing", param="model")
         if identity.models is not None and model is not None and not state.may_use(identity, model):
             message = f"This key may not use the model `{model[:200]}`."
             raise WeirError(403, message, type=PERMISSION, code="model_not_allowed", param="model")
@@ -418,6 +425,8 @@ class DataPlane:
         total_ns = time.perf_counter_ns() - exchange.started_ns
         label = self.metrics.model_label(exchange.asked)
         self.metrics.exchange(exchange.endpoint, label, exchange.status, outcome, total_ns / 1e9)
+        for decision in exchange.decisions:
+            self.metrics.decision(decision.policy, decision.action)
         identity = exchange.identity
         self.journal.append(
             Ended(
