@@ -209,8 +209,12 @@ class Dispatch:
     def _look_up(self, upstream: Upstream, key: tuple[str, str]) -> RateCard | None:
         if self._cards is None or not key[1]:
             return None
-        provider = upstream.provider or provider_of(upstream.url)
-        found = self._cards.card(provider, key[1], datetime.now(UTC))
+        provider, now = upstream.provider or provider_of(upstream.url), datetime.now(UTC)
+        found = self._cards.card(provider, key[1], now)
+        if found is None and provider is None:
+            found = self._cards.card(
+                upstream.name, key[1], now
+            )  # a price of the deployment file, for a server of one's own
         if len(self._priced) < 4096:
             self._priced[key] = found
         return found
@@ -297,9 +301,21 @@ class Dispatch:
         elif outcome == "failed":
             attempt.nanodollars, attempt.known = attempt.estimate_nanodollars, "unknown"
         else:
-            used = Usage(input_tokens=attempt.estimated_input_tokens, output_tokens=answer.estimated_output_tokens)
+            used = _estimated(answer)
             attempt.nanodollars = card.cost(used, attempt.tier)
             attempt.known = "unpriced" if attempt.nanodollars is None else "estimated"
+
+
+def _estimated(answer: Answer) -> Usage:
+    """What an answer that tells no usage may have used. Speech is billed by what was read out, which is known."""
+    attempt = answer.attempt
+    speech = attempt.request.endpoint.name == "audio.speech"
+    text = attempt.request.field("input") if speech else None
+    return Usage(
+        input_tokens=attempt.estimated_input_tokens,
+        output_tokens=answer.estimated_output_tokens,
+        characters=len(text) if isinstance(text, str) else 0,
+    )
 
 
 def _stateful() -> WeirError:

@@ -15,8 +15,9 @@ from proxy.config import Configuration, load
 from proxy.config.policies import Honour
 from proxy.errors import WeirError
 from proxy.intake import check_media_type, model_of, understood, wishes
+from proxy.wire.call import Call, InFlight, Intake
+from proxy.wire.head import Head
 from proxy.wire.headers import Headers
-from proxy.wire.server import Call, Head, InFlight, Intake
 
 LIMIT = 1000
 BODY = b'{"model":"m"}'
