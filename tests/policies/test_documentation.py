@@ -1,0 +1,77 @@
+"""The pages about policies name every option, condition and error, and no other; their examples load."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from policies import allow, headers
+from proxy.config import Conditions, load
+from proxy.config.policies import Envelope, Honour
+
+GUIDE = Path(__file__).parents[2] / "docs/guide"
+PAGES = ("policies", "headers", "allow")
+
+
+def page(name: str) -> str:
+    return (GUIDE / f"{name}.md").read_text()
+
+
+def first_cells(text: str) -> set[str]:
+    """The names in the first column of every table."""
+    rows = re.findall(r"(?m)^\|([^|]+)\|", text)
+    return {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_examples_load(name: str, tmp_path: Path) -> None:
+    """Every policy file on a page is one that the program takes, without a warning."""
+    examples = re.findall(r"(?s)```yaml\n(.*?)```", page(name))
+    assert examples
+    for number, example in enumerate(examples):
+        deployment = tmp_path / f"weir-{number}.yaml"
+        (tmp_path / f"policies-{number}.yaml").write_text(example)
+        teams = "version: 1\nteams: {interns: {}, data: {}, support: {}, docs: {}}\n"
+        (tmp_path / "teams.yaml").write_text(teams)
+        deployment.write_text(
+            f"version: 1\nupstreams: {{up: {{url: http://127.0.0.1:9/v1}}}}\npolicies: policies-{number}.yaml\n"
+        )
+        configuration = load(deployment, {"HOME": str(tmp_path)})
+        assert configuration.policies
+
+
+def test_the_envelope_is_described() -> None:
+    """The page of all policies names what every policy has, each condition, and what `honour` says."""
+    text = page("policies")
+    assert set(Envelope.model_fields) <= first_cells(text)
+    assert set(Conditions.model_fields) <= first_cells(text)
+    assert all(f"`{name}" in text for name in Honour.model_fields)
+
+
+@pytest.mark.parametrize(("name", "fields"), [("allow", allow.Config), ("headers", headers.Config)])
+def test_options_are_described(name: str, fields: type) -> None:
+    """Each policy's page names each of its options."""
+    assert set(fields.model_fields) <= first_cells(page(name))  # type: ignore[attr-defined]
+
+
+def test_errors_are_described() -> None:
+    """Each code that `allow` refuses with is on its page."""
+    source = Path(allow.__file__).read_text()
+    codes = set(re.findall(r'"([a-z]+(?:_[a-z]+)+)"', source)) & set(re.findall(r"`([a-z_]+)`", page("allow")))
+    assert {"model_not_allowed", "endpoint_not_allowed", "path_not_allowed", "invalid_form"} <= codes
+
+
+def test_observed_actions_are_described() -> None:
+    """Each action that observing notes is in the table."""
+    source = (GUIDE.parents[1] / "proxy/observe.py").read_text()
+    noted = set(re.findall(r'"((?:would|observe)_[a-z_]+)"', source))
+    assert noted == {name for name in first_cells(page("policies")) if name.startswith(("would_", "observe_"))}
+
+
+def test_pages_are_linked() -> None:
+    """Every page about policies is in the index."""
+    index = (GUIDE.parent / "index.md").read_text()
+    for name in (*PAGES, "writing-a-policy"):
+        assert f"(guide/{name}.md)" in index
