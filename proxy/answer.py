@@ -41,6 +41,10 @@ _BLANK_LINES: Final = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\r", b"\n
 _IDENTITY: Final = (None, b"", b"identity")
 
 
+_PASS: Final = Verdict.PASS
+_LOOKS: Final = 4  # a stream is given up after between 4/4 and 5/4 of its idle limit
+
+
 class AnswerLimits(msgspec.Struct, frozen=True):
     """What an answer may take, in bytes."""
 
@@ -60,23 +64,38 @@ class Settler(Protocol):
 class Answer:
     """One attempt's answer while it comes in."""
 
-    # Defaults stand on the class: an answer sets only what its course needs.
-    connection: UpstreamConnection | None = None
-    status = 0
-    headers: Headers = []
-    over = False
-    made: Response | None = None  # a stream's response: told that it ended, if the exchange ends before it
-    stale_ok = False  # the connection was kept idle: if it is dead, the request may go again on a fresh one
-    _mode = "head"
-    _held_bytes = 0
-    _tail = b""
-    _large = b""  # the beginning of the event that is passing in pieces
-    _stream: Stream | None = None
-    _splitter: Splitter | None = None
-    _first = False
-    _content_events = 0
-    _streamed_bytes = 0
-    _inflate: Any = None
+    __slots__ = (
+        "_content_events",
+        "_dialect",
+        "_first",
+        "_held",
+        "_held_bytes",
+        "_inflate",
+        "_large",
+        "_limits",
+        "_loop",
+        "_mode",
+        "_quiet",
+        "_reader",
+        "_settle",
+        "_splitter",
+        "_stream",
+        "_streamed_bytes",
+        "_tail",
+        "attempt",
+        "connection",
+        "deadline",
+        "headers",
+        "inject",
+        "made",
+        "over",
+        "reading",
+        "ready",
+        "settles",
+        "stale_ok",
+        "status",
+        "upstream",
+    )
 
     def __init__(
         self,
@@ -103,7 +122,24 @@ class Answer:
         self.deadline = deadline
         self.ready: asyncio.Future[None] = loop.create_future()
         self.reading: Reading = reader.reading if reader is not None else Reading()
+        self.connection: UpstreamConnection | None = None
+        self.status = 0
+        self.headers: Headers = []
+        self.over = False
+        self.made: Response | None = None  # a stream's response: told that it ended, if the exchange ends before it
+        self.stale_ok = False  # the connection was kept: if it is dead, the request may go again on a fresh one
+        self._mode = "head"
         self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._tail = b""
+        self._large = b""  # the beginning of the event that is passing in pieces
+        self._stream: Stream | None = None
+        self._splitter: Splitter | None = None
+        self._first = False
+        self._content_events = 0
+        self._streamed_bytes = 0
+        self._inflate: Any = None
+        self._quiet = 0  # looks at the clock since anything came
 
     def __repr__(self) -> str:
         return f"<Answer {self.status} {self._mode}{' over' if self.over else ''}>"
@@ -125,6 +161,9 @@ class Answer:
 
     def _expired(self) -> None:
         now = self._loop.time()
+        if self._stream is not None and now < self.deadline and self._quiet < _LOOKS:
+            self._look_again(now)
+            return
         kind = "total time limit" if now >= self.deadline else "no byte came in time"
         detail = f"{kind}, {_since(self.attempt) / 1e9:.1f} s after the request was sent"
         self.on_end(WireError("timeout", Progress.SENT if self._mode == "head" else Progress.ANSWERING, detail))
@@ -155,7 +194,7 @@ class Answer:
         if status < 300 and kind is not None and kind.startswith(b"text/event-stream"):
             limits = self._limits
             self._stream = Stream(self, limits.stream_buffer_bytes)
-            self._touch()
+            self._look_again(self._loop.time())
             if self._dialect is None:  # not understood, so nothing about it is judged: byte for byte
                 self._mode = "body"
                 self._begin()
@@ -175,8 +214,8 @@ class Answer:
             data = self._inflated(data)
             if not data:
                 return
+        self._quiet = 0
         if self._mode == "events":
-            self._touch()
             self._take_events(data)
         elif self._mode == "held":
             self._held.append(data)
@@ -184,7 +223,6 @@ class Answer:
             if self._held_bytes > self._limits.unary_buffer_bytes:
                 self._release_held()
         else:
-            self._touch()
             self._streamed_bytes += len(data)
             if self._dialect is not None:
                 self._tail = (self._tail + data)[-_TAIL_BYTES:]
@@ -233,7 +271,7 @@ class Answer:
                 if self._first:  # a heartbeat before the first token is ours to give
                     passed.append(event)
                 continue
-            if verdict == Verdict.PASS:
+            if verdict is _PASS:
                 self._content_events += 1
                 passed.append(event)
             elif verdict == Verdict.USAGE:
@@ -319,7 +357,7 @@ class Answer:
         self._stream.feed([Event(body, None)])
         self._held = []
         self._tail = body[-_TAIL_BYTES:]
-        self._touch()
+        self._look_again(self._loop.time())
         self._begin()
 
     def _held_ended(self) -> None:
@@ -436,7 +474,8 @@ class Answer:
     def resume(self) -> None:
         if self.connection is not None and not self.over:
             self.connection.resume()
-            self._touch()
+            self._quiet = 0
+            self._look_again(self._loop.time())
 
     def cancel(self) -> None:
         """Nobody wants the answer any more: the upstream is cancelled, and what was used is settled."""
@@ -450,11 +489,12 @@ class Answer:
             made, self.made = self.made, None
             made.end(Outcome.ABORTED)
 
-    def _touch(self) -> None:
-        """Something came: the idle limit starts anew."""
-        connection = self.connection
-        if connection is not None:
-            connection.deadline = min(self.deadline, self._loop.time() + self.upstream.stream_idle_s)
+    def _look_again(self, now: float) -> None:
+        """A stream's idle limit is looked at in parts, so that a chunk only notes that it came."""
+        self._quiet += 1
+        assert self.connection is not None
+        part = self.upstream.stream_idle_s / _LOOKS
+        self.connection.limit(min(self.deadline, now + part), self._expired)
 
     # --- the result
 

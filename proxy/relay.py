@@ -42,11 +42,13 @@ class _Pipe:
         self._anthropic = anthropic
 
     def events(self, events: list[Event]) -> None:
-        try:
-            passed = self._response.pass_through(events)
-        except Exception as error:
-            self._spoiled(error)
-            return
+        passed = events
+        if not self._response.untouched:
+            try:
+                passed = self._response.pass_through(events)
+            except Exception as error:
+                self._spoiled(error)
+                return
         if len(passed) == 1:
             self._call.write(passed[0].raw)
         elif passed:

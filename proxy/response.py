@@ -59,6 +59,11 @@ class Response:
         return f"<Response {self.status} {state}>"
 
     @property
+    def untouched(self) -> bool:
+        """Whether no tap or edit wants to see its events."""
+        return not self._stages
+
+    @property
     def whole(self) -> bool:
         """Whether the body is held in memory, so that reading it waits for nobody."""
         return self._body is not None

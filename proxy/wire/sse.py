@@ -60,11 +60,12 @@ class Splitter:
     ever held; over `event_bytes` it raises EventTooLarge.
     """
 
-    __slots__ = ("_event_bytes", "_held", "_oversize", "_swallow", "_unparsed_bytes")
+    __slots__ = ("_event_bytes", "_fresh", "_held", "_oversize", "_swallow", "_unparsed_bytes")
 
     def __init__(self, unparsed_bytes: int = UNPARSED_EVENT_BYTES, event_bytes: int = EVENT_BYTES) -> None:
         self._unparsed_bytes = unparsed_bytes
         self._event_bytes = event_bytes
+        self._fresh = True  # nothing is held over from the reads before
         self._held = b""
         self._oversize = 0  # bytes of the present event that were already handed on in pieces
         self._swallow = False  # the last event ended in a lone CR: a LF that follows belongs to it
@@ -81,15 +82,22 @@ class Splitter:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` finishes, in order."""
-        fresh = not self._held and not self._swallow and not self._oversize
-        if fresh and data.endswith(b"\n\n") and b"\r" not in data and len(data) <= self._unparsed_bytes:
-            if data.find(b"\n\n") == len(data) - 2:  # nearly always: one read is one event
-                return [Event(data, _payload(data))]
+        size = len(data)
+        if self._fresh and data.endswith(b"\n\n") and size <= self._unparsed_bytes and data.find(b"\r") < 0:
+            line = data.find(b"\n")
+            if line == size - 2 and data.startswith(b"data: "):  # nearly always: one read is one event of one line
+                return [Event(data, data[6:line])]
             raws = [part + b"\n\n" for part in data[:-2].split(b"\n\n")]
             return [Event(raw, _payload(raw)) for raw in raws]
         return self._feed_slowly(data)
 
     def _feed_slowly(self, data: bytes) -> list[Event]:
+        try:
+            return self._searched(data)
+        finally:
+            self._fresh = not (self._held or self._swallow or self._oversize)
+
+    def _searched(self, data: bytes) -> list[Event]:
         if self._swallow and data:
             self._swallow = False
             data = data.removeprefix(b"\n")
