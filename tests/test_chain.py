@@ -1,0 +1,79 @@
+"""The chain as it is compiled: order, what costs nothing, and what a conversation is known by."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from proxy.body import scan
+from proxy.chain import Built, Chain, compose, sticky
+from proxy.config import PolicyEntry
+from proxy.endpoints import Endpoint
+from proxy.exchange import Exchange, Forward, Identity, Request
+from proxy.response import Response
+
+
+def request(body: bytes = b"{}", headers: list[tuple[bytes, bytes]] | None = None) -> Request:
+    exchange = Exchange(Identity("tenant", key="key-1"))
+    endpoint = Endpoint("chat.completions")
+    return Request(exchange, endpoint, "POST", b"/v1/x", "/v1/x", headers or [], scan(body), "m")
+
+
+def built(name: str, seen: list[str], **envelope: Any) -> Built:
+    async def policy(request: Request, forward: Forward) -> Response:
+        seen.append(name)
+        return await forward(request)
+
+    return Built(PolicyEntry.model_validate({"use": name, "name": name, **envelope}), policy, False)
+
+
+async def end(request: Request) -> Response:
+    return Response(200, [], b"end")
+
+
+async def test_order() -> None:
+    """The first entry is the outermost layer."""
+    seen: list[str] = []
+    forward = compose([built(name, seen) for name in "abc"], end, frozenset())
+    assert (await forward(request())).held() == b"end"
+    assert seen == ["a", "b", "c"]
+
+
+def test_nothing_costs_nothing() -> None:
+    """No policies: the end itself. One without conditions: its own call and no other."""
+    assert compose([], end, frozenset()) is end
+    item = built("a", [])
+    layer = compose([item], end, frozenset())
+    assert isinstance(layer, partial)
+    assert layer.func is item.policy
+    assert layer.keywords == {"forward": end}
+
+
+@pytest.mark.parametrize(
+    "envelope", [{"match": {"model": "x"}}, {"rollout": "1%"}, {"holdout": "1%"}, {"unless": {"stream": True}}]
+)
+def test_conditions_stand_before(envelope: dict[str, Any]) -> None:
+    """One with conditions is asked about only when they hold."""
+    assert not isinstance(compose([built("a", [], **envelope)], end, frozenset()), partial)
+
+
+async def test_idle() -> None:
+    """A chain is idle when the last exchange that uses it has left."""
+    chain = Chain([], end, frozenset())
+    await chain.idle()
+    chain.running = 2
+    waiting = chain.idle()
+    chain.left()
+    chain.left()
+    await waiting
+
+
+def test_conversations() -> None:
+    """The header first, then the request's own words, then the key; never across tenants."""
+    body = b'{"prompt_cache_key": "c", "user": "u"}'
+    assert sticky(request(body, [(b"x-weir-conversation", b"h")])) == "tenant:h"
+    assert sticky(request(body)) == "tenant:c"
+    assert sticky(request(b'{"user": "u", "conversation": {"id": 1}}')) == "tenant:u"
+    assert sticky(request()) == "key-1"
