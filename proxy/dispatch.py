@@ -24,7 +24,7 @@ from proxy.body import Body
 from proxy.dialects import Usage, stream_reader
 from proxy.dialects.request import RequestFacts, capped, facts
 from proxy.endpoints import uses_stored
-from proxy.errors import OVERLOADED, PERMISSION, WeirError
+from proxy.errors import OVERLOADED, PERMISSION, UPSTREAM, WeirError
 from proxy.exchange import Attempt, Exchange, Request, Settle
 from proxy.faults import Fault, of_wire
 from proxy.journal import Estimate, Journal, Reserved, Settled
@@ -170,6 +170,11 @@ class Dispatch:
             await answer.ready
 
     async def _upload(self, upstream: Upstream, head: bytes, body: BodyReader, answer: Answer) -> None:
+        if body.begun:
+            message = "The request's body streams through: it can't be sent a second time."
+            spent = Fault(WeirError(502, message, type=UPSTREAM, code="body_not_replayable"), billed=False)
+            answer.refuse(spent)
+            raise Failed(spent, None)
         connection = await _connected(upstream, answer, fresh=False)
         answer.attach(connection)
         sending = asyncio.get_running_loop().create_task(
@@ -250,6 +255,14 @@ class Dispatch:
             raise
 
     def _settle(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
+        """Called from the socket's callback, where a failure would leave everybody waiting."""
+        try:
+            self._account(answer, outcome, fault)
+        except Exception as error:
+            self._metrics.count("internal_errors")
+            self._log("error", "settle_failed", exchange=answer.attempt.exchange.id, error=type(error).__name__)
+
+    def _account(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
         attempt, reading = answer.attempt, answer.reading
         attempt.outcome = outcome
         attempt.error = None if fault is None else fault.error.code or fault.error.type

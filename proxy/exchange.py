@@ -149,6 +149,11 @@ class Request(msgspec.Struct, frozen=True):
             changes.get("model", self.model),
         )
 
+    @property
+    def replayable(self) -> bool:
+        """Whether it can be sent (again): a body that streams through can be sent once."""
+        return isinstance(self.body, (Body, bytes)) or not self.body.begun
+
     def field(self, name: str, default: Any = None) -> Any:
         """A top-level field of the body, if it is understood."""
         return self.body.get(name, default) if isinstance(self.body, Body) else default

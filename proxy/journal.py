@@ -126,6 +126,25 @@ def frame(record: Record | Entry) -> bytes:
     return _pack(len(payload), _checksum(payload)) + payload
 
 
+def _encodable(record: Record | Entry) -> Record:
+    """A record without the fields that JSON can't carry: what a policy notes must not lose the rest."""
+    if isinstance(record, Entry):
+        fields = {
+            "event": record.__struct_config__.tag,
+            **{name: getattr(record, name) for name in record.__struct_fields__},
+        }
+    else:
+        fields = record
+    kept: Record = {}
+    for name, value in fields.items():
+        try:
+            _encode(value)
+        except Exception:
+            value = None
+        kept[name] = value
+    return kept
+
+
 class Journal:
     """A worker's own segments. `append` is cheap; `flush` writes what was appended in one call."""
 
@@ -163,7 +182,10 @@ class Journal:
         """Adds a record to what the next `flush` writes."""
         if len(self._pending) > _MOST_WAITING and type(record) is Ended:
             return  # the disk has been full for long: what tells of money is kept, the rest isn't worth the memory
-        payload = _encode(record)
+        try:
+            payload = _encode(record)
+        except Exception:
+            payload = _encode(_encodable(record))
         self._pending += (_pack(len(payload), _checksum(payload)), payload)
 
     def flush(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,6 +134,22 @@ def test_notes_of_any_type(log: Journal, tmp_path: Path) -> None:
     log.flush()
     (record,) = written(tmp_path)
     assert record["numbers"] == {"of": "<object>", "error": "<ValueError>", "nan": None}
+
+
+def test_records_that_json_cannot_carry(log: Journal, tmp_path: Path) -> None:
+    """A field that can't be written is left out; the rest of its record, and the record, are not."""
+    endless: dict[str, Any] = {}
+    endless["self"] = endless
+    for strange in (endless, "\ud800", [10**5000]):
+        log.append({"event": "ended", "exchange": "x", "decisions": strange})
+    ended = Ended(
+        1, "x", 0, "client", None, 200, "complete", "t", None, None, None, None, {}, "e", None, 1, 1, 7, 0, "", []
+    )
+    log.append(msgspec.structs.replace(ended, decisions=[endless]))
+    log.flush()
+    records = written(tmp_path)
+    assert [record["decisions"] for record in records] == [None] * 4
+    assert (records[3]["event"], records[3]["nanodollars"]) == ("ended", 7)
 
 
 def test_find_and_follow(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class Carrier(Protocol):
 class BodyReader:
     """A request body that streams through: an async iterator of bytes. Pauses the client while it isn't read."""
 
-    __slots__ = ("_chunks", "_connection", "_ended", "_error", "_held", "_waiter", "length")
+    __slots__ = ("_chunks", "_connection", "_ended", "_error", "_held", "_waiter", "begun", "length")
 
     def __init__(self, connection: Carrier, length: int | None) -> None:
         self._connection = connection
@@ -126,6 +126,7 @@ class BodyReader:
         self._error: WeirError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.length = length
+        self.begun = False  # some of it is gone: it can't be sent again
 
     def feed(self, data: bytes) -> None:
         """One more piece from the wire."""
@@ -168,6 +169,7 @@ class BodyReader:
         return self
 
     async def __anext__(self) -> bytes:
+        self.begun = True
         while not self._chunks:
             if self._error is not None:
                 raise self._error

@@ -78,7 +78,7 @@ class Retry:
                 response = await forward(request.using(model=model))
             except WeirError as error:
                 failed = error
-                if error.status != 503:
+                if error.status != 503 or not request.replayable:
                     raise
             else:
                 if response.status != 429:

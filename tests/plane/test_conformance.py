@@ -35,6 +35,7 @@ from tests.plane.patterns import (
 )
 from tests.plane.questions import text
 from tests.plane.running import Plane, entry
+from tests.plane.test_metering import form
 from tests.wire.raw import Answer, Raw, chat, post
 
 LINES = 40
@@ -164,6 +165,26 @@ async def test_maybe_billed_is_not_retried(serve: Serve, simulator: Simulator) -
     """What may have been billed isn't sent again."""
     async with chain(serve, Retry()) as plane:
         assert (await plane.chat(fault="error-500")).status == 502
+    assert len(simulator.requests) == 1
+
+
+@pytest.mark.parametrize("careful", [True, False])
+async def test_uploads_are_sent_once(serve: Serve, simulator: Simulator, careful: bool) -> None:
+    """A body that streamed through is gone: a policy can ask, and one that doesn't is told."""
+
+    class Again:
+        async def __call__(self, request: Request, forward: Forward) -> Response:
+            response = await forward(request)
+            await response.aclose()
+            return await forward(request)
+
+    async with chain(serve, Retry() if careful else Again()) as plane:
+        body, kind = form({"purpose": "batch"}, ("file", "a", b"x" * 300_000))
+        lines = ["x-sim-fault: error-503"] if careful else []
+        answer = await plane.send(post("/v1/files", body, f"content-type: {kind}", *lines))
+        codes = [record["error"] for record in plane.journal("settled")]
+    assert answer.error["code"] == ("upstream_overloaded" if careful else "body_not_replayable")
+    assert codes == (["upstream_overloaded"] if careful else [None, "body_not_replayable"])
     assert len(simulator.requests) == 1
 
 

@@ -14,7 +14,7 @@ from proxy.simulator import Simulator
 from tests.plane.conftest import Serve
 from tests.plane.running import UPSTREAM_KEY, entry, key
 from tests.plane.test_metering import form
-from tests.wire.raw import chunks, get, post
+from tests.wire.raw import chat, chunks, get, post
 
 BINARY = random.Random(5).randbytes(1 << 16)
 
@@ -409,6 +409,46 @@ async def test_cors(serve: Serve) -> None:
         ):
             assert got.header(b"access-control-allow-origin") == b"https://app.example"
         assert (await plane.chat(other, "authorization: Bearer wk-1")).header(b"access-control-allow-origin") is None
+
+
+async def test_a_slow_client_is_no_idle_upstream(serve: Serve) -> None:
+    """While a client doesn't read, nothing is read from the upstream either: its silence is ours."""
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 8000)
+    body = chunk * 2500 + b"data: [DONE]\n\n"
+    timeouts = {"stream_idle_s": 0.1, "slow_reader_s": 5}
+    async with behind() as upstream, serve(url=upstream.url, timeouts=timeouts) as plane:
+        upstream.answers = [answer("200 OK", body, "content-type: text/event-stream")]
+        async with await plane.connect(receive_buffer=8192) as client:
+            await client.send(post("/v1/chat/completions", chat(True)))
+            begun = await client.read_until(b"data: ")
+            until = asyncio.get_running_loop().time() + 0.6
+            while asyncio.get_running_loop().time() < until:  # several times the idle limit
+                assert plane.journal("settled") == []
+                await asyncio.sleep(0.05)
+            rest = await client.read_until(b"data: [DONE]\n\n")
+        assert plane.settled()["outcome"] == "complete"
+    assert (begun + rest).count(b"delta") == 2500
+
+
+@pytest.mark.parametrize("status", [413, 200])
+async def test_an_answer_before_the_upload_ended(serve: Serve, status: int) -> None:
+    """An upstream may answer before it has read all: the client gets that answer, not an error of ours."""
+
+    async def early(reader: asyncio.StreamReader) -> bytes:
+        await reader.readexactly(1000)
+        return b""
+
+    async with behind() as upstream, serve(url=upstream.url) as plane:
+        upstream.slow = early
+        told = b'{"error": {"message": "Too large", "type": "x", "param": null, "code": null}}'
+        upstream.answers = [answer(f"{status} X", told, "content-type: application/json")]
+        async with await plane.connect() as client:
+            await client.send(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n\r\n")
+            sending = asyncio.create_task(client.send(b"x" * 30_000_000))
+            got = await client.answer()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        assert (got.status, got.body) == (status, told)
 
 
 async def test_a_stalled_upload_upstream(serve: Serve) -> None:
