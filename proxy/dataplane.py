@@ -12,89 +12,41 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import msgspec
-import orjson
-
 from proxy import chain as chains
+from proxy import told
 from proxy.answer import AnswerLimits
 from proxy.chain import Chain, Services
-from proxy.config import Configuration, PolicyEntry, Registry, globs
-from proxy.cors import CorsRules
+from proxy.config import Configuration, PolicyEntry, Registry
 from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
 from proxy.errors import PERMISSION, WeirError
-from proxy.exchange import Exchange, Heads, Identity, Request, Spawn
+from proxy.exchange import Exchange, Heads, Request
 from proxy.form import model_in
 from proxy.identity import Keys, Open
 from proxy.intake import Known, check_media_type, is_form, model_of, understood, wishes
 from proxy.journal import Ended, Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
-from proxy.models import Catalogue
 from proxy.objects import RemoteObjects
+from proxy.own import OWN, PROBES, Lookup, no_such_path, own, probe_or_preflight
 from proxy.pricing import RateCards
-from proxy.relay import Heartbeat, broken, error_event, relay, relay_late
+from proxy.relay import Heartbeat, broken, relay, relay_late
 from proxy.response import Outcome, Response
+from proxy.state import State
 from proxy.upstreams import Routes, Upstream
 from proxy.wire.call import BodyReader, Call, InFlight, Intake, http_date
 from proxy.wire.connect import Connector
 from proxy.wire.head import Head
-from proxy.wire.headers import Headers
-from proxy.wire.sse import comment
 from proxy.wire.ticker import Ticker
 
 T = TypeVar("T")
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
 _COMMITTED: Final = [_EVENTS, (b"cache-control", b"no-cache")]
-_PROBES: Final = ("/healthz", "/readyz")
-_OWN: Final = Endpoint("weir")
-Lookup = Callable[..., "asyncio.Future[dict[str, Any] | None]"]
-
-
-class State:
-    """All that follows from one configuration."""
-
-    def __init__(
-        self,
-        configuration: Configuration,
-        chain: Chain,
-        dispatch: Dispatch,
-        keys: Open | Keys,
-        spawn: Spawn,
-        on_end: Callable[..., object],
-    ) -> None:
-        deployment = configuration.deployment
-        self.configuration = configuration
-        self.chain = chain
-        self.dispatch = dispatch
-        self.identities = keys
-        self.limits = deployment.limits
-        self.heartbeat_s = deployment.heartbeat_s
-        self.catalogue = Catalogue(configuration)
-        self.cors = CorsRules(deployment.cors) if deployment.cors else None
-        self.on_end = partial(on_end, policies_hash=configuration.policy_hash)
-        self._spawn = spawn
-        self._allowed: dict[tuple[str, ...], Callable[[str], bool]] = {}
-
-    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Background work of an exchange: it uses the chain as long as it runs."""
-        self.chain.running += 1
-        task = self._spawn(work, name)
-        task.add_done_callback(lambda _: self.chain.left())
-        return task
-
-    def may_use(self, identity: Identity, model: str) -> bool:
-        """Whether the key's own list of models has this one."""
-        assert identity.models is not None
-        matches = self._allowed.get(identity.models)
-        if matches is None:
-            matches = self._allowed[identity.models] = globs(list(identity.models))
-        return matches(model)
 
 
 class DataPlane:
@@ -287,10 +239,10 @@ class DataPlane:
         endpoint = endpoint_of(head.method, head.path)
         if endpoint is None or head.method == "OPTIONS":
             if head.path.startswith("/weir/"):
-                return Intake(True, limits.body_bytes, self._known(head, _OWN, state))
-            if head.path in _PROBES or head.method == "OPTIONS":
+                return Intake(True, limits.body_bytes, self._known(head, OWN, state))
+            if head.path in PROBES or head.method == "OPTIONS":
                 return Intake(True, limits.body_bytes)
-            raise _no_such_path(head.path)
+            raise no_such_path(head.path)
         known = self._known(head, endpoint, state)
         if not endpoint.parsed:
             shared = state.configuration.deployment.keys == "required"
@@ -309,9 +261,9 @@ class DataPlane:
         """Answers one request. Raises nothing but CancelledError, when the client is gone."""
         known = call.intake.known
         if known is None:
-            return self._probe_or_preflight(call)
-        if known.endpoint is _OWN:
-            return self._own(call, known.identity)
+            return probe_or_preflight(call, self.state.cors, self.draining)
+        if known.endpoint is OWN:
+            return own(call, known.identity, self.lookup)
         return self._exchange(call, known, self.state)
 
     async def _exchange(self, call: Call, known: Known, state: State) -> None:
@@ -333,7 +285,7 @@ class DataPlane:
             model = await self._form_model(call, known) if endpoint.metered and not endpoint.parsed else None
             request = self._request(call, exchange, known, state, model)
             if call.intake.gather and state.heartbeat_s and request.field("stream") is True:
-                head = partial(self._headers, _COMMITTED, exchange, state, call, False)
+                head = partial(told.fields, _COMMITTED, exchange, state.cors, call.head.headers, False)
                 heartbeat = Heartbeat(self._loop, call, state.heartbeat_s, head)
             forward = state.chain.essential if self.bypass else state.chain.forward
             if endpoint.name == "models" and (local := state.catalogue.answer(request)) is not None:
@@ -344,7 +296,7 @@ class DataPlane:
                 heartbeat.stop()
             exchange.status = response.status
             whole = response.whole
-            headers = self._headers(response.headers, exchange, state, call, whole)
+            headers = told.fields(response.headers, exchange, state.cors, call.head.headers, whole)
             if call.started:
                 await relay_late(response, call, partial(self._last_words, exchange), anthropic=anthropic)
             elif whole:
@@ -418,7 +370,7 @@ class DataPlane:
         self._end(exchange, outcome)
         if not exchange.attempts or not exchange.attempts[-1].request.endpoint.metered:
             return b""
-        return comment(b"weir exchange=%b cost=%b" % (exchange.id.encode(), _cost(exchange))).raw
+        return told.last_words(exchange)
 
     def _ended(self, exchange: Exchange, policies_hash: str) -> None:
         outcome = exchange.outcome._value_ if exchange.outcome else ""
@@ -475,81 +427,8 @@ class DataPlane:
         given = [_JSON, *error.headers]
         if exchange.attempts:
             given.append((b"date", http_date()))  # the upstream's isn't there
-        headers = self._headers(given, exchange, state, call, True)
+        headers = told.fields(given, exchange, state.cors, call.head.headers, True)
         call.send(error.status, headers, error.body_with_type() if anthropic else error.body())
-
-    def _headers(self, given: Headers, exchange: Exchange, state: State, call: Call, whole: bool) -> Headers:
-        """The answer's fields, with ours added."""
-        headers = list(given)
-        headers.append((b"x-weir-exchange", exchange.id.encode()))
-        attempts = exchange.attempts
-        if attempts:
-            last = attempts[-1]
-            if last.model:
-                headers.append((b"x-weir-model", _printable(last.served or last.model)))
-            if whole:
-                headers.append((b"x-weir-cost", _cost(exchange)))
-        else:
-            headers.append((b"date", http_date()))
-        if exchange.decisions:
-            acted = ", ".join(dict.fromkeys(f"{d.policy}={d.action}" for d in exchange.decisions))
-            headers.append((b"x-weir-policies", _printable(acted)[:1024]))
-        if state.cors is not None:
-            headers.extend(state.cors.answer(call.head.headers))
-        return headers
-
-    # --- what the worker answers itself
-
-    async def _probe_or_preflight(self, call: Call) -> None:
-        head, state = call.head, self.state
-        if head.method == "OPTIONS":
-            if state.cors is not None:
-                call.send(204, state.cors.preflight(head.headers), b"")
-            else:
-                call.send(204, [(b"allow", b"GET, HEAD, POST, DELETE, PUT, PATCH, OPTIONS")], b"")
-            return
-        ready = head.path == "/healthz" or not self.draining
-        body = b'{"status":"ok"}' if ready else b'{"status":"draining"}'
-        call.send(200 if ready else 503, [_JSON, (b"date", http_date())], body)
-
-    async def _own(self, call: Call, identity: Identity) -> None:
-        parts = call.head.path.strip("/").split("/")
-        try:
-            if call.head.method not in ("GET", "HEAD"):
-                raise WeirError(
-                    405, "Only GET is answered here.", code="method_not_allowed", headers=((b"allow", b"GET"),)
-                )
-            if parts[1:] == ["me"]:
-                told = await self.lookup("usage", tenant=identity.tenant)
-                answer: dict[str, Any] = {**msgspec.to_builtins(identity), "usage": told}
-            elif len(parts) == 3 and parts[1] == "exchanges":
-                found = await self.lookup("exchange", exchange=parts[2], tenant=identity.tenant)
-                if found is None:
-                    raise WeirError(404, "No exchange with this id is known for this key.", code="exchange_not_found")
-                answer = found
-            else:
-                raise _no_such_path(call.head.path)
-        except WeirError as error:
-            call.send_error(error, [(b"date", http_date())])
-            return
-        call.send(200, [_JSON, (b"date", http_date())], orjson.dumps(answer))
-
-
-def _no_such_path(path: str) -> WeirError:
-    message = f"There is nothing at `{path[:200]}`. The API is served under /v1, for example /v1/chat/completions."
-    return WeirError(404, message, code="unknown_url")
-
-
-def _cost(exchange: Exchange) -> bytes:
-    """US dollars with nine decimals, that is to the nano-dollar; `unpriced` where no price is known."""
-    if exchange.nanodollars is None:
-        return b"unpriced"
-    return b"%d.%09d" % divmod(exchange.nanodollars, 1_000_000_000)
-
-
-@lru_cache(1024)
-def _printable(text: str) -> bytes:
-    return "".join([c if " " <= c <= "~" else "?" for c in text]).encode()
 
 
 def _where(error: BaseException) -> str:
@@ -560,6 +439,3 @@ def _where(error: BaseException) -> str:
     if trace is None:
         return "?"
     return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
-
-
-__all__ = ["DataPlane", "State", "error_event"]

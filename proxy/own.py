@@ -1,0 +1,65 @@
+"""What the worker answers itself: probes, preflights, and what a client may ask about its own use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import orjson
+
+from proxy.cors import CorsRules
+from proxy.endpoints import Endpoint
+from proxy.errors import WeirError
+from proxy.exchange import Identity
+from proxy.wire.call import Call, http_date
+
+if TYPE_CHECKING:
+    import asyncio
+
+Lookup = Callable[..., "asyncio.Future[dict[str, Any] | None]"]
+
+OWN: Final = Endpoint("weir")  # paths under /weir/
+PROBES: Final = ("/healthz", "/readyz")
+_JSON: Final = (b"content-type", b"application/json")
+_METHODS: Final = b"GET, HEAD, POST, DELETE, PUT, PATCH, OPTIONS"
+
+
+async def probe_or_preflight(call: Call, cors: CorsRules | None, draining: bool) -> None:
+    """`/healthz`, `/readyz`, and OPTIONS of any path."""
+    head = call.head
+    if head.method == "OPTIONS":
+        call.send(204, cors.preflight(head.headers) if cors is not None else [(b"allow", _METHODS)], b"")
+        return
+    ready = head.path == "/healthz" or not draining
+    body = b'{"status":"ok"}' if ready else b'{"status":"draining"}'
+    call.send(200 if ready else 503, [_JSON, (b"date", http_date())], body)
+
+
+async def own(call: Call, identity: Identity, lookup: Lookup) -> None:
+    """`GET /weir/me` and `GET /weir/exchanges/{id}`: what the supervisor knows of this tenant."""
+    try:
+        answer = await _asked(call, identity, lookup)
+    except WeirError as error:
+        call.send_error(error, [(b"date", http_date())])
+        return
+    call.send(200, [_JSON, (b"date", http_date())], orjson.dumps(answer))
+
+
+async def _asked(call: Call, identity: Identity, lookup: Lookup) -> dict[str, Any]:
+    parts = call.head.path.strip("/").split("/")
+    if call.head.method not in ("GET", "HEAD"):
+        raise WeirError(405, "Only GET is answered here.", code="method_not_allowed", headers=((b"allow", b"GET"),))
+    if parts[1:] == ["me"]:
+        return {**msgspec.to_builtins(identity), "usage": await lookup("usage", tenant=identity.tenant)}
+    if len(parts) == 3 and parts[1] == "exchanges":
+        found = await lookup("exchange", exchange=parts[2], tenant=identity.tenant)
+        if found is None:
+            raise WeirError(404, "No exchange with this id is known for this key.", code="exchange_not_found")
+        return found
+    raise no_such_path(call.head.path)
+
+
+def no_such_path(path: str) -> WeirError:
+    message = f"There is nothing at `{path[:200]}`. The API is served under /v1, for example /v1/chat/completions."
+    return WeirError(404, message, code="unknown_url")

@@ -1,0 +1,49 @@
+"""What users see of a decision: the `x-weir-*` fields of an answer, and the cost behind a stream. Pure."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from proxy.cors import CorsRules
+from proxy.exchange import Exchange
+from proxy.wire.call import http_date
+from proxy.wire.headers import Headers
+from proxy.wire.sse import comment
+
+
+def fields(given: Headers, exchange: Exchange, cors: CorsRules | None, asked: Headers, whole: bool) -> Headers:
+    """The answer's fields, with ours added."""
+    headers = list(given)
+    headers.append((b"x-weir-exchange", exchange.id.encode()))
+    attempts = exchange.attempts
+    if attempts:
+        last = attempts[-1]
+        if last.model:
+            headers.append((b"x-weir-model", _printable(last.served or last.model)))
+        if whole:
+            headers.append((b"x-weir-cost", _cost(exchange)))
+    else:
+        headers.append((b"date", http_date()))
+    if exchange.decisions:
+        acted = ", ".join(dict.fromkeys(f"{d.policy}={d.action}" for d in exchange.decisions))
+        headers.append((b"x-weir-policies", _printable(acted)[:1024]))
+    if cors is not None:
+        headers.extend(cors.answer(asked))
+    return headers
+
+
+def last_words(exchange: Exchange) -> bytes:
+    """The cost of a stream, which its head could not tell, as a last comment."""
+    return comment(b"weir exchange=%b cost=%b" % (exchange.id.encode(), _cost(exchange))).raw
+
+
+def _cost(exchange: Exchange) -> bytes:
+    """US dollars with nine decimals, that is to the nano-dollar; `unpriced` where no price is known."""
+    if exchange.nanodollars is None:
+        return b"unpriced"
+    return b"%d.%09d" % divmod(exchange.nanodollars, 1_000_000_000)
+
+
+@lru_cache(1024)
+def _printable(text: str) -> bytes:
+    return "".join([c if " " <= c <= "~" else "?" for c in text]).encode()
