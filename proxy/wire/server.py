@@ -74,6 +74,7 @@ class ServerConnection(asyncio.Protocol):
         self._head_bytes = 0  # fed since the last head or piece of a body was whole
         self._target = b""
         self._most_head_bytes = 8 * limits.line_bytes
+        self._asked = b""  # the method, once the head is whole
         self._raw: Headers = []
         self._length: bytes | None = None
         self._special: dict[bytes, bytes] = {}
@@ -183,6 +184,7 @@ class ServerConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._in_head = True
         self._target = b""
+        self._asked = b""
         self._raw = []
         self._length = None
         if self._running is None and not self.write_paused:
@@ -207,6 +209,7 @@ class ServerConnection(asyncio.Protocol):
         parser = self._parser
         last, raw = self._last, self._raw
         method, version = parser.get_method(), parser.get_http_version()
+        self._asked = method
         try:
             if last is not None and last.is_like(method, self._target, version, raw):
                 head, previous = last.head.copy(), last.intake
@@ -442,8 +445,8 @@ class ServerConnection(asyncio.Protocol):
 
     def _answer_refusal(self) -> None:
         assert self._refusal is not None
-        method = "HEAD" if self._target and self._parser.get_method() == b"HEAD" else "GET"
-        call = Call(self, Head(method, b"/", "1.1", []), Intake(True, 0))
+        # Only a head that was read to its end says HEAD: what a broken one says depends on where it was cut.
+        call = Call(self, Head("HEAD" if self._asked == b"HEAD" else "GET", b"/", "1.1", []), Intake(True, 0))
         call.keep_alive = False
         call.send_error(self._refusal, [(b"date", http_date())])
         self._linger()

@@ -73,7 +73,6 @@ def test_a_unary_answer_that_is_left_is_hung_up_on(alone: Llama, client: openai.
     long = {"model": "tiny-lonely", "messages": SHORT_PROMPT, "max_tokens": 5_000, "extra_body": {"ignore_eos": True}}
     with pytest.raises(openai.APITimeoutError):
         client.chat.completions.create(**long)
-    assert alone.busy(), "it was still writing when the client gave up"
     until(lambda: not alone.peers(), WITHIN_S, what="nobody connected to llama.cpp")
 
 

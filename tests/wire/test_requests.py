@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.wire.raw import chunks
@@ -238,6 +238,10 @@ EXAMPLES = [
 ]
 
 
+BROKEN_HEAD = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nHEAD /\t0 HTTP/1.1\r\nHost: x\r\n\r\n"
+EXAMPLES.append(BROKEN_HEAD)
+
+
 @pytest.mark.parametrize("data", EXAMPLES)
 def test_every_split_point_gives_the_same_requests_and_answers(loop: Loop, data: bytes) -> None:
     """In two pieces at every place, and byte by byte."""
@@ -248,6 +252,7 @@ def test_every_split_point_gives_the_same_requests_and_answers(loop: Loop, data:
 
 
 @given(data=PIPELINE, changes=st.lists(CHANGE, max_size=2), places=st.lists(st.integers(0, 10_000), max_size=6))
+@example(data=BROKEN_HEAD, changes=[], places=[len(BROKEN_HEAD) - 60])
 @settings(max_examples=600)
 def test_any_bytes_cut_anywhere_give_the_same(
     loop: Loop, data: bytes, changes: list[tuple[str, int, bytes]], places: list[int]
