@@ -1,4 +1,4 @@
-"""Every fault of an upstream that `docs/guide/faults.md` promises something about, on every kind of question.
+"""Every fault of an upstream, on every kind of question: what the client gets, and what the journal says it cost.
 
 P: nothing was billed. A: maybe billed, so the client must not replay. M: the stream breaks, and nobody takes it for
 whole.
@@ -7,11 +7,14 @@ whole.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.simulator import Simulator
+from proxy.simulator.certificates import Authority
+from proxy.simulator.ports import UNKNOWN_HOST_URL, BlackHole, refused_url
 from tests.plane.conftest import Serve
 from tests.plane.questions import ALL, STREAMED, UNARY, Kind, events, in_band_error
 from tests.plane.running import Plane
@@ -86,6 +89,63 @@ async def test_unbilled(serve: Serve, kind: Kind, fault: str) -> None:
         settled = plane.settled()
     assert (settled["outcome"], settled["nanodollars"], settled["known"]) == ("failed", 0, "observed")
     assert settled["error"] == code
+
+
+async def _unreached(serve: Serve, url: str, **settings: Any) -> Answer:
+    """What a client gets whose upstream can't be reached: nothing was billed, and it may try again."""
+    async with serve(url=url, timeouts={"connect_s": 0.2}, **settings) as plane:
+        answer = await plane.chat(stream=True)
+        settled = plane.settled()
+    assert answer.header(b"x-should-retry") is None
+    assert (settled["outcome"], settled["nanodollars"], settled["known"]) == ("failed", 0, "observed")
+    assert settled["status"] is None
+    return answer
+
+
+async def test_refused(serve: Serve) -> None:
+    """Row 1: nobody listens there."""
+    answer = await _unreached(serve, refused_url())
+    assert (answer.status, answer.error["code"]) == (503, "upstream_unreachable")
+    assert answer.header(b"retry-after") == b"1"
+
+
+async def test_unknown_name(serve: Serve) -> None:
+    """Row 2: the name doesn't resolve."""
+    answer = await _unreached(serve, UNKNOWN_HOST_URL)
+    assert answer.status in (503, 504)  # a resolver that doesn't answer in time can't say that there is no such name
+    assert answer.error["type"] == "upstream_error"
+
+
+async def test_black_hole(serve: Serve) -> None:
+    """Row 3: nobody answers the SYN."""
+    with BlackHole() as hole:
+        answer = await _unreached(serve, hole.url)
+    assert (answer.status, answer.error["code"]) == (504, "upstream_connect_timeout")
+
+
+@pytest.mark.parametrize("wrong", ["name", "expired", "authority"])
+async def test_bad_certificate(serve: Serve, tmp_path: Path, wrong: str) -> None:
+    """Row 4: a certificate of another name, of another time, or of nobody known is never accepted."""
+    authority, other = Authority(tmp_path), Authority(tmp_path)
+    served = {
+        "name": lambda: authority.serving("elsewhere.example"),
+        "expired": lambda: authority.serving("127.0.0.1", expired=True),
+        "authority": lambda: other.serving("127.0.0.1"),
+    }
+    async with Simulator(tls=served[wrong]()) as simulator:
+        answer = await _unreached(serve, simulator.url, upstream={"ca": str(authority.path)})
+        assert (answer.status, answer.error["code"]) == (502, "upstream_tls")
+        assert simulator.requests == []
+
+
+async def test_good_certificate(serve: Serve, tmp_path: Path) -> None:
+    """A certificate of the configured authority is accepted."""
+    authority = Authority(tmp_path)
+    async with (
+        Simulator(tls=authority.serving("127.0.0.1")) as simulator,
+        serve(url=simulator.url, upstream={"ca": str(authority.path)}) as plane,
+    ):
+        assert (await plane.chat()).status == 200
 
 
 async def test_refused_key_is_an_alert(serve: Serve) -> None:
