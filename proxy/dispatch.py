@@ -137,10 +137,17 @@ class Dispatch:
             body = _wire_body(request, model, inject, attempt.output_cap if lowered else None)
             await self._exchange_bytes(request, upstream, model, answer, body)
         except Failed as failed:
+            if deployment.measured:
+                deployment.failed()
             raise failed.fault.error from None
         except BaseException:
             answer.cancel()
             raise
+        if deployment.measured:
+            if answer.status == 429:
+                deployment.failed()
+            elif answer.status < 400:
+                deployment.took(attempt.ttft_ns or 0)
         if inject and answer.status == 400 and _rejects_injection(answer):
             return None
         return answer.response()

@@ -20,6 +20,10 @@ from proxy.wire.pool import Pool
 from proxy.wire.ticker import Ticker
 
 CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key"))
+_NEWEST: Final = 0.2  # how much the newest latency counts
+_FAILED_NS: Final = 2e9
+_SLOWEST_NS: Final = 60e9
+_LOOK_ROUND: Final = 20
 _ROOT: Final = b"/v1"
 _PLACE: Final = "{model}"
 
@@ -124,31 +128,53 @@ class Upstream:
 class Deployment:
     """A model at an upstream."""
 
-    __slots__ = ("_current", "label", "model", "upstream", "weight")
+    __slots__ = ("_current", "label", "latency_ns", "measured", "model", "upstream", "weight")
 
     def __init__(self, upstream: Upstream, model: str | None, weight: float) -> None:
         self.upstream = upstream
         self.model = model
         self.weight = weight
         self.label = f"{upstream.name}/{model}" if model else upstream.name
+        self.measured = False  # whether somebody wants to know its latency
+        self.latency_ns = 0.0  # to the first token, of late; 0 as long as nobody knows
         self._current = 0.0
 
     def __repr__(self) -> str:
         return f"<Deployment {self.label}>"
 
+    def took(self, ttft_ns: int) -> None:
+        """An answer came, after this long."""
+        self.latency_ns += (ttft_ns - self.latency_ns) * (_NEWEST if self.latency_ns else 1.0)
+
+    def failed(self) -> None:
+        """None came: that counts as slow, and slower each time."""
+        self.latency_ns = min(max(2 * self.latency_ns, _FAILED_NS), _SLOWEST_NS)
+
 
 class Route:
     """The deployments that serve what a client asked for."""
 
-    __slots__ = ("deployments",)
+    __slots__ = ("_least_latency", "_picks", "deployments")
 
-    def __init__(self, deployments: list[Deployment]) -> None:
+    def __init__(self, deployments: list[Deployment], least_latency: bool = False) -> None:
         self.deployments = deployments
+        self._least_latency = least_latency and len(deployments) > 1
+        self._picks = 0
+        for deployment in deployments:
+            deployment.measured = self._least_latency
 
     def pick(self) -> Deployment:
-        """The next one in smooth weighted round robin: in proportion to the weights, and evenly spread."""
+        """The one whose turn it is; or the quickest, and now and then another, to see whether it still is."""
         if len(self.deployments) == 1:
             return self.deployments[0]
+        if self._least_latency:
+            self._picks += 1
+            if self._picks % _LOOK_ROUND:
+                return min(self.deployments, key=lambda deployment: deployment.latency_ns)
+        return self._next()
+
+    def _next(self) -> Deployment:
+        """The next one in smooth weighted round robin: in proportion to the weights, and evenly spread."""
         for deployment in self.deployments:
             deployment._current += deployment.weight
         chosen = max(self.deployments, key=lambda deployment: deployment._current)
@@ -164,13 +190,17 @@ class Routes:
         self._upstreams = upstreams
         self._by_pattern: dict[str, Route] = {}
         self._by_model: dict[str, Route] = {}
-        self._default = Route([Deployment(next(iter(upstreams.values())), None, 1.0)])
+        anything = configuration.deployment.models.get("*")
+        name = anything.deployments[0].upstream if anything else next(iter(upstreams))
+        self._default = Route([Deployment(upstreams[name], None, 1.0)])
 
     def route(self, model: str | None) -> Route:
-        """The deployments for a model; for requests without one, the first upstream. Raises WeirError 404."""
+        """The deployments for a model. Raises WeirError 404.
+
+        Requests without one are about objects, which stay where they were made: they go to one upstream, always.
+        """
         if model is None:
-            found = self._configuration.model_for("*") if "*" in self._configuration.deployment.models else None
-            return self._of(found[0]) if found else self._default
+            return self._default
         route = self._by_model.get(model)
         if route is None:
             route = self._look_up(model)
@@ -189,9 +219,10 @@ class Routes:
 
     def _of(self, pattern: str) -> Route:
         if pattern not in self._by_pattern:
-            deployments = self._configuration.deployment.models[pattern].deployments
+            model = self._configuration.deployment.models[pattern]
             self._by_pattern[pattern] = Route(
-                [Deployment(self._upstreams[d.upstream], d.model, d.weight) for d in deployments]
+                [Deployment(self._upstreams[d.upstream], d.model, d.weight) for d in model.deployments],
+                model.balance == "least-latency",
             )
         return self._by_pattern[pattern]
 
