@@ -376,3 +376,12 @@ def test_many_quotes_and_backslashes_cost_no_more_than_their_number() -> None:
 def test_a_body_never_shows_its_content() -> None:
     """Neither in a log of its repr."""
     assert repr(scan(b'{"secret":"canary"}')) == "<Body 19 bytes>"
+
+
+@pytest.mark.parametrize("twice", [b'"n":12', b'"n":1', b'"max_tokens":5'])
+def test_a_long_body_with_a_field_given_twice_is_refused(twice: bytes) -> None:
+    """Whatever the length of the second one, and however the text is spaced."""
+    long = b'"messages":[{"role":"user","content":"%b"}]' % (b"word " * 8_000)
+    for fields in ([b'"model":"m"', long, twice], [b'"model": "m"', long, b'"user":"u"', b'"top_p":1', twice]):
+        with pytest.raises(WeirError, match="given twice"):
+            scan(b"{" + b",".join([twice, *fields]) + b"}")
