@@ -39,6 +39,7 @@ assert httptools.HttpRequestParser.__module__.startswith("httptools.parser"), "h
 _PIPELINED: Final = 32  # requests that may wait behind the one that runs
 _LINGER_S: Final = 2.0  # how long a closing connection waits for its client's next bytes, or FIN
 _LONGEST_LINGER_S: Final = 30.0
+_BULK_BYTES: Final = 256 * 1024
 _BIG: Final = 64 * 1024
 
 
@@ -81,6 +82,7 @@ class ServerConnection(asyncio.Protocol):
         self._last: Last | None = None
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._bulk = 0  # the length of a large body that is taken without the parser
         self._reading: Call | None = None
 
     @property
@@ -147,6 +149,10 @@ class ServerConnection(asyncio.Protocol):
         idle = self._running is None and self._reading is None and not self._in_head
         if idle and self._last is not None and self._repeated(data, self._last):
             return
+        if self._bulk and self._reading is not None:
+            data = self._take_bulk(data)
+            if not data:
+                return
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -160,6 +166,21 @@ class ServerConnection(asyncio.Protocol):
                 self._refuse(too_large("A header line", self.limits.line_bytes))
             elif idle and (call := self._running) is not None and self._last is not None and not self._waiting:
                 self._last.learn(data, call)
+
+    def _take_bulk(self, data: bytes) -> bytes:
+        """Takes what is read of a large body as it is, where llhttp would copy it; returns what follows the body."""
+        left = self._bulk - self._body_bytes
+        body, rest = (data, b"") if len(data) <= left else (data[:left], data[left:])
+        try:
+            self.on_body(body)
+        except WeirError as error:
+            self._refuse(error)
+            return b""
+        if self._body_bytes == self._bulk:
+            self._bulk = 0
+            self._parser = httptools.HttpRequestParser(self)  # the old one still waits for this body
+            self.on_message_complete()
+        return rest
 
     def _repeated(self, data: bytes, last: Last) -> bool:
         """Takes a whole request whose head is the last one's again, without parsing it. False: it isn't one."""
@@ -237,6 +258,7 @@ class ServerConnection(asyncio.Protocol):
         self._reading = call
         self._body = []
         self._body_bytes = 0
+        self._bulk = 0
         if b"upgrade" in self._special and parser.should_upgrade():
             return  # llhttp stops here and raises HttpParserUpgrade: see _upgrade
         if head.has_body:
@@ -248,6 +270,8 @@ class ServerConnection(asyncio.Protocol):
         if not intake.gather and head.has_body:
             call.body = BodyReader(self, head.content_length)
             self._enqueue(call)
+        elif head.content_length is not None and head.content_length > _BULK_BYTES:
+            self._bulk = head.content_length
 
     def on_body(self, data: bytes) -> None:
         call = self._reading

@@ -360,3 +360,25 @@ async def test_a_stream_that_began_before_a_drain_is_finished() -> None:
         go.set()
         assert (await client.read_until(b"0\r\n\r\n")).endswith(b"3\r\ntwo\r\n0\r\n\r\n")
         assert await client.closed()
+
+
+async def test_a_large_body_is_taken_whole_wherever_it_is_cut() -> None:
+    """A body of more than 256 KiB, in pieces of any size, with the next request right behind it."""
+    seen: list[bytes] = []
+
+    async def page(call: Call) -> None:
+        assert isinstance(call.body, bytes)
+        seen.append(call.body)
+        call.send(200, [], b"%d" % len(call.body))
+
+    body = bytes(range(256)) * 1200
+    head = b"POST /large HTTP/1.1\r\nHost: weir\r\nContent-Length: %d\r\n\r\n" % len(body)
+    after = b"POST /small HTTP/1.1\r\nHost: weir\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
+    data = head + body + after
+    for size in (70_001, 150_000, 262_144, len(head), len(head) + len(body) - 1, len(data)):
+        async with serving(App(page)) as server, await server.connect() as client:
+            for at in range(0, len(data), size):
+                await client.send(data[at : at + size])
+            raw = await client.rest()
+        assert raw.count(b"HTTP/1.1 200 OK") == 2
+        assert seen[-2:] == [body, b"hi"]
