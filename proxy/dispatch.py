@@ -182,7 +182,8 @@ class Dispatch:
             spent = Fault(WeirError(502, message, type=UPSTREAM, code="body_not_replayable"), billed=False)
             answer.refuse(spent)
             raise Failed(spent, None)
-        connection = await _connected(upstream, answer, fresh=False)
+        # A body that streams through can't go twice, so it isn't risked on a connection that may be dead.
+        connection = await _connected(upstream, answer, fresh=True)
         answer.attach(connection)
         sending = asyncio.get_running_loop().create_task(
             connection.send_streamed(head, body, answer, chunked=body.length is None, limit=upstream.stream_idle_s),
