@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -201,6 +201,3 @@ async def close(policy: Policy) -> None:
     closing: Any = getattr(policy, "aclose", None)
     if closing is not None:
         await closing()
-
-
-Policies = Mapping[str, PolicyModule]

@@ -225,9 +225,8 @@ class Dispatch:
         provider, now = upstream.provider or provider_of(upstream.url), datetime.now(UTC)
         found = self._cards.card(provider, key[1], now)
         if found is None and provider is None:
-            found = self._cards.card(
-                upstream.name, key[1], now
-            )  # a price of the deployment file, for a server of one's own
+            # A server of one's own: its price stands in the deployment file, under the upstream's name.
+            found = self._cards.card(upstream.name, key[1], now)
         if len(self._priced) < 4096:
             self._priced[key] = found
         return found

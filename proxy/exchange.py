@@ -360,16 +360,8 @@ class Exchange(msgspec.Struct, eq=False):
             self.nanodollars += nanodollars
 
 
-class Clock(Protocol):
-    """The time as a value: seconds that never go back."""
-
-    def __call__(self) -> float:
-        """Now."""
-
-
 __all__ = [
     "Attempt",
-    "Clock",
     "Decision",
     "Exchange",
     "Forward",

@@ -34,7 +34,7 @@ Edit = Callable[[Event], Event | None]
 class Response:
     """An answer: `status`, `headers` (lower-case names), and a body that is held whole or still on its way."""
 
-    __slots__ = ("_body", "_edits", "_iterator", "_outcome", "_stages", "_stream", "failed_tap", "headers", "status")
+    __slots__ = ("_body", "_iterator", "_outcome", "_stages", "_stream", "failed_tap", "headers", "status")
 
     def __init__(
         self,
@@ -50,7 +50,6 @@ class Response:
             None if isinstance(body, (bytes, Stream)) else body  # a policy's own generator
         )
         self._stages: list[tuple[Tap | None, Edit | None]] = []
-        self._edits = False
         self.failed_tap: str | None = None  # the kind of exception that a tap raised
         self._outcome: Outcome | None = None
 
@@ -90,7 +89,6 @@ class Response:
     def edit(self, fn: Edit) -> None:
         """Passes every event through `fn`."""
         self._stages.append((None, fn))
-        self._edits = True
 
     def pass_through(self, events: list[Event]) -> list[Event]:
         """The events after all taps and edits. For whoever relays them; called once for each event."""

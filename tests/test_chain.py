@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -64,10 +65,12 @@ async def test_idle() -> None:
     chain = Chain([], end, frozenset())
     await chain.idle()
     chain.running = 2
-    waiting = chain.idle()
-    chain.left()
-    chain.left()
-    await waiting
+    waiting = asyncio.get_running_loop().create_task(chain.idle())
+    for left in range(2):
+        await asyncio.sleep(0)
+        assert not waiting.done(), f"{2 - left} exchanges still use it"
+        chain.left()
+    await asyncio.wait_for(waiting, 5)
 
 
 def test_conversations() -> None:

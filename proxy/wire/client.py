@@ -18,7 +18,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from enum import IntEnum
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import httptools
 
@@ -328,6 +328,3 @@ class UpstreamConnection(asyncio.Protocol):
             self._owner.release(self, reusable=True)
         elif not self.lost:
             self._transport.abort()
-
-
-ConnectionFactory = Callable[[], Any]

@@ -81,11 +81,6 @@ def get(headers: Headers, name: bytes) -> bytes | None:
     return None
 
 
-def without(headers: Headers, *names: bytes) -> Headers:
-    """The fields but those named."""
-    return [pair for pair in headers if pair[0] not in names]
-
-
 def connection_options(headers: Headers) -> frozenset[bytes]:
     """The names that `Connection` nominates as belonging to this hop."""
     options: set[bytes] = set()

@@ -223,7 +223,8 @@ async def test_a_late_reader(serve: Serve) -> None:
         return response
 
     async with observing(serve, late) as plane:
-        await plane.chat(stream=True)
+        answer = await plane.chat(stream=True)
+        assert b"data: [DONE]" in answer.body, "the client has its whole answer meanwhile"
         later.set()
         await plane.quiet()
 

@@ -412,11 +412,6 @@ async def test_row_35_random_models_share_a_label(serve: Serve, simulator: Simul
         assert "other" in labels
 
 
-@pytest.mark.skip(reason="idempotency keys come with the coalescing policy")
-async def test_row_36_the_same_idempotency_key_with_another_body() -> None:
-    """422."""
-
-
 async def test_row_37_fin_after_the_request(plane: Plane, simulator: Simulator) -> None:
     """Taken as gone: no answer, and the upstream is cancelled."""
     async with await plane.connect() as client:
