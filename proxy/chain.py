@@ -24,11 +24,12 @@ import msgspec
 
 from proxy.config import Configuration, PolicyEntry, PolicyModule, Registry, installed
 from proxy.config.conditions import Predicate
-from proxy.exchange import Forward, Request
+from proxy.exchange import Forward, Request, Spawn
 from proxy.metrics import Metrics
 from proxy.objects import Objects
 from proxy.observe import observed
 from proxy.response import Response
+from proxy.state.protocol import Store
 
 
 class Policy(Protocol):
@@ -49,6 +50,8 @@ class Services(msgspec.Struct, frozen=True):
     clock: Callable[[], float]
     log: Callable[..., object]
     objects: Objects
+    store: Store | None = None  # what workers share; None where there is none, as in `weir explain`
+    spawn: Spawn | None = None
 
 
 class Built(msgspec.Struct, frozen=True):

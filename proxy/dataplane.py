@@ -2,7 +2,7 @@
 
 Rules:
 1. Nothing cold happens here: no database, no file, no DNS wait, no formatting of logs.
-2. A configuration is one `State`, swapped whole. An exchange keeps the state that it began with.
+2. A configuration is one `Generation`, swapped whole. An exchange keeps the state that it began with.
 3. Every accepted request gets an answer, or an abort that its client can see; every exchange ends once, in the
    journal, before its last byte leaves.
 """
@@ -26,6 +26,7 @@ from proxy.endpoints import Endpoint, endpoint_of
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Exchange, Heads, Request
 from proxy.form import model_in
+from proxy.generation import Generation
 from proxy.identity import Keys, Open
 from proxy.intake import Known, check_media_type, is_form, model_of, understood, wishes
 from proxy.journal import Ended, Journal
@@ -36,7 +37,7 @@ from proxy.own import OWN, PROBES, Lookup, no_such_path, own, probe_or_preflight
 from proxy.pricing import RateCards
 from proxy.relay import Heartbeat, broken, relay, relay_late
 from proxy.response import Outcome, Response
-from proxy.state import State
+from proxy.state.protocol import Store
 from proxy.upstreams import Routes, Upstream
 from proxy.wire.call import BodyReader, Call, InFlight, Intake, http_date
 from proxy.wire.connect import Connector
@@ -66,7 +67,9 @@ class DataPlane:
         lookup: Lookup,
         log: Callable[..., object],
         registry: Registry | None = None,
+        store: Store | None = None,
     ) -> None:
+        self.store = store
         self.journal = journal
         self.metrics = metrics
         self.connector = connector
@@ -89,7 +92,7 @@ class DataPlane:
 
     # --- configuration
 
-    def _build(self, configuration: Configuration, previous: State | None) -> State:
+    def _build(self, configuration: Configuration, previous: Generation | None) -> Generation:
         upstreams = {}
         try:
             for name, config in configuration.deployment.upstreams.items():
@@ -105,7 +108,9 @@ class DataPlane:
         self._upstreams = upstreams
         return state
 
-    def _compiled(self, configuration: Configuration, previous: State | None, upstreams: dict[str, Upstream]) -> State:
+    def _compiled(
+        self, configuration: Configuration, previous: Generation | None, upstreams: dict[str, Upstream]
+    ) -> Generation:
         deployment, limits = configuration.deployment, configuration.deployment.limits
         answer_limits = AnswerLimits(
             limits.unary_buffer_bytes, limits.stream_buffer_bytes, limits.event_bytes, limits.unparsed_event_bytes
@@ -123,11 +128,11 @@ class DataPlane:
         self.metrics.adopt(deployment.models)
         required = deployment.keys == "required"
         identities = Keys(self._keys) if required else Open()
-        state = State(configuration, chain, dispatch, identities, self.spawn, self._ended)
+        state = Generation(configuration, chain, dispatch, identities, self.spawn, self._ended)
         self._chains.append(chain)
         return state
 
-    def _kept(self, name: str, configuration: Configuration, previous: State | None) -> Upstream | None:
+    def _kept(self, name: str, configuration: Configuration, previous: Generation | None) -> Upstream | None:
         """The upstream of the state before, with its connections, if nothing about it changed."""
         if previous is None or name not in self._upstreams:
             return None
@@ -145,6 +150,8 @@ class DataPlane:
             self._loop.time,
             self.log,
             RemoteObjects(self.lookup),
+            self.store,
+            self.spawn,
         )
 
     async def reconfigure(self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None) -> None:
@@ -166,7 +173,7 @@ class DataPlane:
                 upstream.pool.close()
         self.spawn(self._retire(old), "retire chain")
 
-    async def _retire(self, old: State) -> None:
+    async def _retire(self, old: Generation) -> None:
         """Closes what no later chain took over, once the last exchange that uses it has ended."""
         await old.chain.idle()
         self._chains.remove(old.chain)
@@ -252,7 +259,7 @@ class DataPlane:
         check_media_type(head)
         return Intake(True, limits.body_bytes, known)
 
-    def _known(self, head: Head, endpoint: Endpoint, state: State) -> Known:
+    def _known(self, head: Head, endpoint: Endpoint, state: Generation) -> Known:
         identity = state.identities.identify(head.headers)
         wished = wishes(head.headers, state.configuration, identity.tags)
         return Known(identity, endpoint, wished, Heads(head.headers), self._version, state.identities.until(identity))
@@ -266,7 +273,7 @@ class DataPlane:
             return own(call, known.identity, self.lookup)
         return self._exchange(call, known, self.state)
 
-    async def _exchange(self, call: Call, known: Known, state: State) -> None:
+    async def _exchange(self, call: Call, known: Known, state: Generation) -> None:
         endpoint, wished = known.endpoint, known.wishes
         exchange = Exchange(
             known.identity,
@@ -340,7 +347,7 @@ class DataPlane:
             raise WeirError(403, message, type=PERMISSION, code="model_not_allowed", param="model")
         return model
 
-    def _request(self, call: Call, exchange: Exchange, known: Known, state: State, model: str | None) -> Request:
+    def _request(self, call: Call, exchange: Exchange, known: Known, state: Generation, model: str | None) -> Request:
         head, endpoint, identity = call.head, known.endpoint, known.identity
         if known.wishes.deadline_s is not None:
             exchange.deadline = self._loop.time() + known.wishes.deadline_s
@@ -403,6 +410,8 @@ class DataPlane:
                 exchange.saved_nanodollars,
                 policies_hash,
                 exchange.decisions,
+                exchange.savings,
+                exchange.policy,
             )
         )
         if exchange.kind != "client":
@@ -415,7 +424,7 @@ class DataPlane:
         except WeirError:
             self.metrics.count("journal_write_failures")
 
-    def _refuse(self, call: Call, exchange: Exchange, error: WeirError, state: State, anthropic: bool) -> None:
+    def _refuse(self, call: Call, exchange: Exchange, error: WeirError, state: Generation, anthropic: bool) -> None:
         exchange.status = error.status
         exchange.end(Outcome.PARTIAL if call.started else Outcome.COMPLETE)
         self._flush()

@@ -252,6 +252,7 @@ class Dispatch:
                 attempt.deployment,
                 attempt.upstream,
                 Estimate(attempt.estimated_input_tokens, attempt.output_cap, attempt.estimate_nanodollars),
+                attempt.holds,
             )
         )
         try:

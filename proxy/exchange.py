@@ -54,6 +54,20 @@ class Decision(msgspec.Struct, frozen=True):
     numbers: dict[str, Any] = {}
 
 
+class Saving(msgspec.Struct, frozen=True):
+    """What one policy saved on one exchange: the counterfactual's cost less what was paid instead, in nano-dollars.
+
+    `model` and `tokens` are the counterfactual: what would have been called, and with how much. What the policy itself
+    spends on the way (judges, shadows) is not in here: those are exchanges of their own, which name the policy.
+    """
+
+    policy: str
+    nanodollars: int
+    model: str
+    tokens: dict[str, int] = {}
+    known: Literal["observed", "modelled"] = "modelled"
+
+
 Known = Literal["observed", "estimated", "unknown", "unpriced"]
 
 
@@ -87,6 +101,7 @@ class Attempt(msgspec.Struct, eq=False):
     error: str | None = None
     upstream_request_id: str | None = None
     settled: bool = False
+    holds: tuple[str, ...] = ()  # in the Store, that it draws on: whoever settles for a dead worker reads them
 
     def __repr__(self) -> str:
         return f"<Attempt {self.number} {self.deployment} {self.outcome or 'running'}>"
@@ -274,6 +289,8 @@ class Exchange(msgspec.Struct, eq=False):
     outcome: Outcome | None = None
     nanodollars: int | None = 0  # of its settled attempts; None where one can't be priced
     saved_nanodollars: int = 0
+    savings: list[Saving] = []
+    policy: str | None = None  # that started it, if it is detached
     stateful_allowed: bool = False  # set by a policy that keeps tenants' objects apart
     ended: bool = False
 
@@ -295,12 +312,23 @@ class Exchange(msgspec.Struct, eq=False):
         """Records what a policy decided, for the headers, the journal and `weir why`."""
         self.decisions.append(Decision(policy, source, action, numbers))
 
+    def save(self, saving: Saving) -> None:
+        """Claims a saving, for the headers, the journal and the ledger."""
+        self.savings.append(saving)
+        self.saved_nanodollars += saving.nanodollars
+
     def detached(
-        self, kind: str, run: Callable[[Exchange], Coroutine[Any, Any, T]], *, timeout_s: float | None = None
+        self,
+        kind: str,
+        run: Callable[[Exchange], Coroutine[Any, Any, T]],
+        *,
+        timeout_s: float | None = None,
+        policy: str | None = None,
     ) -> asyncio.Task[T]:
         """A background exchange of the same tenant, with its own attempts, guards and deadline; it outlives this one.
 
-        `run` is called with it; send requests made by `request.using(exchange=…)`. It ends when `run` returns.
+        `run` is called with it; send requests made by `request.using(exchange=…)`. It ends when `run` returns. Its cost
+        is deducted from what `policy` saves.
         """
         assert self.spawn is not None, "this exchange can't start background work"
         loop = asyncio.get_running_loop()
@@ -312,6 +340,7 @@ class Exchange(msgspec.Struct, eq=False):
             tags=self.tags,
             kind=kind,
             parent=self.id,
+            policy=policy,
             spawn=self.spawn,
             on_end=self.on_end,
         )
@@ -370,6 +399,7 @@ __all__ = [
     "Outcome",
     "Request",
     "Response",
+    "Saving",
     "Settle",
     "Spawn",
     "WeirError",

@@ -76,6 +76,7 @@ class Reserved(Entry, tag="reserved", frozen=True, gc=False):
     deployment: str
     upstream: str
     estimate: Estimate
+    holds: tuple[str, ...] = ()
 
 
 class Settled(Entry, tag="settled", frozen=True, gc=False):
@@ -118,6 +119,8 @@ class Ended(Entry, tag="ended", frozen=True, gc=False):
     saved_nanodollars: int
     policies_hash: str
     decisions: list[Any]
+    savings: list[Any]
+    policy: str | None
 
 
 def frame(record: Record | Entry) -> bytes:

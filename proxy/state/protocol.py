@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 import msgspec
 
 
-class StateLost(Exception):
+class StateLost(Exception):  # noqa: N818 - a state of affairs, as the design names it
     """The Store didn't answer in time, or not at all: whether the call had an effect isn't known."""
 
 

@@ -18,7 +18,7 @@ from proxy.models import Catalogue
 T = TypeVar("T")
 
 
-class State:
+class Generation:
     """A configuration as a data plane acts on it. An exchange keeps the one that it began with."""
 
     def __init__(
