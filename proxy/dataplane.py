@@ -411,7 +411,7 @@ class DataPlane:
                 policies_hash,
                 exchange.decisions,
                 exchange.savings,
-                exchange.policy,
+                exchange.started_by,
             )
         )
         if exchange.kind != "client":

@@ -290,7 +290,7 @@ class Exchange(msgspec.Struct, eq=False):
     nanodollars: int | None = 0  # of its settled attempts; None where one can't be priced
     saved_nanodollars: int = 0
     savings: list[Saving] = []
-    policy: str | None = None  # that started it, if it is detached
+    started_by: str | None = None  # the policy that did, if it is detached
     stateful_allowed: bool = False  # set by a policy that keeps tenants' objects apart
     ended: bool = False
 
@@ -340,7 +340,7 @@ class Exchange(msgspec.Struct, eq=False):
             tags=self.tags,
             kind=kind,
             parent=self.id,
-            policy=policy,
+            started_by=policy,
             spawn=self.spawn,
             on_end=self.on_end,
         )

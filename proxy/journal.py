@@ -120,7 +120,7 @@ class Ended(Entry, tag="ended", frozen=True, gc=False):
     policies_hash: str
     decisions: list[Any]
     savings: list[Any]
-    policy: str | None
+    started_by: str | None
 
 
 def frame(record: Record | Entry) -> bytes:

@@ -116,7 +116,29 @@ def test_half_a_write(log: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_memory_is_bounded(log: Journal) -> None:
     """A disk that stays full costs no memory without end."""
     ended = Ended(
-        1, "x", 0, "client", None, 503, "complete", "t", None, None, None, None, {}, "e", None, 0, 1, 0, 0, "", []
+        1,
+        "x",
+        0,
+        "client",
+        None,
+        503,
+        "complete",
+        "t",
+        None,
+        None,
+        None,
+        None,
+        {},
+        "e",
+        None,
+        0,
+        1,
+        0,
+        0,
+        "",
+        [],
+        [],
+        None,
     )
     full = os.open("/dev/full", os.O_WRONLY)
     real, log._fd = log._fd, full
@@ -143,7 +165,29 @@ def test_records_that_json_cannot_carry(log: Journal, tmp_path: Path) -> None:
     for strange in (endless, "\ud800", [10**5000]):
         log.append({"event": "ended", "exchange": "x", "decisions": strange})
     ended = Ended(
-        1, "x", 0, "client", None, 200, "complete", "t", None, None, None, None, {}, "e", None, 1, 1, 7, 0, "", []
+        1,
+        "x",
+        0,
+        "client",
+        None,
+        200,
+        "complete",
+        "t",
+        None,
+        None,
+        None,
+        None,
+        {},
+        "e",
+        None,
+        1,
+        1,
+        7,
+        0,
+        "",
+        [],
+        [],
+        None,
     )
     log.append(msgspec.structs.replace(ended, decisions=[endless]))
     log.flush()
