@@ -205,7 +205,7 @@ class Dispatch:
         body = attempt.request.body
         size = body.length or 0 if isinstance(body, BodyReader) else len(body)
         tokens = attempt.estimated_input_tokens = size // BYTES_A_TOKEN
-        card = self._card(upstream, attempt.model)
+        card = attempt.card = self._card(upstream, attempt.model)
         if card is not None:
             attempt.estimate_nanodollars = card.reserve(tokens, attempt.output_cap or 0, attempt.n)
 

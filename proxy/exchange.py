@@ -27,6 +27,7 @@ from proxy.wire.headers import Headers
 if TYPE_CHECKING:
     from proxy.dialects import Usage
     from proxy.endpoints import Endpoint
+    from proxy.pricing import RateCard
     from proxy.wire.call import BodyReader
 
 T = TypeVar("T")
@@ -102,6 +103,7 @@ class Attempt(msgspec.Struct, eq=False):
     upstream_request_id: str | None = None
     settled: bool = False
     holds: tuple[str, ...] = ()  # in the Store, that it draws on: whoever settles for a dead worker reads them
+    card: RateCard | None = None  # what the model costs there; None where no price is known
 
     def __repr__(self) -> str:
         return f"<Attempt {self.number} {self.deployment} {self.outcome or 'running'}>"
