@@ -1,0 +1,97 @@
+"""Opening a ledger: SQLite in the home directory, or PostgreSQL.
+
+Rules: the address is that of the deployment file. Every connection of SQLite waits for the one writer up to `BUSY_S`
+and writes ahead, so that reports read while rows come; begun transactions are ours, not the driver's. A PostgreSQL that
+is gone or frozen fails within `LOST_S`, never hangs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from proxy.ledger.tables import VERSION, attempts, exchanges, meta, metadata, savings
+
+BUSY_S: Final = 10.0
+LOST_S: Final = 10
+_FIXED: Final = (attempts, exchanges, savings)
+
+
+class LedgerError(Exception):
+    """The ledger can't do what was asked; the text says why, for people."""
+
+
+def address(url: str, home: Path) -> URL:
+    """The database's address. A relative SQLite file is in `home`. Raises LedgerError."""
+    try:
+        found = make_url(url)
+    except ArgumentError:
+        raise LedgerError("the address of the ledger can't be understood") from None
+    if found.drivername == "postgresql":
+        return found.set(drivername="postgresql+psycopg")
+    if found.drivername != "sqlite":
+        raise LedgerError(f"a ledger can't be kept in {found.drivername}: use sqlite:///… or postgresql://…")
+    return found.set(database=str(home / (found.database or "ledger.db")))
+
+
+def engine_of(url: str, home: Path, *, reading: bool = False) -> Engine:
+    """An engine for the ledger; nothing is opened yet. `reading`: it can't write."""
+    where = address(url, home)
+    if where.drivername != "sqlite":
+        options = f"-c statement_timeout={600_000} -c default_transaction_read_only={'on' if reading else 'off'}"
+        given: dict[str, Any] = {
+            "connect_timeout": LOST_S,
+            "tcp_user_timeout": LOST_S * 1000,
+            "keepalives_idle": LOST_S,
+            "options": options,
+        }
+        return create_engine(where, pool_pre_ping=True, pool_size=2, connect_args=given)
+    engine = create_engine(where, connect_args={"timeout": BUSY_S, "check_same_thread": False})
+
+    def connected(raw: Any, _: Any) -> None:
+        raw.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-65536", "temp_store=MEMORY"):
+            raw.execute(f"PRAGMA {pragma}")
+        if reading:
+            raw.execute("PRAGMA query_only=ON")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", lambda db: db.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE"))
+    return engine
+
+
+def open_ledger(url: str, home: Path) -> Engine:
+    """An engine for a ledger that has its tables. Raises LedgerError where it is a newer version's."""
+    engine = engine_of(url, home)
+    with engine.begin() as db:
+        if db.dialect.name == "postgresql":
+            db.execute(text("SELECT pg_advisory_xact_lock(7305)"))  # two hosts that start at once
+        metadata.create_all(db)
+        found = db.scalar(select(meta.c.value).where(meta.c.name == "version"))
+        if found is None:
+            db.execute(meta.insert().values(name="version", value=VERSION))
+            _fix(db)
+        elif found != VERSION:
+            raise LedgerError(f"the ledger is of version {found}, this program knows {VERSION}")
+    return engine
+
+
+def _fix(db: Connection) -> None:
+    """Rows can't be changed, not even by hand without dropping a trigger first."""
+    if db.dialect.name == "postgresql":
+        db.execute(
+            text(
+                "CREATE OR REPLACE FUNCTION weir_fixed() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'the rows of the ledger are append-only'; END $$"
+            )
+        )
+    for table in _FIXED:
+        if db.dialect.name == "postgresql":
+            what = "FOR EACH ROW EXECUTE FUNCTION weir_fixed()"
+        else:
+            what = "BEGIN SELECT RAISE(ABORT, 'the rows of the ledger are append-only'); END"
+        db.execute(text(f"CREATE TRIGGER {table.name}_fixed BEFORE UPDATE ON {table.name} {what}"))
