@@ -28,6 +28,7 @@ from proxy.stream import Stream
 from proxy.wire.client import Progress, UpstreamConnection, WireError
 from proxy.wire.headers import Headers, for_client, get
 from proxy.wire.sse import Event, EventTooLarge, Splitter
+from proxy.wire.ticker import NEVER
 
 if TYPE_CHECKING:
     from proxy.upstreams import Upstream
@@ -68,6 +69,7 @@ class Answer:
         "_content_events",
         "_dialect",
         "_first",
+        "_first_by",
         "_held",
         "_held_bytes",
         "_inflate",
@@ -136,6 +138,7 @@ class Answer:
         self._stream: Stream | None = None
         self._splitter: Splitter | None = None
         self._first = False
+        self._first_by = NEVER  # when the first event of a stream is due
         self._content_events = 0
         self._streamed_bytes = 0
         self._inflate: Any = None
@@ -157,14 +160,18 @@ class Answer:
     def attach(self, connection: UpstreamConnection) -> None:
         """The connection that carries it."""
         self.connection = connection
-        connection.limit(self.deadline, self._expired)
+        ttft_s = self.attempt.exchange.ttft_s
+        if ttft_s is not None and self._reader is not None:
+            self._first_by = self._loop.time() + ttft_s
+        connection.limit(min(self.deadline, self._first_by), self._expired)
 
     def _expired(self) -> None:
         now = self._loop.time()
-        if self._stream is not None and now < self.deadline and self._quiet < _LOOKS:
+        late = now >= self._first_by and not self._first
+        if self._stream is not None and now < self.deadline and self._quiet < _LOOKS and not late:
             self._look_again(now)
             return
-        kind = "total time limit" if now >= self.deadline else "no byte came in time"
+        kind = "total time limit" if now >= self.deadline else "no event" if late else "no byte came in time"
         detail = f"{kind}, {_since(self.attempt) / 1e9:.1f} s after the request was sent"
         self.on_end(WireError("timeout", Progress.SENT if self._mode == "head" else Progress.ANSWERING, detail))
 
@@ -493,8 +500,9 @@ class Answer:
         """A stream's idle limit is looked at in parts, so that a chunk only notes that it came."""
         self._quiet += 1
         assert self.connection is not None
-        part = self.upstream.stream_idle_s / _LOOKS
-        self.connection.limit(min(self.deadline, now + part), self._expired)
+        part = (self.attempt.exchange.idle_s or self.upstream.stream_idle_s) / _LOOKS
+        due = self.deadline if self._first else min(self.deadline, self._first_by)
+        self.connection.limit(min(due, now + part), self._expired)
 
     # --- the result
 

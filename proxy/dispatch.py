@@ -42,6 +42,7 @@ _NO_FACTS: Final = RequestFacts()
 _PRICES_S: Final = 60.0
 _UNKNOWN: Final[Any] = object()
 _NOBODY: Final[list[Settle]] = []  # no guard to tell
+_NOTHING: Final[frozenset[str]] = frozenset()
 
 
 class Dispatch:
@@ -76,7 +77,9 @@ class Dispatch:
 
     def __call__(self, request: Request) -> Awaitable[Response]:
         """One attempt at the deployment whose turn it is. Raises WeirError where there is no answer to pass on."""
-        return self.send(request, self._routes.route(request.model).pick())
+        exchange, model = request.exchange, request.model
+        avoid = exchange.avoided(model) if exchange.avoid else _NOTHING
+        return self.send(request, self._routes.route(model).pick(avoid))
 
     async def send(self, request: Request, deployment: Deployment) -> Response:
         """One attempt at a given deployment."""
@@ -106,6 +109,7 @@ class Dispatch:
             asked.n,
             asked.output_cap,
             asked.service_tier,
+            others=deployment.others,
         )
         exchange.attempts.append(attempt)
         endpoint, loop = request.endpoint, self._loop
@@ -119,7 +123,7 @@ class Dispatch:
             self._estimate(attempt, upstream)
         self._reserve(attempt, settles)
         inject = may_inject and asked.stream and _wants_injection(request, upstream)
-        limit_s = upstream.flex_s if asked.service_tier == "flex" else upstream.total_s
+        limit_s = exchange.total_s or (upstream.flex_s if asked.service_tier == "flex" else upstream.total_s)
         answer = Answer(
             attempt,
             upstream,
@@ -253,6 +257,8 @@ class Dispatch:
                 attempt.upstream,
                 Estimate(attempt.estimated_input_tokens, attempt.output_cap, attempt.estimate_nanodollars),
                 attempt.holds,
+                exchange.parent,
+                exchange.started_by,
             )
         )
         try:

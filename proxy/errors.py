@@ -45,6 +45,7 @@ class WeirError(Exception):
         self.headers = headers
         self.close = close
         self.typed = False  # told to one of Anthropic's clients
+        self.billed: bool | None = None  # of a failed attempt: whether it may have been; None where none was made
 
     def body(self) -> bytes:
         """The JSON body; also the payload of an in-band error event of a stream."""

@@ -102,6 +102,7 @@ class Attempt(msgspec.Struct, eq=False):
     error: str | None = None
     upstream_request_id: str | None = None
     settled: bool = False
+    others: tuple[str, ...] = ()  # the other deployments of its model
     holds: tuple[str, ...] = ()  # in the Store, that it draws on: whoever settles for a dead worker reads them
     card: RateCard | None = None  # what the model costs there; None where no price is known
 
@@ -294,6 +295,10 @@ class Exchange(msgspec.Struct, eq=False):
     savings: list[Saving] = []
     started_by: str | None = None  # the policy that did, if it is detached
     stateful_allowed: bool = False  # set by a policy that keeps tenants' objects apart
+    avoid: frozenset[tuple[str | None, str]] = frozenset()  # models and deployments that were given up
+    total_s: float | None = None  # these three stand in for the upstream's, for each attempt that follows
+    ttft_s: float | None = None
+    idle_s: float | None = None
     ended: bool = False
 
     def __repr__(self) -> str:
@@ -382,6 +387,14 @@ class Exchange(msgspec.Struct, eq=False):
         for attempt in self.attempts:
             attempt.request = attempt.exchange = None  # type: ignore[assignment]  # nobody asks an ended one
         self.guards.clear()
+
+    def shun(self, attempt: Attempt) -> None:
+        """Has the next attempts with this model made at its other deployments, as long as there are any."""
+        self.avoid |= {(attempt.request.model, attempt.deployment)}
+
+    def avoided(self, model: str | None) -> frozenset[str]:
+        """The deployments that the next attempt with this model leaves out if it can."""
+        return frozenset([deployment for name, deployment in self.avoid if name == model])
 
     def charge(self, nanodollars: int | None) -> None:
         """Adds the cost of a settled attempt."""

@@ -11,7 +11,8 @@ pass-through of the fault table.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 import orjson
 
@@ -19,12 +20,18 @@ from proxy.errors import NO_RETRY, OVERLOADED, UPSTREAM, WeirError
 from proxy.wire.client import Progress, WireError
 from proxy.wire.headers import Headers, get
 
+SOON: Final = (b"retry-after", b"1")  # our own advice, where the upstream gave none
 
-class Fault(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class Fault:
     """A failure: what the client gets, and whether the attempt may have been billed."""
 
     error: WeirError
     billed: bool
+
+    def __post_init__(self) -> None:
+        self.error.billed = self.billed  # for layers that would try again
 
 
 _CONNECTING: Final = {
@@ -44,7 +51,7 @@ def of_wire(error: WireError) -> Fault:
         status, code, message = _CONNECTING.get(
             error.kind, (502, "upstream_error", "The upstream could not be reached.")
         )
-        headers = ((b"retry-after", b"1"),) if status == 503 else ()
+        headers = (SOON,) if status == 503 else ()
         return Fault(WeirError(status, message, type=UPSTREAM, code=code, headers=headers), billed=False)
     if error.kind == "timeout":
         return maybe_billed(504, "upstream_timeout", f"The upstream did not answer in time ({error.detail}).")
@@ -122,7 +129,7 @@ def _status_of(code: Any, kind: str) -> int:
 def _told(status: int, upstream: int, headers: Headers, body: bytes, kind: str, code: str | None) -> WeirError:
     kept = _kept(headers)
     if status == 503 and not any(name.startswith(b"retry") for name, _ in kept):
-        kept = (*kept, (b"retry-after", b"1"))
+        kept = (*kept, SOON)
     return WeirError(status, _message(upstream, body), type=kind, code=code, headers=kept)
 
 

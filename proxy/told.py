@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from proxy.cors import CorsRules
-from proxy.exchange import Exchange
+from proxy.exchange import Attempt, Exchange
 from proxy.wire.call import http_date
 from proxy.wire.headers import Headers
 from proxy.wire.sse import comment
@@ -17,9 +17,9 @@ def fields(given: Headers, exchange: Exchange, cors: CorsRules | None, asked: He
     headers.append((b"x-weir-exchange", exchange.id.encode()))
     attempts = exchange.attempts
     if attempts:
-        last = attempts[-1]
-        if last.model:
-            headers.append((b"x-weir-model", _printable(last.served or last.model)))
+        served = attempts[-1] if len(attempts) == 1 else _serving(attempts)
+        if served.model:
+            headers.append((b"x-weir-model", _printable(served.served or served.model)))
         if whole:
             headers.append((b"x-weir-cost", _cost(exchange)))
     else:
@@ -30,6 +30,11 @@ def fields(given: Headers, exchange: Exchange, cors: CorsRules | None, asked: He
     if cors is not None:
         headers.extend(cors.answer(asked))
     return headers
+
+
+def _serving(attempts: list[Attempt]) -> Attempt:
+    """The attempt whose answer this is: the last one that neither failed nor was given up for another."""
+    return next((one for one in reversed(attempts) if one.outcome not in ("failed", "aborted")), attempts[-1])
 
 
 def last_words(exchange: Exchange) -> bytes:

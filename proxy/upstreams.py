@@ -24,6 +24,7 @@ _NEWEST: Final = 0.2  # how much the newest latency counts
 _FAILED_NS: Final = 2e9
 _SLOWEST_NS: Final = 60e9
 _LOOK_ROUND: Final = 20
+_NOTHING: Final[frozenset[str]] = frozenset()
 _ROOT: Final = b"/v1"
 _PLACE: Final = "{model}"
 
@@ -128,13 +129,14 @@ class Upstream:
 class Deployment:
     """A model at an upstream."""
 
-    __slots__ = ("_current", "label", "latency_ns", "measured", "model", "upstream", "weight")
+    __slots__ = ("_current", "label", "latency_ns", "measured", "model", "others", "upstream", "weight")
 
     def __init__(self, upstream: Upstream, model: str | None, weight: float) -> None:
         self.upstream = upstream
         self.model = model
         self.weight = weight
         self.label = f"{upstream.name}/{model}" if model else upstream.name
+        self.others: tuple[str, ...] = ()  # the labels of the model's other deployments
         self.measured = False  # whether somebody wants to know its latency
         self.latency_ns = 0.0  # to the first token, of late; 0 as long as nobody knows
         self._current = 0.0
@@ -162,24 +164,32 @@ class Route:
         self._picks = 0
         for deployment in deployments:
             deployment.measured = self._least_latency
+            deployment.others = tuple([other.label for other in deployments if other is not deployment])
 
-    def pick(self) -> Deployment:
-        """The one whose turn it is; or the quickest, and now and then another, to see whether it still is."""
-        if len(self.deployments) == 1:
-            return self.deployments[0]
+    def pick(self, avoid: frozenset[str] = _NOTHING) -> Deployment:
+        """The one whose turn it is; or the quickest, and now and then another, to see whether it still is.
+
+        Those that the exchange has given up (`avoid`) come only where no other is left.
+        """
+        deployments = self.deployments
+        if len(deployments) == 1:
+            return deployments[0]
+        if avoid:
+            deployments = [deployment for deployment in deployments if deployment.label not in avoid] or deployments
         if self._least_latency:
             self._picks += 1
             if self._picks % _LOOK_ROUND:
-                return min(self.deployments, key=lambda deployment: deployment.latency_ns)
-        return self._next()
+                return min(deployments, key=lambda deployment: deployment.latency_ns)
+        return _next(deployments)
 
-    def _next(self) -> Deployment:
-        """The next one in smooth weighted round robin: in proportion to the weights, and evenly spread."""
-        for deployment in self.deployments:
-            deployment._current += deployment.weight
-        chosen = max(self.deployments, key=lambda deployment: deployment._current)
-        chosen._current -= sum(deployment.weight for deployment in self.deployments)
-        return chosen
+
+def _next(deployments: list[Deployment]) -> Deployment:
+    """The next one in smooth weighted round robin: in proportion to the weights, and evenly spread."""
+    for deployment in deployments:
+        deployment._current += deployment.weight
+    chosen = max(deployments, key=lambda deployment: deployment._current)
+    chosen._current -= sum(deployment.weight for deployment in deployments)
+    return chosen
 
 
 class Routes:
