@@ -47,9 +47,7 @@ ACTED_ON: Final = (
 _ACTED_ON: Final = frozenset(ACTED_ON)
 _TOKENS: Final = {name: b'"%b"' % name.encode() for name in ACTED_ON}
 _SAMPLE: Final = 32 * 1024
-_LONG: Final = 16 * 1024
 _values: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_NOT_OPENING: Final = bytes(byte for byte in range(256) if byte not in b"{[")
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _SCALAR: Final = re.compile(rb"-?(?:0|[1-9][0-9]{0,400})(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,3})?|true|false|null")
@@ -146,9 +144,10 @@ def scan(raw: bytes, nesting: int = NESTING) -> Body:
     fields = _parse(raw)
     if type(fields) is not dict:
         raise _invalid("it must be a JSON object")
-    if len(raw.translate(None, _NOT_OPENING)) > nesting and _depth(raw) > nesting:
+    # `split` finds a byte by memchr, `count` looks at each: for a chat's few brackets that is three times as fast.
+    if len(raw.split(b"{", nesting)) + len(raw.split(b"[", nesting)) > nesting and _deeper(fields, nesting):
         raise _invalid(f"it is nested deeper than {nesting} levels")
-    if len(raw) > _LONG and _each_once(raw):
+    if _each_once(raw):
         return Body(raw, fields, None, True)
     # A name that stands twice in the text may be a field given twice; with escapes it may be spelled otherwise.
     for name in _ACTED_ON & fields.keys():
@@ -282,13 +281,17 @@ def _nested_end(raw: bytes, at: int, nesting: int) -> int:
         at = _string_end(raw, quote + 1) + 1
 
 
-def _depth(raw: bytes) -> int:
-    depth = deepest = at = 0
-    while True:
-        quote = raw.find(b'"', at)
-        for bracket in _BRACKET.finditer(raw, at, quote if quote >= 0 else len(raw)):
-            depth += 1 if raw[bracket.start()] in b"{[" else -1
-            deepest = max(deepest, depth)
-        if quote < 0:
-            return deepest
-        at = _string_end(raw, quote + 1) + 1
+def _deeper(fields: dict[str, Any], nesting: int) -> bool:
+    """Whether anything in it is nested deeper: looked at level by level, since recursion has a price and an end."""
+    level: list[Any] = [fields]
+    for _ in range(nesting):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
+        ]
+        if not level:
+            return False
+    return True
+
