@@ -294,4 +294,3 @@ def _deeper(fields: dict[str, Any], nesting: int) -> bool:
         if not level:
             return False
     return True
-

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from proxy import chain as chains
-from proxy import told
+from proxy import idempotency, told
 from proxy.answer import AnswerLimits
+from proxy.body import Body
 from proxy.chain import Chain, Services
 from proxy.config import Configuration, PolicyEntry, Registry
 from proxy.dispatch import Dispatch
@@ -70,6 +71,7 @@ class DataPlane:
         store: Store | None = None,
     ) -> None:
         self.store = store
+        self._idempotency = idempotency.Keys(store)
         self.journal = journal
         self.metrics = metrics
         self.connector = connector
@@ -291,6 +293,8 @@ class DataPlane:
         try:
             model = await self._form_model(call, known) if endpoint.metered and not endpoint.parsed else None
             request = self._request(call, exchange, known, state, model)
+            if wished.idempotency_key is not None and isinstance(request.body, Body):
+                await self._idempotency.check(known.identity.tenant, wished.idempotency_key, request, request.body.raw)
             if call.intake.gather and state.heartbeat_s and request.field("stream") is True:
                 head = partial(told.fields, _COMMITTED, exchange, state.cors, call.head.headers, False)
                 heartbeat = Heartbeat(self._loop, call, state.heartbeat_s, head)

@@ -99,8 +99,8 @@ _STORED_BY_NAME: Final = ("previous_response_id", "conversation", "background")
 
 def endpoint_of(method: str, path: str) -> Endpoint | None:
     """The endpoint of a request; None for a path outside /v1/. The path comes without its query, as it was sent."""
-    if method == "POST" and (found := _POSTED.get(path)) is not None:
-        return found
+    if method == "POST" and (found := _POSTED.get(path) or _POSTED.get(path.removesuffix("/"))) is not None:
+        return found  # many servers take a slash at the end for none, and bill it as that
     if not path.startswith("/v1/"):
         return None
     if (path == "/v1/models" or path.startswith("/v1/models/")) and method in ("GET", "HEAD") and _is_plain(path):

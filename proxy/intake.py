@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from proxy import idempotency
 from proxy.body import Body, scan
 from proxy.config import Configuration
 from proxy.endpoints import Endpoint
@@ -33,6 +34,7 @@ class Wishes(msgspec.Struct, frozen=True):
     tags: dict[str, str]
     bypass: frozenset[str] = frozenset()
     deadline_s: float | None = None
+    idempotency_key: bytes | None = None
 
 
 class Known(msgspec.Struct, frozen=True, eq=False):
@@ -47,11 +49,13 @@ class Known(msgspec.Struct, frozen=True, eq=False):
 
 
 def wishes(headers: Headers, configuration: Configuration, own: dict[str, str]) -> Wishes:
-    """Reads `x-weir-tags`, `x-weir-bypass` and `x-weir-deadline`. The key's own tags can't be overwritten."""
-    tags, bypass, deadline_s = own, frozenset[str](), None
+    """Reads `x-weir-tags`, `-bypass`, `-deadline`, and `idempotency-key`. The key's own tags can't be overwritten."""
+    tags, bypass, deadline_s, key = own, frozenset[str](), None, None
     honour = configuration.honour
     for name, value in headers:
         if not name.startswith(b"x-weir-"):
+            if name == idempotency.HEADER:
+                key = value
             continue
         text = value.decode("latin-1")
         if name == b"x-weir-tags" and honour.tags:
@@ -60,7 +64,7 @@ def wishes(headers: Headers, configuration: Configuration, own: dict[str, str]) 
             bypass = frozenset(part.strip() for part in text.split(",")) & frozenset(honour.bypass)
         elif name == b"x-weir-deadline" and honour.deadline:
             deadline_s = _duration(text)
-    return Wishes(tags, bypass, deadline_s)
+    return Wishes(tags, bypass, deadline_s, key)
 
 
 def _tags(text: str) -> dict[str, str]:

@@ -27,6 +27,7 @@ PAGE = Path(__file__).parents[1] / "docs/reference/endpoints.md"
         ("POST", "/v1/responses/resp_1/cancel", "responses.stored"),
         ("GET", "/v1/responses/resp_1/input_items", "responses.stored"),
         ("POST", "/v1/embeddings", "embeddings"),
+        ("POST", "/v1/chat/completions/", "chat.completions"),
         ("POST", "/v1/images/edits", "images.edits"),
         ("POST", "/v1/audio/translations", "audio.translations"),
         ("POST", "/v1/messages", "messages"),
@@ -78,7 +79,7 @@ def test_outside(path: str) -> None:
         ("GET", "/v1/Files"),
         ("GET", "/v1/models.json"),
         ("DELETE", "/v1/models/ft:gpt-4o:acme::1"),
-        ("POST", "/v1/chat/completions/"),
+        ("POST", "/v1/chat/completions//"),
         ("POST", "/v1/embeddings/../files"),
     ],
 )

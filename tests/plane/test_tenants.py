@@ -42,7 +42,6 @@ DENIED = [
     ("GET", "/v1//files"),
     ("GET", "/v1/models/%2e%2e/files"),
     ("GET", "/v1/Files"),
-    ("POST", "/v1/chat/completions/"),
     ("POST", "/v1//chat/completions"),
 ]
 

@@ -459,3 +459,24 @@ async def test_a_chunked_body_meets_the_same_rules(plane: Plane) -> None:
         assert (await _chunked(client, chat())).status == 200
         assert (await _chunked(client, b"{")).status == 400
         assert (await _chunked(client, chat(pad="x" * 300_000))).status == 413
+
+
+async def test_row_36_an_idempotency_key_stands_for_one_request(serve: Serve, simulator: Simulator) -> None:
+    """The same key with another body or path is 422 and costs nothing; the same request may come again."""
+    keys = [record("wk-one", id="one", team="one"), record("wk-two", id="two", team="two")]
+    async with serve(keys="required", records=keys) as plane, await plane.connect() as client:
+        first, other = chat(user="a"), chat(user="b")
+
+        async def send(body: bytes, key: str, path: str = PATH, who: str = "wk-one") -> int:
+            answer = await client.ask(post(path, body, f"Authorization: Bearer {who}", f"Idempotency-Key: {key}"))
+            if answer.status == 422:
+                assert answer.error["code"] == "idempotency_key_reused"
+                assert answer.error["param"] == "Idempotency-Key"
+            return answer.status
+
+        assert [await send(first, "k1"), await send(first, "k1"), await send(other, "k2")] == [200, 200, 200]
+        before = simulator.state.requests
+        assert [await send(other, "k1"), await send(first, "k1", "/v1/completions")] == [422, 422]
+        assert simulator.state.requests == before
+        assert await send(other, "k1", who="wk-two") == 200, "another tenant's keys are its own"
+        assert await send(first, "k1") == 200
