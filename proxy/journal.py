@@ -6,12 +6,13 @@ cut off by the reader at the last whole record.
 
 A segment is a file `<unix ns>-w<worker>.journal` of frames: length (u32, little endian), CRC-32C of the payload
 (u32), payload (a JSON object with `event`). Only this module knows the format; `reserved` is written before an
-attempt is dispatched, `settled` after, `ended` when the exchange is over.
+attempt is dispatched, `settled` after, `ended` when the exchange is over. Its writer holds a lock (flock) on it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import struct
 import time
@@ -77,6 +78,8 @@ class Reserved(Entry, tag="reserved", frozen=True, gc=False):
     upstream: str
     estimate: Estimate
     holds: tuple[str, ...] = ()
+    parent: str | None = None
+    started_by: str | None = None
 
 
 class Settled(Entry, tag="settled", frozen=True, gc=False):
@@ -177,6 +180,8 @@ class Journal:
     def _open(self) -> None:
         path = self._directory / f"{time.time_ns()}-w{self._worker}{SUFFIX}"
         fd = os.open(path, self._flags, 0o600)
+        with contextlib.suppress(OSError):  # held until this process has left it: so others know that it writes here
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._written = fd, 0

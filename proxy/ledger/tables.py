@@ -26,8 +26,11 @@ QUARTERS_A_DAY: Final = 96
 metadata: Final = MetaData()
 
 
+_BIG: Final = BigInteger().with_variant(Integer(), "sqlite")  # there, only INTEGER PRIMARY KEY is the row's own number
+
+
 def _big(name: str, *, null: bool = False, key: bool = False) -> Column[Any]:
-    return Column(name, BigInteger, nullable=null, primary_key=key, autoincrement=False)
+    return Column(name, _BIG, nullable=null, primary_key=key, autoincrement=False)
 
 
 def _text(name: str, *, null: bool = False, key: bool = False) -> Column[Any]:
