@@ -1,0 +1,1 @@
+"""State: the Store and what stands on it."""
