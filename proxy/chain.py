@@ -30,6 +30,7 @@ from proxy.objects import Objects
 from proxy.observe import observed
 from proxy.response import Response
 from proxy.state.protocol import Store
+from proxy.state.purse import Purse
 
 
 class Policy(Protocol):
@@ -52,6 +53,7 @@ class Services(msgspec.Struct, frozen=True):
     objects: Objects
     store: Store | None = None  # what workers share; None where there is none, as in `weir explain`
     spawn: Spawn | None = None
+    purse: Purse | None = None  # what this worker reserves from, in the same Store
 
 
 class Built(msgspec.Struct, frozen=True):

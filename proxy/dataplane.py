@@ -10,6 +10,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
@@ -39,6 +41,7 @@ from proxy.pricing import RateCards
 from proxy.relay import Heartbeat, broken, relay, relay_late
 from proxy.response import Outcome, Response
 from proxy.state.protocol import Store
+from proxy.state.purse import Purse
 from proxy.upstreams import Routes, Upstream
 from proxy.wire.call import BodyReader, Call, InFlight, Intake, http_date
 from proxy.wire.connect import Connector
@@ -71,6 +74,8 @@ class DataPlane:
         store: Store | None = None,
     ) -> None:
         self.store = store
+        owner = f"{socket.gethostname()}/{journal.worker}/{os.getpid()}"
+        self.purse = None if store is None else Purse(store, owner, configuration.deployment.workers)
         self._idempotency = idempotency.Keys(store)
         self.journal = journal
         self.metrics = metrics
@@ -154,6 +159,7 @@ class DataPlane:
             RemoteObjects(self.lookup),
             self.store,
             self.spawn,
+            self.purse,
         )
 
     async def reconfigure(self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None) -> None:
@@ -219,6 +225,8 @@ class DataPlane:
             upstream.pool.close()
         while self._chains:
             await chains.close_dropped(self._chains.pop(), self._chains)
+        if self.purse is not None:
+            await self.purse.aclose()
 
     @property
     def upstream_connections(self) -> int:

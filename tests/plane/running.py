@@ -21,6 +21,7 @@ from proxy.journal import Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.pricing import RateCards
+from proxy.state.protocol import Store
 from proxy.supervisor.lookups import Lookups
 from proxy.wire.call import ServerLimits
 from proxy.wire.connect import Connector, Resolver
@@ -157,6 +158,7 @@ async def running(
     registry: Mapping[str, Any] | None = None,
     keys: Iterable[KeyRecord] = (),  # with any, they are required
     cards: RateCards | None = None,
+    store: Store | None = None,
     **settings: Any,
 ) -> AsyncIterator[Plane]:
     """A data plane whose upstream is at `url`; `settings` are of the deployment file, `upstream` of its upstream."""
@@ -196,6 +198,7 @@ async def running(
         lookup=lookup,
         log=log,
         registry=found,
+        store=store,
     )
     connections: set[ServerConnection] = set()
     limits = _limits(made)
