@@ -30,7 +30,7 @@ from proxy.faults import Fault, of_wire
 from proxy.journal import Estimate, Journal, Reserved, Settled
 from proxy.metrics import Metrics
 from proxy.ownership import used_by
-from proxy.pricing import RateCard, RateCards, provider_of
+from proxy.pricing import RateCard, RateCards, is_regional, provider_of
 from proxy.response import Response
 from proxy.upstreams import Deployment, Routes, Upstream
 from proxy.wire.call import BodyReader
@@ -227,10 +227,8 @@ class Dispatch:
         if self._cards is None or not key[1]:
             return None
         provider, now = upstream.provider or provider_of(upstream.url), datetime.now(UTC)
-        found = self._cards.card(provider, key[1], now)
-        if found is None and provider is None:
-            # A server of one's own: its price stands in the deployment file, under the upstream's name.
-            found = self._cards.card(upstream.name, key[1], now)
+        regional = is_regional(upstream.url)
+        found = self._cards.card(provider, key[1], now, upstream=upstream.name, regional=regional)
         if len(self._priced) < 4096:
             self._priced[key] = found
         return found

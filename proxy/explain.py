@@ -22,7 +22,7 @@ from proxy.endpoints import endpoint_of
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Exchange, Identity, Request
 from proxy.intake import model_of, wishes
-from proxy.pricing import RateCards, provider_of
+from proxy.pricing import RateCards, is_regional, provider_of
 
 if TYPE_CHECKING:
     from proxy.config.configuration import Configuration
@@ -119,7 +119,8 @@ def _foretold(module: PolicyModule, entry: PolicyEntry, request: Request) -> str
 def worst_case(configuration: Configuration, cards: RateCards, request: Request, target: Target) -> WorstCase:
     """What one attempt there is reserved at: the body as input, and as many tokens for each choice as it allows."""
     upstream = configuration.deployment.upstreams[target.upstream]
-    card = cards.card(upstream.provider or provider_of(upstream.url), target.model, datetime.now(UTC))
+    provider, regional = upstream.provider or provider_of(upstream.url), is_regional(upstream.url)
+    card = cards.card(provider, target.model, datetime.now(UTC), upstream=target.upstream, regional=regional)
     body = request.body
     asked = facts(request.endpoint.name, body) if isinstance(body, Body) else RequestFacts()
     tokens = request.facts.size_bytes // BYTES_A_TOKEN

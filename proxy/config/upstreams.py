@@ -129,7 +129,9 @@ class Price(Strict):
     effective_from: date | None = None
     """The first day of this price (UTC); before it the published price holds."""
     multiplier: Usd | None = None
-    """Applied to every published rate, as 1.1 for data residency or 0.85 for a discount."""
+    """Applied to every published rate that isn't named here, as 0.85 for a discount."""
+    residency: Usd | None = None
+    """Applied last to all that is counted in tokens, as 1.1 where data stays in one region."""
     input: Usd | None = None
     """USD per million input tokens."""
     output: Usd | None = None
@@ -140,6 +142,8 @@ class Price(Strict):
     """USD per million input tokens written to the provider's cache for 5 minutes."""
     cache_write_1h: Usd | None = None
     """USD per million input tokens written to the provider's cache for an hour."""
+    cache_write_12h: Usd | None = None
+    """USD per million input tokens written to the provider's cache for twelve hours."""
     input_audio: Usd | None = None
     """USD per million audio tokens in."""
     cached_audio: Usd | None = None
@@ -148,13 +152,29 @@ class Price(Strict):
     """USD per million audio tokens out."""
     input_image: Usd | None = None
     """USD per million image tokens in."""
+    cached_image: Usd | None = None
+    """USD per million image tokens read from the provider's cache."""
     output_image: Usd | None = None
     """USD per million image tokens out."""
+    reasoning: Usd | None = None
+    """USD per million reasoning tokens, where they don't cost what output costs."""
+    citation: Usd | None = None
+    """USD per million citation tokens, where they don't cost what output costs."""
+    characters: Usd | None = None
+    """USD per million characters read out."""
+    audio_hour: Usd | None = None
+    """USD per hour of audio, where it is measured by its length."""
     request: Usd | None = None
     """USD per request."""
     search: Usd | None = None
-    """USD per thousand searches made by the provider."""
+    """USD per thousand web searches made by the provider."""
+    file_search: Usd | None = None
+    """USD per thousand file searches made by the provider."""
+    code_interpreter: Usd | None = None
+    """USD per container that the provider's code interpreter ran in."""
     gpu_hour: Usd | None = None
     """USD per hour of the GPUs that serve the model, for servers of your own; needs `tokens_per_gpu_hour`."""
     tokens_per_gpu_hour: Positive | None = None
     """Tokens, in and out, that those GPUs handle in an hour at their usual load."""
+    max_output: Positive | None = None
+    """The most tokens that one answer can have: what a hard budget holds for a request without a cap."""

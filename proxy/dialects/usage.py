@@ -2,6 +2,8 @@
 
 Rules: numbers that no upstream can mean (negative, above 2^53, not a number) count as 0 and set `clamped`, so that
 the cost is marked as estimated. `input_tokens` is always the total, whichever way the dialect counts cached tokens.
+Parts fit into their wholes, which the bound of a price relies on: tokens read from and written to a cache are together
+at most the input, so are audio and images; reasoning, citations, audio and images at most the output.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ class Usage(msgspec.Struct, frozen=True):
     """What one answer used, in tokens.
 
     `input_tokens` includes cached and cache-written tokens; `output_tokens` includes reasoning. Audio and image
-    tokens are parts of them. `audio_ms` is audio that is measured by its duration instead.
+    tokens are parts of them. `audio_ms` is audio that is measured by its duration instead. `searches`,
+    `file_searches` and `code_sessions` (containers that code ran in) are what the provider's own tools did.
     """
 
     input_tokens: int = 0
@@ -25,6 +28,7 @@ class Usage(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
+    cache_write_12h_tokens: int = 0
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
@@ -32,9 +36,12 @@ class Usage(msgspec.Struct, frozen=True):
     input_image_tokens: int = 0
     cached_image_tokens: int = 0
     output_image_tokens: int = 0
+    citation_tokens: int = 0
     audio_ms: int = 0
     characters: int = 0
     searches: int = 0
+    file_searches: int = 0
+    code_sessions: int = 0
     given: dict[str, Any] | msgspec.Raw = {}  # the upstream's own words; Raw where they needn't be parsed
     clamped: bool = False
 
@@ -56,6 +63,7 @@ _OPTIONAL: Final = (
     "cached_tokens",
     "cache_write_tokens",
     "cache_write_1h_tokens",
+    "cache_write_12h_tokens",
     "reasoning_tokens",
     "input_audio_tokens",
     "output_audio_tokens",
@@ -63,9 +71,12 @@ _OPTIONAL: Final = (
     "input_image_tokens",
     "cached_image_tokens",
     "output_image_tokens",
+    "citation_tokens",
     "audio_ms",
     "characters",
     "searches",
+    "file_searches",
+    "code_sessions",
 )
 
 

@@ -7,6 +7,7 @@ known price is unpriced, never 0.
 
 from proxy.pricing.card import RateCard
 from proxy.pricing.cards import RateCards
+from proxy.pricing.known import is_regional
 from proxy.pricing.names import provider_of
 
-__all__ = ["RateCard", "RateCards", "provider_of"]
+__all__ = ["RateCard", "RateCards", "is_regional", "provider_of"]

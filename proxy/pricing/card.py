@@ -6,6 +6,9 @@ Rules:
 2. A tier costs what is published for it; else half, where the provider sells it at half for all its models; else, where
    the provider charges more for it, it isn't known how much: None. Any other tier costs the standard price.
 3. Prices of the deployment file move every tier by as much as they move the standard price.
+4. A tier followed by `@` and a region, as `standard@us`, costs more by the published uplift where data residency does.
+5. A bound is the dearest of: every tier that the answer may name, every region, every price that holds within a day.
+   None where that can't be said: no cap known, use by the provider's own tools, no price.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from typing import Final
 import msgspec
 
 from proxy.dialects.usage import Usage
-from proxy.pricing.overrides import changed, ratio
+from proxy.pricing.known import UPLIFT
+from proxy.pricing.overrides import change_at, changed, ratio, uplifted
 from proxy.pricing.sheet import Rate, Sheet, scaled
-from proxy.pricing.tables import Change, Dated, Priced, unpack
-from proxy.pricing.units import TOKENS
+from proxy.pricing.tables import Change, Dated, Override, Priced, unpack
+from proxy.pricing.units import BY_NAME
 
 _HALF: Final = {
     "anthropic": frozenset(("batch",)),
@@ -33,8 +37,13 @@ _HALF: Final = {
 _DEARER: Final = {
     "azure": frozenset(("priority",)),
     "google": frozenset(("priority",)),
-    "openai": frozenset(("priority", "fast")),
+    "openai": frozenset(("priority", "fast", "ultrafast")),
 }
+# Tiers that nobody is served who didn't ask for them by name.
+_ASKED_FOR: Final = {"anthropic": frozenset(("fast",))}
+_ANYWHERE: Final = frozenset(("", "global", "not_available"))  # regions that are none
+_SEARCHES_UNASKED: Final = frozenset(("perplexity",))
+_SEARCH: Final = BY_NAME["search"]
 _TIERS: Final = 32  # remembered: an upstream may answer with any word
 
 
@@ -43,33 +52,54 @@ class RateCard:
 
     __slots__ = (
         "_least_audio_ms",
-        "_published",
         "_sheets",
-        "_tiers",
+        "_uplift",
+        "change",
         "context_window",
+        "dated",
+        "later",
+        "max_output",
         "model",
+        "override",
+        "priced_as",
         "provider",
+        "published",
         "standard",
+        "tiers",
     )
 
-    def __init__(self, provider: str | None, model: str, published: dict[int, Rate], standard: Sheet) -> None:
+    def __init__(
+        self, provider: str | None, priced: Priced, at: datetime, change: Change | None, uplift: Fraction
+    ) -> None:
         self.provider = provider
-        self.model = model
-        self.standard = standard
-        self.context_window: int | None = None
-        self._published = published
-        self._tiers: list[Dated] = []
-        self._least_audio_ms = 0
-        self._sheets: dict[str | None, Sheet | None] = {None: standard, "default": standard}
+        self.model = priced.id
+        self.priced_as = priced
+        self.dated = _standard(priced, at)
+        self.published = uplifted(unpack(self.dated.rates), uplift) if self.dated is not None else {}
+        self.change = change
+        self.override: Override | None = None
+        self.standard = Sheet(self.published if change is None else changed(self.published, change))
+        self.tiers = [dated for dated in priced.tiers if dated.when.holds(at)]
+        self.later: tuple[RateCard, ...] = ()
+        self.context_window = priced.context_window
+        self.max_output = (change and change.max_output) or priced.max_output
+        self._uplift = uplift
+        self._least_audio_ms = priced.least_audio_ms
+        self._sheets: dict[str | None, Sheet | None] = {None: self.standard, "default": self.standard}
 
     @classmethod
-    def of(cls, provider: str | None, priced: Priced, at: datetime, change: Change | None) -> RateCard:
-        """The prices that hold at a time, with the deployment file's own."""
-        published = _standard(priced, at)
-        card = cls(provider, priced.id, published, Sheet(published if change is None else changed(published, change)))
-        card.context_window = priced.context_window
-        card._tiers = [dated for dated in priced.tiers if dated.when.holds(at)]
-        card._least_audio_ms = priced.least_audio_ms
+    def of(
+        cls,
+        provider: str | None,
+        priced: Priced,
+        at: datetime,
+        override: Override | None = None,
+        regional: bool = False,
+    ) -> RateCard:
+        """The prices that hold at a time, with the deployment file's own, at an address that may be regional."""
+        uplift = UPLIFT if regional and priced.regional else Fraction(1)
+        card = cls(provider, priced, at, change_at(override, at), uplift)
+        card.override = override
         return card
 
     @property
@@ -93,6 +123,52 @@ class RateCard:
         """
         return (self._on(service_tier) or self.standard).reserve(input_tokens, output_cap, n)
 
+    def bound(
+        self,
+        input_tokens: int,
+        output_cap: int | None,
+        n: int = 1,
+        service_tier: str | None = None,
+        *,
+        media: bool = True,
+        tools: bool = False,
+        characters: int | None = None,
+    ) -> int | None:
+        """Nano-dollars that no answer to this request can exceed; None where nothing bounds it.
+
+        `input_tokens` must be a bound itself. A cap of None means the model's own maximum. `service_tier` is the one
+        asked for. `media` says whether audio or images may come in or out, `tools` whether the provider's own tools
+        may run (which cost by the call, and add input), `characters` how many are to be read out, for speech.
+        """
+        most = self.max_output or self.context_window
+        cap = most if output_cap is None else output_cap
+        if tools or (self.provider in _SEARCHES_UNASKED and _SEARCH in self.standard.rates):
+            return None
+        if service_tier is not None and self._on(service_tier) is None:
+            return None
+        output = None if cap is None else n * cap
+        found = [
+            sheet.bound(input_tokens, output, characters, media=media)
+            for card in (self, *self.later)
+            for sheet in card._may_be_served(service_tier)
+        ]
+        known = [each for each in found if each is not None]
+        return max(known) if len(known) == len(found) else None
+
+    def _may_be_served(self, asked: str | None) -> list[Sheet]:
+        """The prices of every tier that an answer may name; those that have none aren't sold."""
+        tier, _, region = (asked or "auto").partition("@")
+        tiers: set[str] = {"", tier}
+        if tier == "auto":
+            tiers |= {dated.tier for dated in self.tiers} - _ASKED_FOR.get(self.provider or "", frozenset())
+        if self.provider == "anthropic" and not region:
+            tiers |= {f"{each}@us" for each in tiers}
+        return [sheet for each in tiers if (sheet := self._on(each)) is not None]
+
+    def sheet(self, tier: str | None) -> Sheet | None:
+        """The prices of a service tier; None where they aren't known."""
+        return self._on(tier)
+
     def _on(self, tier: str | None) -> Sheet | None:
         if tier in self._sheets:
             return self._sheets[tier]
@@ -102,26 +178,30 @@ class RateCard:
         return sheet
 
     def _tier_sheet(self, tier: str) -> Sheet | None:
+        tier, at, region = tier.partition("@")
+        if at:
+            sheet = self._on(tier)
+            if sheet is None or region in _ANYWHERE or not self.priced_as.regional:
+                return sheet
+            return Sheet(uplifted(sheet.rates, UPLIFT))
         own = self.standard.rates
-        published = _of_tier(self._tiers, tier)
+        published = _of_tier(self.tiers, tier)
         if published is not None:  # empty where the tier is said to cost no more and no less
-            moved = {index: scaled(rate, ratio(self._published, own, index)) for index, rate in published.items()}
+            published = uplifted(published, self._uplift)
+            moved = {index: scaled(rate, ratio(self.published, own, index)) for index, rate in published.items()}
             return Sheet({**own, **moved})
         if tier in _HALF.get(self.provider or "", ()):
-            half = Fraction(1, 2)
-            return Sheet({index: scaled(rate, half) if index in TOKENS else rate for index, rate in own.items()})
+            return Sheet(uplifted(own, Fraction(1, 2)))
         return None if tier in _DEARER.get(self.provider or "", ()) else self.standard
 
     def __repr__(self) -> str:
         return f"<RateCard {self.provider}/{self.model} {self.standard!r}>"
 
 
-def _standard(priced: Priced, at: datetime) -> dict[int, Rate]:
+def _standard(priced: Priced, at: datetime) -> Dated | None:
     """The last price that holds; the first where none does."""
     found = next((dated for dated in reversed(priced.standard) if dated.when.holds(at)), None)
-    if found is None and priced.standard:
-        found = priced.standard[0]
-    return unpack(found.rates) if found is not None else {}
+    return found or (priced.standard[0] if priced.standard else None)
 
 
 def _of_tier(tiers: list[Dated], tier: str) -> dict[int, Rate] | None:

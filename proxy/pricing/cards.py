@@ -11,21 +11,24 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
+from proxy.pricing import known
 from proxy.pricing.card import RateCard
 from proxy.pricing.names import FIRST_PARTIES, OPEN_WEIGHTS, dashed, matches
-from proxy.pricing.overrides import change_for, overrides_of
-from proxy.pricing.tables import FORMAT, Priced, Provider, Tables
+from proxy.pricing.overrides import change_at, override_for, overrides_of
+from proxy.pricing.tables import FORMAT, Dated, Override, Priced, Provider, Tables, When, pack, unpack
 
 if TYPE_CHECKING:
     from proxy.config.upstreams import Price
 
 REMEMBERED: Final = 4096
+SOON: Final = timedelta(days=1)  # a bound holds for answers that end by then
+_Asked = tuple[str | None, str, str | None, bool]
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 _ENCODE: Final = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -45,7 +48,7 @@ class RateCards:
         self.hash = sha256(packed).hexdigest()
         self._providers: dict[str, Provider] = {}
         self._models: dict[tuple[str | None, str], tuple[str | None, Priced]] = {}
-        self._cards: dict[tuple[str | None, str], tuple[tuple[object, ...], RateCard]] = {}
+        self._cards: dict[_Asked, tuple[list[tuple[int, ...]], RateCard]] = {}
 
     @classmethod
     def compile(cls, overrides: Mapping[str, Iterable[Price]] | None = None) -> RateCards:
@@ -68,25 +71,40 @@ class RateCards:
         """Which price database they were compiled from."""
         return self._tables.source
 
-    def card(self, provider: str | None, model: str, at: datetime) -> RateCard | None:
+    def card(
+        self, provider: str | None, model: str, at: datetime, *, upstream: str | None = None, regional: bool = False
+    ) -> RateCard | None:
         """What a model, as it is asked for or served, costs at a provider. None: unpriced.
 
         A provider of None means that the upstream's isn't known: then the model's maker is looked for among the first
-        parties, and counts if exactly one of them has the model.
+        parties, and counts if exactly one of them has the model. `upstream` is its name in the deployment file, which
+        may give it prices of its own; `regional` says that its address keeps data in one region.
         """
-        name = model.strip().lower()
-        found, priced = self._model(provider, name)
-        change = change_for(self._tables.overrides, found, name, at) if self._tables.overrides else None
-        if change is None and not priced.standard:
+        asked = provider, model.strip().lower(), upstream and upstream.lower(), regional
+        found, priced = self._model(provider, asked[1])
+        override = override_for(self._tables.overrides, found, asked[1], asked[2]) if self._tables.overrides else None
+        if override is None and not priced.standard:
             return None
-        holding = (change, *(dated.when.holds(at) for dated in (*priced.standard, *priced.tiers)))
-        remembered = self._cards.get((provider, name))
-        if remembered is not None and remembered[0] == holding:
+        states = _states(priced, override, at)
+        remembered = self._cards.get(asked)
+        if remembered is not None and remembered[0] == [state for _, state in states]:
             card = remembered[1]
         else:
-            card = RateCard.of(found, priced, at, change)
-            _remember(self._cards, (provider, name), (holding, card))
+            card, *later = [RateCard.of(found, priced, when, override, regional) for when, _ in states]
+            card.later = tuple(later)
+            _remember(self._cards, asked, ([state for _, state in states], card))
         return card if card.priced else None
+
+    def plain(self) -> RateCards:
+        """The same without the prices of the deployment file."""
+        tables = msgspec.structs.replace(self._tables, overrides=[])
+        return RateCards(_ENCODE(tables))
+
+    def names(self, provider: str | None) -> list[str]:
+        """The models that are known by an exact name at a provider; at the first parties, if it isn't known."""
+        asked = FIRST_PARTIES if provider is None else (self._known_as(provider.strip().lower()),)
+        blocks = [self._provider(each) for each in asked if each in self._tables.providers]
+        return sorted({name for block in blocks for name in block.exact})
 
     def _model(self, provider: str | None, name: str) -> tuple[str | None, Priced]:
         known = self._models.get((provider, name))
@@ -121,7 +139,7 @@ class RateCards:
         for other in self._provider(provider).fallbacks:
             # Another's model sold here: at its standard price, without the tiers that its maker sells.
             if (found := self._spelled(other, name)) is not None:
-                return msgspec.structs.replace(found, tiers=[])
+                return msgspec.structs.replace(found, tiers=[], standard=[_resold(provider, d) for d in found.standard])
         return None
 
     def _spelled(self, provider: str, name: str) -> Priced | None:
@@ -147,6 +165,36 @@ class RateCards:
 
     def __repr__(self) -> str:
         return f"<RateCards {self.source} {self.hash[:12]}>"
+
+
+def _resold(provider: str, dated: Dated) -> Dated:
+    return msgspec.structs.replace(dated, rates=pack(known.resold(provider, unpack(dated.rates))))
+
+
+def _states(priced: Priced, override: Override | None, at: datetime) -> list[tuple[datetime, tuple[int, ...]]]:
+    """Which prices hold now, and which others will within a day, each with a time when they do."""
+    every = (*priced.standard, *priced.tiers)
+    states: dict[tuple[int, ...], datetime] = {}
+    for when in _moments([*(dated.when for dated in every), *_first_days(override)], at):
+        change = change_at(override, when)
+        since = -1 if change is None else change.since
+        states.setdefault((since, *(dated.when.holds(when) for dated in every)), when)
+    return [(when, state) for state, when in states.items()]
+
+
+def _first_days(override: Override | None) -> list[When]:
+    return [When(change.since) for change in override.changes] if override is not None else []
+
+
+def _moments(whens: list[When], at: datetime) -> list[datetime]:
+    """Now, and each time within a day at which one of these may begin to hold."""
+    if all(when.since == 0 and when.start == when.end for when in whens):
+        return [at]
+    utc = at.astimezone(UTC) if at.tzinfo is not None else at
+    midnight = utc.replace(hour=0, minute=0, second=0, microsecond=0)
+    seconds = {0, *(edge for when in whens for edge in (when.start, when.end))}
+    edges = (midnight + timedelta(days=day, seconds=second) for day in (0, 1) for second in seconds)
+    return [at, *sorted(edge for edge in edges if utc < edge <= utc + SOON)]
 
 
 def _remember(memory: dict[_Key, _Value], key: _Key, value: _Value) -> None:

@@ -5,7 +5,9 @@ Rules: pure; what a price means is decided here and nowhere else.
    prices, the last begun.
 2. A named rate replaces the published one. Long-context bands and service tiers keep their ratio to it.
 3. `multiplier` applies to every rate that isn't named.
-4. Cached audio or image tokens without a price cost as much as those not cached.
+4. `residency` applies after all that to whatever is counted in tokens, named or not.
+5. Cached audio or image tokens without a price cost as much as those not cached.
+6. A pattern may begin with the name of an upstream in place of its provider: two regions, two prices.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.pricing.sheet import Rate, rebased, scaled
 from proxy.pricing.tables import Change, Override, When, pack, unpack
-from proxy.pricing.units import BY_NAME, NANO, UNITS
+from proxy.pricing.units import BY_NAME, NANO, TOKENS, UNITS
 
 if TYPE_CHECKING:
     from proxy.config.upstreams import Price
@@ -30,13 +32,22 @@ _NAMED: Final = (
     "cached_input",
     "cache_write",
     "cache_write_1h",
+    "cache_write_12h",
     "input_audio",
     "cached_audio",
     "output_audio",
     "input_image",
+    "cached_image",
     "output_image",
+    "reasoning",
+    "citation",
+    "characters",
     "search",
+    "file_search",
+    "code_interpreter",
+    "request",
 )
+_PER: Final = {"request": 1}  # said by the request, though published by the thousand
 _JOINED: Final = (("cached_audio", "input_audio"), ("cached_image", "input_image"))
 
 
@@ -54,32 +65,41 @@ def _is_glob(pattern: str) -> bool:
 
 def _change(price: Price) -> Change:
     rates = {
-        BY_NAME[name]: _rate(usd, UNITS[BY_NAME[name]].per)
+        BY_NAME[name]: _rate(usd, _PER.get(name, UNITS[BY_NAME[name]].per))
         for name in _NAMED
         if (usd := getattr(price, name)) is not None
     }
-    if price.request is not None:
-        rates[BY_NAME["request"]] = _rate(price.request, 1)
+    if price.audio_hour is not None:
+        rates[BY_NAME["audio_hours"]] = _rate(price.audio_hour, UNITS[BY_NAME["audio_hours"]].per)
     if price.gpu_hour is not None and price.tokens_per_gpu_hour is not None:
         a_token = Fraction(price.gpu_hour) * NANO / Fraction(price.tokens_per_gpu_hour)
         for name in ("input", "output"):
             rates.setdefault(BY_NAME[name], (a_token, ()))
-    factor = Fraction(1) if price.multiplier is None else Fraction(price.multiplier)
     since = price.effective_from.toordinal() if price.effective_from is not None else 0
-    return Change(since, (factor.numerator, factor.denominator), pack(rates))
+    return Change(since, _factor(price.multiplier), pack(rates), _factor(price.residency), price.max_output)
+
+
+def _factor(given: Decimal | None) -> tuple[int, int]:
+    return (1, 1) if given is None else given.as_integer_ratio()
 
 
 def _rate(usd: Decimal, per: int) -> Rate:
     return Fraction(usd) * NANO / per, ()
 
 
-def change_for(overrides: list[Override], provider: str | None, model: str, at: datetime) -> Change | None:
-    """The price of the deployment file that holds for this model now."""
-    for override in overrides:
-        pattern = override.pattern
-        if fnmatchcase(model, pattern) or (provider is not None and fnmatchcase(f"{provider}/{model}", pattern)):
-            return next((change for change in reversed(override.changes) if When(change.since).holds(at)), None)
-    return None
+def override_for(
+    overrides: list[Override], provider: str | None, model: str, upstream: str | None = None
+) -> Override | None:
+    """The prices of the deployment file that are this model's, whenever they hold."""
+    names = [model, *(f"{seller}/{model}" for seller in (upstream, provider) if seller is not None)]
+    return next((found for found in overrides if any(fnmatchcase(name, found.pattern) for name in names)), None)
+
+
+def change_at(override: Override | None, at: datetime) -> Change | None:
+    """The last of its prices that has begun."""
+    if override is None:
+        return None
+    return next((change for change in reversed(override.changes) if When(change.since).holds(at)), None)
 
 
 def changed(published: Mapping[int, Rate], change: Change) -> dict[int, Rate]:
@@ -91,7 +111,12 @@ def changed(published: Mapping[int, Rate], change: Change) -> dict[int, Rate]:
     for joined, apart in _JOINED:
         if BY_NAME["cached_input"] in rates and BY_NAME[apart] in rates:
             rates.setdefault(BY_NAME[joined], rates[BY_NAME[apart]])
-    return rates
+    return uplifted(rates, Fraction(*change.residency))
+
+
+def uplifted(rates: Mapping[int, Rate], factor: Fraction) -> dict[int, Rate]:
+    """Rates with whatever is counted in tokens times a factor."""
+    return {index: scaled(rate, factor) if index in TOKENS else rate for index, rate in rates.items()}
 
 
 def ratio(published: Mapping[int, Rate], rates: Mapping[int, Rate], index: int) -> Fraction:

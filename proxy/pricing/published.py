@@ -13,9 +13,22 @@ from typing import Any, Final
 
 import msgspec
 
+from proxy.pricing import known
 from proxy.pricing.names import AND, CONTAINS, ENDS, EQUALS, FIRST_PARTIES, OR, REGEX, STARTS
 from proxy.pricing.sheet import Rate
-from proxy.pricing.tables import FORMAT, STANDARD, Dated, Override, Priced, Provider, Tables, When, pack
+from proxy.pricing.tables import (
+    EVERY_DAY,
+    FORMAT,
+    STANDARD,
+    WEEKDAYS,
+    Dated,
+    Override,
+    Priced,
+    Provider,
+    Tables,
+    When,
+    pack,
+)
 from proxy.pricing.units import BY_KEY, NANO, UNITS
 
 _TEXT_CLAUSES: Final = {
@@ -27,7 +40,9 @@ _TEXT_CLAUSES: Final = {
 }
 _ENCODE: Final = msgspec.msgpack.Encoder(order="deterministic").encode
 
-# Rules that the price database keeps in code or in prose.
+# Rules that the price database keeps in code or in prose. DeepSeek's dear hours are those of weekdays.
+_PEAK_DAYS: Final = {"deepseek": WEEKDAYS}
+_PEAKS: Final = ((3600, 4 * 3600), (6 * 3600, 10 * 3600))
 _LEAST_AUDIO_MS: Final = {("groq", "whisper-large-v3"): 10_000, ("groq", "whisper-large-v3-turbo"): 10_000}
 
 # Published as `processing: batch`, `speed: fast` or `service_tier: …`: in every case the tier that an answer names.
@@ -85,17 +100,33 @@ def _alternatives(clause: list[Any]) -> list[list[Any]]:
 
 def _model(provider: str, model: Any) -> Priced:
     prices = model.prices if isinstance(model.prices, list) else [model]
+    said = [_rates(price.prices) for price in prices]
+    whole = [known.completed(provider, model.id, rates, tier=False) if rates else rates for rates in said]
     standard = [
-        Dated(STANDARD, _when(getattr(price, "constraint", None)), pack(_rates(price.prices))) for price in prices
+        Dated(STANDARD, _when(getattr(price, "constraint", None), provider), pack(rates))
+        for price, rates in zip(prices, whole, strict=True)
     ]
     tiers = [
-        Dated(tier, _when(variant.constraint), pack(_rates(variant.prices)))
+        Dated(
+            tier,
+            _when(variant.constraint, provider),
+            pack(known.completed(provider, model.id, _rates(variant.prices), tier=True)),
+        )
         for variant in model.price_variants or ()
         if (tier := _tier(variant.when)) is not None
     ]
-    if not any(dated.rates[1] for dated in standard):
+    if not any(said):
         standard = []
-    return Priced(model.id, standard, tiers, model.context_window, _LEAST_AUDIO_MS.get((provider, model.id), 0))
+    return Priced(
+        model.id,
+        standard,
+        tiers,
+        model.context_window,
+        _LEAST_AUDIO_MS.get((provider, model.id), 0),
+        known.max_output(model.id),
+        known.has_regional_price(provider, model.id),
+        sorted({index for ours, theirs in zip(whole, said, strict=True) for index in ours.keys() - theirs.keys()}),
+    )
 
 
 def _tier(when: dict[str, str]) -> str | None:
@@ -120,12 +151,13 @@ def _rate(value: Any, per: int) -> Rate:
     return Fraction(value.base) * NANO / per, above
 
 
-def _when(constraint: Any) -> When:
+def _when(constraint: Any, provider: str) -> When:
     if constraint is None:
         return When()
     if (day := getattr(constraint, "start_date", None)) is not None:
         return When(since=day.toordinal())
-    return When(start=_seconds(constraint.start_time), end=_seconds(constraint.end_time))
+    hours = _seconds(constraint.start_time), _seconds(constraint.end_time)
+    return When(0, *hours, _PEAK_DAYS.get(provider, EVERY_DAY) if hours in _PEAKS else EVERY_DAY)
 
 
 def _seconds(of_day: time) -> int:

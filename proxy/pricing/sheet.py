@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Final
 
 from proxy.dialects.usage import Usage
+from proxy.pricing.bound import most
 from proxy.pricing.units import NANO, UNITS
 
 # What one unit costs: the rate in nano-dollars, and (start, rate) of the bands above it, in rising order.
@@ -21,7 +22,15 @@ Rate = tuple[Fraction, tuple[tuple[int, Fraction], ...]]
 Rates = Mapping[int, Rate]
 
 CHARACTERS_A_TOKEN: Final = 4  # for a reservation, where only tokens are estimated
-_USED: Final = ("input_tokens", "output_tokens", "searches", "audio_ms", "characters")
+_USED: Final = (
+    "input_tokens",
+    "output_tokens",
+    "searches",
+    "audio_ms",
+    "characters",
+    "file_searches",
+    "code_sessions",
+)
 _MEASURES: Final = ("audio_ms", "characters")
 _IN_FULL: Final = "input_tokens", "output_tokens", "cached_tokens", "one"
 
@@ -82,6 +91,12 @@ class Sheet:
                 total += input_tokens * CHARACTERS_A_TOKEN * weight
         return max(0, (2 * total + self._denominator) // (2 * self._denominator))
 
+    def bound(self, input_tokens: int, output_tokens: int | None, characters: int | None, *, media: bool) -> int | None:
+        """Nano-dollars that no usage within these bounds exceeds; None where nothing bounds it."""
+        edges = [-1, *self._starts]
+        bands = zip(edges, [*self._starts, None], self._bands, strict=True)
+        return most(bands, self._denominator, input_tokens, output_tokens, characters, media=media)
+
     def __repr__(self) -> str:
         prices = (f"{UNITS[index].name} {_dollars(index, rate)}" for index, rate in self.rates.items())
         return f"<Sheet {', '.join(prices)}>"
@@ -90,14 +105,14 @@ class Sheet:
 class _Band:
     """One weight per field of `Usage`, over the sheet's denominator."""
 
-    __slots__ = ("cached", "input", "output", "request", "rest")
+    __slots__ = ("cached", "input", "output", "request", "rest", "weights")
 
     def __init__(self, rates: Mapping[int, Fraction], denominator: int) -> None:
         weights: dict[str, Fraction] = {}
         for index, weight in _marginal(rates).items():
             for field, times in UNITS[index].counts:
                 weights[field] = weights.get(field, Fraction()) + weight * times
-        whole = {field: int(weight * denominator) for field, weight in weights.items()}
+        self.weights = whole = {field: int(weight * denominator) for field, weight in weights.items()}
         self.request = whole.get("one", 0)
         self.input = whole.get("input_tokens", 0)
         self.output = whole.get("output_tokens", 0)

@@ -14,8 +14,10 @@ import msgspec
 
 from proxy.pricing.sheet import Rate, Rates, denominator_of
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 STANDARD: Final = ""
+EVERY_DAY: Final = 0b111_1111
+WEEKDAYS: Final = 0b001_1111
 
 # (unit, numerator, [start, numerator, …]) of each unit, over the one denominator that comes first.
 PackedRates = tuple[int, list[tuple[int, int, list[int]]]]
@@ -23,12 +25,13 @@ PackedRates = tuple[int, list[tuple[int, int, list[int]]]]
 
 class When(msgspec.Struct, frozen=True, array_like=True):
     """From the day `since` (proleptic ordinal, UTC), in the seconds of the day [start, end), over midnight if end is
-    before start.
+    before start, on the days of the week whose bit is set in `days` (Monday's is the lowest).
     """
 
     since: int = 0
     start: int = 0
     end: int = 0
+    days: int = EVERY_DAY
 
     def holds(self, at: datetime) -> bool:
         """Whether this moment is in it. A time without a zone is UTC."""
@@ -40,6 +43,8 @@ class When(msgspec.Struct, frozen=True, array_like=True):
             return False
         if self.start == self.end:
             return True
+        if not self.days >> at.weekday() & 1:
+            return False
         now = at.hour * 3600 + at.minute * 60 + at.second
         return self.start <= now < self.end if self.start < self.end else now >= self.start or now < self.end
 
@@ -55,13 +60,18 @@ class Dated(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Priced(msgspec.Struct, frozen=True, array_like=True):
-    """One model of one provider."""
+    """One model of one provider. `added` are the units whose prices aren't the price database's but from
+    `proxy.pricing.known`; `regional` says whether keeping data in one region costs more.
+    """
 
     id: str
     standard: list[Dated]
     tiers: list[Dated]
     context_window: int | None = None
     least_audio_ms: int = 0
+    max_output: int | None = None
+    regional: bool = False
+    added: list[int] = []
 
 
 class Provider(msgspec.Struct, array_like=True):
@@ -75,13 +85,15 @@ class Provider(msgspec.Struct, array_like=True):
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
-    """One price of the deployment file: rates set in nano-dollars a unit, and a factor (numerator, denominator) for all
-    the others.
+    """One price of the deployment file: rates set in nano-dollars a unit, a factor (numerator, denominator) for all the
+    others, and one for tokens of either kind.
     """
 
     since: int
     factor: tuple[int, int]
     rates: PackedRates
+    residency: tuple[int, int] = (1, 1)
+    max_output: int | None = None
 
 
 class Override(msgspec.Struct, frozen=True, array_like=True):

@@ -13,8 +13,8 @@ NANO: Final = 10**9
 
 
 class Unit(NamedTuple):
-    """`per` units cost the published price; `counts` are fields of `Usage` and how often each counts (an empty one
-    never occurs here).
+    """`per` units cost the published price; `counts` are fields of `Usage` and how often each counts. `key` is empty
+    where the price database doesn't know the unit.
     """
 
     name: str
@@ -37,9 +37,16 @@ UNITS: Final[tuple[Unit, ...]] = (
     _unit("output", "output_mtok", _MILLION, "tokens out", output_tokens=1),
     _unit("cached_input", "cache_read_mtok", _MILLION, "tokens in read", cached_tokens=1),
     _unit(
-        "cache_write", "cache_write_mtok", _MILLION, "tokens in write", cache_write_tokens=1, cache_write_1h_tokens=1
+        "cache_write",
+        "cache_write_mtok",
+        _MILLION,
+        "tokens in write",
+        cache_write_tokens=1,
+        cache_write_1h_tokens=1,
+        cache_write_12h_tokens=1,
     ),
     _unit("cache_write_1h", "cache_write_1h_mtok", _MILLION, "tokens in write 1h", cache_write_1h_tokens=1),
+    _unit("cache_write_12h", "", _MILLION, "tokens in write 12h", cache_write_12h_tokens=1),
     _unit("input_audio", "input_audio_mtok", _MILLION, "tokens in audio", input_audio_tokens=1),
     _unit("cached_audio", "cache_audio_read_mtok", _MILLION, "tokens in audio read", cached_audio_tokens=1),
     _unit("output_audio", "output_audio_mtok", _MILLION, "tokens out audio", output_audio_tokens=1),
@@ -47,14 +54,17 @@ UNITS: Final[tuple[Unit, ...]] = (
     _unit("cached_image", "cache_image_read_mtok", _MILLION, "tokens in image read", cached_image_tokens=1),
     _unit("output_image", "output_image_mtok", _MILLION, "tokens out image", output_image_tokens=1),
     _unit("reasoning", "output_reasoning_mtok", _MILLION, "tokens out reasoning", reasoning_tokens=1),
+    _unit("citation", "output_citation_mtok", _MILLION, "tokens out citation", citation_tokens=1),
     _unit("characters", "input_mchars", _MILLION, "characters in", characters=1),
     _unit("audio_hours", "audio_hours", 3_600_000, "durations audio", audio_ms=1),
     _unit("input_audio_hours", "input_audio_hours", 3_600_000, "durations audio in", audio_ms=1),
     _unit("search", "web_searches_kcount", 1000, "searches", searches=1),
+    _unit("file_search", "storage_searches_kcount", 1000, "file-searches", file_searches=1),
+    _unit("code_interpreter", "", 1, "code-sessions", code_sessions=1),
     _unit("request", "requests_kcount", 1000, "requests", one=1),
 )
 
 BY_NAME: Final = {unit.name: index for index, unit in enumerate(UNITS)}
-BY_KEY: Final = {unit.key: index for index, unit in enumerate(UNITS)}
+BY_KEY: Final = {unit.key: index for index, unit in enumerate(UNITS) if unit.key}
 REQUEST: Final = BY_NAME["request"]
 TOKENS: Final = frozenset(index for index, unit in enumerate(UNITS) if "tokens" in unit.dimensions)

@@ -73,9 +73,9 @@ def test_other_bytes_are_refused(packed: bytes) -> None:
 def test_another_format_is_refused(cards: RateCards) -> None:
     """Cards that another version compiled aren't read."""
     packed = cards.to_bytes()
-    assert packed[1] == 1
-    with pytest.raises(ValueError, match="format 2, not 1"):
-        RateCards.from_bytes(packed[:1] + b"\x02" + packed[2:])
+    assert packed[1] == 2
+    with pytest.raises(ValueError, match="format 3, not 2"):
+        RateCards.from_bytes(packed[:1] + b"\x03" + packed[2:])
 
 
 def test_workers_dont_import_the_price_database(cards: RateCards, tmp_path: Path) -> None:
