@@ -250,6 +250,7 @@ open_attempts: Final = Table(
     metadata,
     _text("exchange", key=True),
     Column("attempt", Integer, primary_key=True, autoincrement=False),
+    _text("host"),
     _text("segment"),
     _big("reserved_ns"),
     _text("record"),  # JSON, as journalled
