@@ -20,6 +20,7 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
@@ -28,6 +29,9 @@ from proxy.state.counters import Counter, Counters, enqueue
 from proxy.state.protocol import Granted, Hold, Level, Part, Refused, Scope, Standing
 
 REMEMBERED_NS: Final = 3600 * 10**9
+MOST_REMEMBERED: Final = 500_000  # closed ids: some 100 MB; beyond, the oldest are forgotten early
+MOST_FORGOTTEN: Final = 2_000  # in one go
+MOST: Final = 2**53  # of one part, in its unit; so that sums stay within 64 bits, and Lua's numbers exact
 
 
 class Need:
@@ -132,7 +136,7 @@ class Book:
                 return self.levels(scopes, now_ns)
             hold = self._made(id, until_ns, scopes, held, spent)
         else:
-            _same_length(hold.scopes, held, spent)
+            _check(hold.scopes, held, spent)
         hold.until_ns = until_ns
         for index, counter in enumerate(hold.counters):
             self._set(hold, index, counter, min(held[index], hold.held[index]), spent[index], now_ns)
@@ -151,14 +155,9 @@ class Book:
                 return False
             hold = self._made(id, 0, scopes, spent)
         elif spent:
-            _same_length(hold.scopes, spent)
-        for index, counter in enumerate(hold.counters):
-            self._set(hold, index, counter, 0, spent[index] if spent else 0, now_ns)
-            counter.holds -= 1
-        del self.holds[id]
-        self._changes.holds.add(id)
+            _check(hold.scopes, spent)
         self._remember(id, now_ns)
-        self._review(hold.counters, now_ns)
+        self._shut(id, hold, spent, now_ns)
         return True
 
     def levels(self, scopes: Iterable[Scope], now_ns: int) -> tuple[Level, ...]:
@@ -196,7 +195,14 @@ class Book:
             waiter.answer = self._refusal(waiter, 0, "held", now_ns)
             self._leave(waiter, now_ns)
         elif isinstance(waiter.answer, Granted):
-            self.close(waiter.hold.id, (), (), now_ns)
+            self.withdraw(waiter.hold.id, now_ns)
+
+    def withdraw(self, id: str, now_ns: int) -> None:
+        """Undoes a grant that nobody heard of, as if it had never been asked for: it isn't remembered as closed."""
+        hold = self.holds.get(id)
+        if hold is None or any(hold.spent):
+            return
+        self._shut(id, hold, (), now_ns)
 
     def tick(self, now_ns: int) -> None:
         """Looks at what time alone may have changed."""
@@ -208,11 +214,19 @@ class Book:
         self._review(rolling, now_ns)
 
     def forget(self, now_ns: int) -> None:
-        """Drops what nobody can ask for any more."""
-        for id in [id for id, at_ns in self.closed.items() if at_ns < now_ns - REMEMBERED_NS]:
-            del self.closed[id]
-            self._changes.closed.pop(id, None)
+        """Drops counters that say nothing any more."""
         self._changes.counters.update(self.counters.forget(now_ns))
+
+    def forget_closed(self, now_ns: int) -> None:
+        """Drops ids that were remembered for long enough, some at a time."""
+        over, closed = len(self.closed) - MOST_REMEMBERED, self.closed
+        old = list(itertools.islice(closed.items(), MOST_FORGOTTEN))
+        for index, (id, at_ns) in enumerate(old):
+            if index >= over and at_ns >= now_ns - REMEMBERED_NS:
+                break
+            del closed[id]
+            self._changes.closed.pop(id, None)
+            self._changes.forgotten.append(id)
 
     def restore(self, id: str, standing: Standing) -> None:
         """Takes over a hold that was kept; its counters' spent parts come by `Counter.restore`."""
@@ -256,12 +270,20 @@ class Book:
             counter.holds += 1
         self.holds[id] = Open(owner, until_ns, scopes, counters, held, [0] * len(held))
 
+    def _shut(self, id: str, hold: Open, spent: Sequence[int], now_ns: int) -> None:
+        for index, counter in enumerate(hold.counters):
+            self._set(hold, index, counter, 0, spent[index] if spent else 0, now_ns)
+            counter.holds -= 1
+        del self.holds[id]
+        self._changes.holds.add(id)
+        self._review(hold.counters, now_ns)
+
     def _remember(self, id: str, now_ns: int) -> None:
         self.closed[id] = self._changes.closed[id] = now_ns
 
     def _made(self, id: str, until_ns: int, scopes: Sequence[Scope], *amounts: Sequence[int]) -> Open:
         """A hold that isn't known, holding nothing."""
-        _same_length(scopes, *amounts)
+        _check(scopes, *amounts)
         self._open(id, "", until_ns, list(scopes), [0] * len(scopes))
         return self.holds[id]
 
@@ -330,7 +352,7 @@ def _needs(parts: Sequence[Part], counters: Sequence[Counter]) -> list[Need]:
     """What the hard scopes must have room for: parts of the same scope together."""
     needs: list[Need] = []
     for index, (part, counter) in enumerate(zip(parts, counters, strict=True)):
-        if part.amount < 0:
+        if not 0 <= part.amount <= MOST:
             raise ValueError(f"a hold of {part.amount} of {part.scope.key}")
         if not part.scope.hard:
             continue
@@ -343,7 +365,9 @@ def _needs(parts: Sequence[Part], counters: Sequence[Counter]) -> list[Need]:
     return needs
 
 
-def _same_length(scopes: Sequence[Scope], *amounts: Sequence[int]) -> None:
+def _check(scopes: Sequence[Scope], *amounts: Sequence[int]) -> None:
     for given in amounts:
         if len(given) != len(scopes):
             raise ValueError(f"{len(given)} amounts for a hold of {len(scopes)} parts")
+        if any(not 0 <= amount <= MOST for amount in given):
+            raise ValueError(f"amounts of {given}")

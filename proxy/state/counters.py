@@ -90,12 +90,12 @@ class Counter:
             return False
         return not self.spent(now_ns) or 0 < self.ends_ns < now_ns - KEPT_NS
 
-    def restore(self, spent: int, slices: list[list[int]]) -> None:
-        """Takes over what was kept."""
+    def take_over(self, spent: int, slices: list[list[int]]) -> None:
+        """Goes on from what was kept."""
         self._spent, self.slices = spent, deque(slices)
 
     def kept(self) -> tuple[int, int, int, list[list[int]]]:
-        """What `restore` needs, after the two spans of time."""
+        """What `Counters.restore` needs."""
         return self.ends_ns, self.span_ns, self._spent, list(self.slices)
 
     @property
@@ -112,6 +112,11 @@ class Counters(dict[str, Counter]):
         if counter is None:
             counter = self[scope.key] = Counter(scope.key, scope.ends_ns, scope.span_ns)
         return counter
+
+    def restore(self, key: str, ends_ns: int, span_ns: int, spent: int, slices: list[list[int]]) -> None:
+        """Takes over a counter that was kept."""
+        counter = self.setdefault(key, Counter(key, ends_ns, span_ns))
+        counter.take_over(spent, slices)
 
     def forget(self, now_ns: int) -> list[str]:
         """Drops those that say nothing any more; their keys."""

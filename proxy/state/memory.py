@@ -20,7 +20,8 @@ class MemoryStore:
 
     def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
         self._clock = clock
-        self._core = Core(MemoryShelf())
+        self._core = Core()
+        self._shelf = MemoryShelf()
         self._waits: dict[int, asyncio.Future[Granted | Refused]] = {}
         self._followers: dict[str, set[asyncio.Event]] = {}
         self._ticking: asyncio.TimerHandle | None = None
@@ -78,24 +79,24 @@ class MemoryStore:
 
     async def get(self, key: str) -> bytes | None:
         """A value."""
-        return self._core.shelf.get(key, self._now())
+        return self._shelf.get(key, self._now())
 
     async def put(self, key: str, value: bytes, ttl_s: float, tags: Sequence[str] = ()) -> None:
         """Keeps a value."""
         now_ns = self._now()
-        self._core.shelf.put(key, value, now_ns + round(ttl_s * 1e9), tags)
+        self._shelf.put(key, value, now_ns + round(ttl_s * 1e9), tags)
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Forgets values."""
-        return self._core.shelf.delete(keys, self._now())
+        return self._shelf.delete(keys, self._now())
 
     async def delete_tagged(self, tag: str) -> int:
         """Forgets values by tag."""
-        return self._core.shelf.delete_tagged(tag, self._now())
+        return self._shelf.delete_tagged(tag, self._now())
 
     async def keys(self, prefix: str, limit: int = 1000) -> list[str]:
         """Keys that begin so."""
-        return self._core.shelf.keys(prefix, limit, self._now())
+        return self._shelf.keys(prefix, limit, self._now())
 
     # --- claims and feed
 
@@ -153,7 +154,7 @@ class MemoryStore:
         now_ns = self._clock()
         if now_ns - self._ticked_ns >= TICK_S * 1e9:
             self._ticked_ns = now_ns
-            self._core.tick(now_ns)
+            self._tick_at(now_ns)
         return now_ns
 
     def _done(self) -> None:
@@ -191,7 +192,11 @@ class MemoryStore:
     def _tick(self) -> None:
         self._ticking = None
         self._ticked_ns = self._clock()
-        self._core.tick(self._ticked_ns)
-        self._done()
+        self._tick_at(self._ticked_ns)
         if self._waits:
             self._tick_later()
+
+    def _tick_at(self, now_ns: int) -> None:
+        if self._core.tick(now_ns):
+            self._shelf.forget(now_ns)
+        self._done()

@@ -52,4 +52,5 @@ class Topics:
 
     def _trim(self, told: list[tuple[int, int, bytes]], now_ns: int) -> None:
         if len(told) >= KEPT + _SPARE and told[_SPARE - 1][1] < now_ns - KEPT_NS:
+            self._changes.untold += [number for number, _, _ in told[:_SPARE]]
             del told[:_SPARE]

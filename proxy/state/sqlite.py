@@ -1,0 +1,209 @@
+"""The state file: what the core decided, written down in SQLite, and read back at the next start.
+
+Rules:
+1. One process owns a file (`proxy.state.process` holds a lock); the core in its memory is the truth, the file what a
+   restart finds. `write` puts all that changed into one transaction, before anybody is told of it.
+2. WAL with `synchronous=NORMAL`: a killed process loses nothing that was answered; a power cut may lose the last
+   moments before it. Nothing here waits for the disk: checkpoints are made in a thread of their own.
+3. Blobs stand in a file of their own and are read from it: they are large, and their writing must not delay a
+   reservation.
+4. A file that can't be read isn't replaced: budgets would begin again at zero. Opening fails, saying so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from proxy.state.blobs import check
+from proxy.state.core import Core
+from proxy.state.protocol import Standing
+
+_VERSION: Final = 1
+_TABLES: Final = """
+create table if not exists counters (key text primary key, kept blob not null) without rowid;
+create table if not exists holds (id text primary key, kept blob not null) without rowid;
+create table if not exists closed (id text primary key, at_ns integer not null) without rowid;
+create table if not exists rates (key text primary key, whole_at_ns integer not null) without rowid;
+create table if not exists claims (duty text primary key, owner text not null, until_ns integer not null) without rowid;
+create table if not exists feed (position integer primary key, topic text not null, at_ns integer not null,
+    message blob not null);
+create index if not exists feed_topic on feed (topic, position);
+"""
+_BLOB_TABLES: Final = """
+create table if not exists blobs (number integer primary key, key text not null unique, until_ns integer not null,
+    value blob not null);
+create index if not exists blobs_until on blobs (until_ns);
+create table if not exists tags (tag text not null, number integer not null references blobs on delete cascade,
+    primary key (tag, number)) without rowid;
+create index if not exists tags_number on tags (number);
+"""
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_counter: Final = msgspec.msgpack.Decoder(tuple[int, int, int, list[list[int]]]).decode
+_standing: Final = msgspec.msgpack.Decoder(Standing).decode
+
+
+def _open(path: Path | str, tables: str) -> sqlite3.Connection:
+    # One thread at a time uses a connection, but not always the one that opened it.
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in ("journal_mode=wal", "synchronous=normal", "foreign_keys=on", "journal_size_limit=16777216"):
+            database.execute(f"pragma {pragma}")
+        (version,) = database.execute("pragma user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise sqlite3.DatabaseError(f"{path} is of version {version}; this program writes version {_VERSION}")
+        database.executescript(tables)
+        database.execute(f"pragma user_version={_VERSION}")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+class StateFile:
+    """What of a `Core` is kept. `load` it once, then `write` after each batch of changes."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = None if str(path) == ":memory:" else path
+        self._database = _open(path, _TABLES)
+        self._database.execute("pragma wal_autocheckpoint=0")
+
+    def load(self, core: Core) -> None:
+        """Brings a new core to where the last one was."""
+        execute, book = self._database.execute, core.book
+        for id, kept in execute("select id, kept from holds"):
+            book.restore(id, _standing(kept))
+        for key, kept in execute("select key, kept from counters"):
+            book.counters.restore(key, *_counter(kept))
+        book.closed.update(execute("select id, at_ns from closed order by at_ns"))
+        core.rates.whole_at.update(execute("select key, whole_at_ns from rates"))
+        for duty, owner, until_ns in execute("select duty, owner, until_ns from claims"):
+            core.duties.held[duty] = (owner, until_ns)
+        for position, topic, at_ns, message in execute("select position, topic, at_ns, message from feed order by 1"):
+            core.topics.restore(position, topic, at_ns, message)
+        core.changes.clear()
+
+    def write(self, core: Core) -> None:
+        """All that changed, in one transaction. Raises sqlite3.Error; then nothing is written and nothing cleared."""
+        changes = core.changes
+        if not changes:
+            return
+        database = self._database
+        database.execute("begin immediate")
+        try:
+            self._counters(core)
+            self._holds(core)
+            self._rest(core)
+            database.execute("commit")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("rollback")
+            raise
+        changes.clear()
+
+    def checkpoint(self) -> None:
+        """Carries the write-ahead log over into the file, which waits for the disk: to be called in another thread."""
+        if self._path is not None:
+            with contextlib.closing(sqlite3.connect(self._path, isolation_level=None)) as database:
+                database.execute("pragma synchronous=normal")
+                database.execute("pragma wal_checkpoint(passive)")
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._database.close()
+
+    def _counters(self, core: Core) -> None:
+        changed = [(key, core.book.counters.get(key)) for key in core.changes.counters]
+        self._put("counters", [(key, _encode(one.kept())) for key, one in changed if one is not None])
+        self._drop("counters", "key", [key for key, one in changed if one is None])
+
+    def _holds(self, core: Core) -> None:
+        changed = [(id, core.book.holds.get(id)) for id in core.changes.holds]
+        self._put("holds", [(id, _encode(one.standing(id))) for id, one in changed if one is not None])
+        self._drop("holds", "id", [id for id, one in changed if one is None])
+        self._put("closed", list(core.changes.closed.items()))
+        self._drop("closed", "id", core.changes.forgotten)
+
+    def _rest(self, core: Core) -> None:
+        changes, whole_at, held = core.changes, core.rates.whole_at, core.duties.held
+        self._put("rates", [(key, whole_at[key]) for key in changes.rates if key in whole_at])
+        self._drop("rates", "key", [key for key in changes.rates if key not in whole_at])
+        self._put("claims", [(duty, *held[duty]) for duty in changes.claims if duty in held])
+        self._drop("claims", "duty", [duty for duty in changes.claims if duty not in held])
+        self._put("feed", list(changes.told))
+        self._drop("feed", "position", changes.untold)
+
+    def _put(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+        if rows:
+            marks = ", ".join("?" * len(rows[0]))
+            self._database.executemany(f"insert or replace into {table} values ({marks})", rows)  # noqa: S608
+
+    def _drop(self, table: str, column: str, keys: Sequence[str] | Sequence[int]) -> None:
+        if keys:
+            self._database.executemany(
+                f"delete from {table} where {column} = ?",  # noqa: S608
+                [(key,) for key in keys],
+            )
+
+
+class SqliteShelf:
+    """Blobs in a file (`proxy.state.blobs.Shelf`); at most `most_bytes` of them, the oldest go first."""
+
+    def __init__(self, path: Path | str, most_bytes: int = 2**30) -> None:
+        self._database = _open(path, _BLOB_TABLES)
+        self._most_bytes = most_bytes
+
+    def get(self, key: str, now_ns: int) -> bytes | None:
+        """The value, unless its time is over."""
+        query = "select value from blobs where key = ? and until_ns > ?"
+        found: tuple[bytes] | None = self._database.execute(query, (key, now_ns)).fetchone()
+        return None if found is None else found[0]
+
+    def put(self, key: str, value: bytes, until_ns: int, tags: Sequence[str]) -> None:
+        """Keeps or replaces a value."""
+        check(value)
+        database = self._database
+        with database:
+            database.execute("begin immediate")
+            database.execute("delete from blobs where key = ?", (key,))
+            insert = "insert into blobs (key, until_ns, value) values (?, ?, ?)"
+            number = database.execute(insert, (key, until_ns, value)).lastrowid
+            if tags:
+                database.executemany("insert into tags values (?, ?)", [(tag, number) for tag in set(tags)])
+
+    def delete(self, keys: Sequence[str], now_ns: int) -> int:
+        """Forgets values; how many there were."""
+        return sum(
+            self._database.execute("delete from blobs where key = ? and until_ns > ?", (key, now_ns)).rowcount
+            for key in keys
+        )
+
+    def delete_tagged(self, tag: str, now_ns: int) -> int:
+        """Forgets values by tag; how many there were."""
+        query = "delete from blobs where number in (select number from tags where tag = ?) and until_ns > ?"
+        return self._database.execute(query, (tag, now_ns)).rowcount
+
+    def keys(self, prefix: str, limit: int, now_ns: int) -> list[str]:
+        """Keys that begin so, in order."""
+        query = "select key from blobs where key >= ? and substr(key, 1, ?) = ? and until_ns > ? order by key limit ?"
+        return [key for (key,) in self._database.execute(query, (prefix, len(prefix), prefix, now_ns, limit))]
+
+    def forget(self, now_ns: int) -> None:
+        """Drops what is over, and the oldest of what is too much."""
+        execute = self._database.execute
+        execute("delete from blobs where until_ns <= ?", (now_ns,))
+        (total,) = execute("select coalesce(sum(length(value)), 0) from blobs").fetchone()
+        while total > self._most_bytes:
+            number, size = execute("select number, length(value) from blobs order by number limit 1").fetchone()
+            execute("delete from blobs where number = ?", (number,))
+            total -= size
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._database.close()
