@@ -168,6 +168,8 @@ class Price(Strict):
     """USD per request."""
     search: Usd | None = None
     """USD per thousand web searches made by the provider."""
+    search_preview: Usd | None = None
+    """USD per thousand web searches made by the preview of the provider's tool, where that costs more."""
     file_search: Usd | None = None
     """USD per thousand file searches made by the provider."""
     code_interpreter: Usd | None = None

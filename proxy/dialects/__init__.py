@@ -14,6 +14,7 @@ import orjson
 
 from proxy.dialects import anthropic, openai, responses
 from proxy.dialects.reading import Reading, StreamReader, Verdict
+from proxy.dialects.tools import with_calls
 from proxy.dialects.usage import Usage
 
 _UNARY: Final[dict[str, Callable[[bytes], Reading]]] = {
@@ -77,7 +78,8 @@ def read_large(dialect: str, reading: Reading, head: bytes, tail: bytes) -> Verd
         ends = dialect in ("images", "audio") and openai.is_end(kind)
     if not ends:
         return Verdict.PASS
-    reading.usage = read_tail(dialect, tail).usage or reading.usage
+    usage = read_tail(dialect, tail).usage
+    reading.usage = (with_calls(usage, reading.calls) if reading.calls is not None else usage) or reading.usage
     return Verdict.END
 
 

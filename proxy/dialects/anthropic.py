@@ -10,6 +10,8 @@ import orjson
 from proxy.dialects.reading import UNREADABLE, Reading, Verdict, as_error, whole
 from proxy.dialects.usage import Counts, Usage
 
+_ANYWHERE: Final = ("", "global", "not_available")  # what `inference_geo` says where it isn't one region
+
 
 def usage_of(given: Any) -> Usage | None:
     """A usage object. `input_tokens` excludes what was read from or written to the cache: here they are added."""
@@ -53,10 +55,12 @@ def read(body: bytes) -> Reading:
 
 
 def _tier(usage: Any) -> str | None:
-    """The service tier; fast mode is told apart from it, and priced as a tier."""
+    """The service tier; fast mode is told apart from it, and priced as a tier. `standard@us`: in one region only."""
     if not isinstance(usage, dict):
         return None
     tier = "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
+    if isinstance(region := usage.get("inference_geo"), str) and region not in _ANYWHERE:
+        tier = f"{tier if isinstance(tier, str) else 'standard'}@{region}"
     return tier if isinstance(tier, str) else None
 
 

@@ -30,10 +30,12 @@ def _plain(told: _Plain, given: dict[str, Any] | msgspec.Raw) -> Usage | None:
         return None
     if told.input_token_details is not None or told.output_token_details is not None:
         return None  # a transcript's: rare, and rarely of text alone
+    if told.num_search_queries or told.citation_tokens or told.server_side_tool_usage_details is not None:
+        return None  # the provider's own tools were used
     of_in, of_out = told.prompt_tokens_details or told.input_tokens_details, told.completion_tokens_details
     cached = written = reasoning = 0
     if of_in is not None:
-        if of_in.audio_tokens or of_in.image_tokens:
+        if of_in.audio_tokens or of_in.image_tokens or of_in.cache_write_tokens_details is not None:
             return None
         cached, written = of_in.cached_tokens or 0, of_in.cache_write_tokens or 0
     if of_out is None:
@@ -42,7 +44,7 @@ def _plain(told: _Plain, given: dict[str, Any] | msgspec.Raw) -> Usage | None:
         if of_out.audio_tokens or of_out.image_tokens:
             return None
         reasoning = of_out.reasoning_tokens or 0
-    if cached > total_in or written > total_in or reasoning > total_out:
+    if cached + written > total_in or reasoning > total_out:
         return None
     return Usage(
         total_in, total_out, cached_tokens=cached, cache_write_tokens=written, reasoning_tokens=reasoning, given=given
@@ -58,6 +60,7 @@ class _Details(msgspec.Struct, gc=False):
     reasoning_tokens: Count | None = 0
     audio_tokens: Count | None = 0
     image_tokens: Count | None = 0
+    cache_write_tokens_details: msgspec.Raw | None = None
 
 
 class _Plain(msgspec.Struct, gc=False):
@@ -74,6 +77,9 @@ class _Plain(msgspec.Struct, gc=False):
     output_tokens_details: _Details | None = None
     input_token_details: _Details | None = None
     output_token_details: _Details | None = None
+    num_search_queries: Count | None = 0
+    citation_tokens: Count | None = 0
+    server_side_tool_usage_details: msgspec.Raw | None = None
 
 
 _decode_plain: Final = msgspec.json.Decoder(_Plain).decode
@@ -94,25 +100,69 @@ def _usage_loosely(given: dict[str, Any]) -> Usage | None:
     total_out = read.count("completion_tokens", "output_tokens")
     # Thinking that some leave out of the completion (xAI, Gemini) is in the total, and billed as output.
     total_out = max(total_out, read.count("total_tokens") - total_in) if read.has(*_INPUTS) else total_out
+    searched = _searched(read)
+    total_out += searched["citation_tokens"] + searched["reasoning_tokens"]
+    # Parts that don't fit into the whole are cut, the cheaper ones first: a price is bounded by the whole.
+    room_in, room_media, room_out = _Room(total_in), _Room(total_in), _Room(total_out)
+    citations = room_out.take(searched["citation_tokens"])
+    reasoning = room_out.take(searched["reasoning_tokens"] or read.detail(outer, "reasoning_tokens"))
+    long = cached.detail("cache_write_tokens_details", "ttl_12h_tokens")
+    written = room_in.take(max(long, read.detail(inner, "cache_write_tokens")))
+    read_before = room_in.take(read.detail(inner, "cached_tokens"))
+    audio = room_media.take(read.detail(inner, "audio_tokens"))
+    image = room_media.take(read.detail(inner, "image_tokens"))
+    room_cached = _Room(read_before)
     usage = Usage(
         input_tokens=total_in,
         output_tokens=total_out,
-        cached_tokens=min(total_in, read.detail(inner, "cached_tokens")),
-        cache_write_tokens=min(total_in, read.detail(inner, "cache_write_tokens")),
-        reasoning_tokens=min(total_out, read.detail(outer, "reasoning_tokens")),
-        input_audio_tokens=min(total_in, read.detail(inner, "audio_tokens")),
-        output_audio_tokens=min(total_out, read.detail(outer, "audio_tokens")),
-        cached_audio_tokens=min(total_in, cached.detail("cached_tokens_details", "audio_tokens")),
-        input_image_tokens=min(total_in, read.detail(inner, "image_tokens")),
-        cached_image_tokens=min(total_in, cached.detail("cached_tokens_details", "image_tokens")),
-        output_image_tokens=min(total_out, read.detail(outer, "image_tokens")),
+        cached_tokens=read_before,
+        cache_write_tokens=max(0, written - long),
+        cache_write_12h_tokens=min(written, long),
+        reasoning_tokens=reasoning,
+        input_audio_tokens=audio,
+        output_audio_tokens=room_out.take(read.detail(outer, "audio_tokens")),
+        cached_audio_tokens=min(audio, room_cached.take(cached.detail("cached_tokens_details", "audio_tokens"))),
+        input_image_tokens=image,
+        cached_image_tokens=min(image, room_cached.take(cached.detail("cached_tokens_details", "image_tokens"))),
+        output_image_tokens=room_out.take(read.detail(outer, "image_tokens")),
+        citation_tokens=citations,
         audio_ms=read.thousandths("seconds"),
+        searches=searched["searches"],
         given=given,
         clamped=read.clamped or cached.clamped,
     )
     if (usage.clamped or not read.has(*_COUNTED)) and not (total_in or total_out or usage.audio_ms):
         return None  # nothing in it can be believed, or read: the proxy's own estimate is better than 0
     return usage
+
+
+class _Room:
+    """What is left of a whole for its parts."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def take(self, wanted: int) -> int:
+        """As much of this as fits."""
+        taken = min(wanted, self._left)
+        self._left -= taken
+        return taken
+
+
+def _searched(read: Counts) -> dict[str, int]:
+    """What providers that search by themselves tell: Perplexity beside the totals, xAI by the kind of tool."""
+    told = dict.fromkeys(("citation_tokens", "reasoning_tokens", "searches"), 0)
+    if read.has("num_search_queries", "citation_tokens"):
+        told["searches"] = read.count("num_search_queries")
+        told["citation_tokens"], told["reasoning_tokens"] = (
+            read.count("citation_tokens"),
+            read.count("reasoning_tokens"),
+        )
+    for kind in ("web_search_calls", "x_search_calls"):
+        told["searches"] += read.detail("server_side_tool_usage_details", kind)
+    return told
 
 
 def read_answer(body: bytes) -> Reading:

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import orjson
 
+from proxy.dialects.tools import Calls
 from proxy.dialects.usage import Usage
 
 
@@ -20,6 +21,7 @@ class Reading(msgspec.Struct):
     finish_reason: str | None = None
     response_id: str | None = None
     error: dict[str, Any] | None = None
+    calls: Calls | None = None  # of the provider's own tools, in a stream
 
 
 class Verdict(IntEnum):

@@ -39,6 +39,8 @@ def facts(endpoint: str, body: Body) -> RequestFacts:
     tier = get("service_tier")
     if tier is not None and not isinstance(tier, str):
         raise _invalid("service_tier", "`service_tier` must be a string.")
+    if endpoint == "messages" and get("speed") == "fast":
+        tier = "fast"  # as the answer names it: Anthropic's fast mode costs more on any tier
     if endpoint == "audio.speech" and get("stream_format") == "sse":
         stream = True
     return RequestFacts(n, cap, stream is True, tier)

@@ -8,6 +8,7 @@ import msgspec
 
 from proxy.dialects.openai import read_answer, usage_of
 from proxy.dialects.reading import UNREADABLE, Reading, Verdict, as_error, whole
+from proxy.dialects.tools import Calls, Item, Tool, ToolUsage, calls_of, with_calls
 
 ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
 
@@ -17,12 +18,26 @@ class _Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
+class _Output(msgspec.Struct, gc=False):
+    output: list[Item] | None = None
+    tool_usage: ToolUsage | None = None
+    tools: list[Tool] | None = None
+
+
+class _ItemDone(msgspec.Struct, gc=False):
+    item: Item | None = None
+
+
 _decode: Final = msgspec.json.Decoder(_Event).decode
+_output: Final = msgspec.json.Decoder(_Output).decode
+_item: Final = msgspec.json.Decoder(_ItemDone).decode
 
 
 def read(body: bytes) -> Reading:
     """A unary answer, or a stored response."""
     reading = read_answer(body)
+    if b"_call" in body or b"tool_usage" in body:
+        reading.usage = with_calls(reading.usage, _calls(body))
     if reading.error is not None and reading.usage is not None:
         reading.error = (
             None  # a failed response is an object with an `error` field, told with status 200: it passes as it is
@@ -30,13 +45,22 @@ def read(body: bytes) -> Reading:
     return reading
 
 
+def _calls(body: bytes) -> Calls:
+    try:
+        told = _output(body)
+    except UNREADABLE:  # its items have another form
+        return Calls()
+    return calls_of(told.output, told.tool_usage, told.tools)
+
+
 class ResponsesStream:
     """The event stream of one response."""
 
-    __slots__ = ("reading",)
+    __slots__ = ("_calls", "reading")
 
     def __init__(self) -> None:
-        self.reading = Reading()
+        self._calls = Calls()
+        self.reading = Reading(calls=self._calls)
 
     def event(self, data: bytes) -> Verdict:
         """One event. A failed response is the API's own end of the stream and passes; a bare error isn't."""
@@ -57,7 +81,17 @@ class ResponsesStream:
             return Verdict.ERROR
         if told.type == "response.created":
             self._response(whole(data).get("response"))
+        elif told.type == "response.output_item.done" and b"_call" in data:
+            self._item(data)
         return Verdict.PASS
+
+    def _item(self, data: bytes) -> None:
+        try:
+            told = _item(data)
+        except UNREADABLE:
+            return
+        if told.item is not None:
+            self._calls.add(told.item)
 
     def _response(self, response: Any) -> None:
         if not isinstance(response, dict):
@@ -71,4 +105,12 @@ class ResponsesStream:
         reading.finish_reason = str(response.get("status") or "") or None
         usage = usage_of(response.get("usage"))
         if usage is not None:
-            reading.usage = usage
+            reading.usage = with_calls(usage, self._calls, _calls_of(response))
+
+
+def _calls_of(response: dict[str, Any]) -> Calls:
+    try:
+        told = msgspec.convert(response, _Output)
+    except msgspec.ValidationError:
+        return Calls()
+    return calls_of(told.output, told.tool_usage, told.tools)

@@ -20,7 +20,8 @@ class Usage(msgspec.Struct, frozen=True):
 
     `input_tokens` includes cached and cache-written tokens; `output_tokens` includes reasoning. Audio and image
     tokens are parts of them. `audio_ms` is audio that is measured by its duration instead. `searches`,
-    `file_searches` and `code_sessions` (containers that code ran in) are what the provider's own tools did.
+    `file_searches` and `code_sessions` (containers that code ran in) are what the provider's own tools did;
+    `preview_searches` are those of the searches that the tool's preview made.
     """
 
     input_tokens: int = 0
@@ -40,6 +41,7 @@ class Usage(msgspec.Struct, frozen=True):
     audio_ms: int = 0
     characters: int = 0
     searches: int = 0
+    preview_searches: int = 0
     file_searches: int = 0
     code_sessions: int = 0
     given: dict[str, Any] | msgspec.Raw = {}  # the upstream's own words; Raw where they needn't be parsed
@@ -75,6 +77,7 @@ _OPTIONAL: Final = (
     "audio_ms",
     "characters",
     "searches",
+    "preview_searches",
     "file_searches",
     "code_sessions",
 )

@@ -21,7 +21,9 @@ from proxy.pricing import known
 from proxy.pricing.card import RateCard
 from proxy.pricing.names import FIRST_PARTIES, OPEN_WEIGHTS, dashed, matches
 from proxy.pricing.overrides import change_at, override_for, overrides_of
+from proxy.pricing.sheet import Rate
 from proxy.pricing.tables import FORMAT, Dated, Override, Priced, Provider, Tables, When, pack, unpack
+from proxy.pricing.units import REQUEST
 
 if TYPE_CHECKING:
     from proxy.config.upstreams import Price
@@ -155,7 +157,11 @@ class RateCards:
             if matches(clause, name):
                 best = index
                 break
-        return None if best is None else msgspec.msgpack.decode(block.models[best], type=Priced)
+        if best is None:
+            return None
+        priced = msgspec.msgpack.decode(block.models[best], type=Priced)
+        fee = known.by_request(provider, name)
+        return priced if fee is None else _with_fee(priced, fee)
 
     def _provider(self, name: str) -> Provider:
         block = self._providers.get(name)
@@ -165,6 +171,13 @@ class RateCards:
 
     def __repr__(self) -> str:
         return f"<RateCards {self.source} {self.hash[:12]}>"
+
+
+def _with_fee(priced: Priced, fee: Rate) -> Priced:
+    standard = [
+        msgspec.structs.replace(dated, rates=pack({REQUEST: fee, **unpack(dated.rates)})) for dated in priced.standard
+    ]
+    return msgspec.structs.replace(priced, standard=standard, added=[*priced.added, REQUEST])
 
 
 def _resold(provider: str, dated: Dated) -> Dated:

@@ -4,19 +4,22 @@ Rules: pure tables over ids of providers and models, applied once, when the card
 database says itself counts before them. Figures are of November 2026.
 
 1. Cache lifetimes: an hour costs twice the input at Anthropic and where its models are resold at its prices; twelve
-   hours cost 2.5 times the input at OpenAI, from gpt-6 on.
+   hours cost 2.5 times the input at OpenAI, from gpt-5.6 on.
    https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pricing
    https://developers.openai.com/api/docs/pricing
-2. Search models of the chat API look something up for every request. Others are charged by the search, most of which
-   the price database has. https://developers.openai.com/api/docs/pricing#built-in-tools
+2. Search models of the chat API look something up for every request, whatever they are called by. Others are charged
+   by the search, most of which the price database has; older models pay more for it with the tool's preview. Azure has
+   a price of its own. https://developers.openai.com/api/docs/pricing#built-in-tools
    https://docs.x.ai/developers/pricing#tools-pricing
+   https://www.microsoft.com/en-us/bing/apis/grounding-pricing
 3. Code runs in containers charged by the session: $0.03 for one of the usual size at OpenAI, 10 % more at Azure.
 4. Data residency: what is kept in one region costs 10 % more, for the models named here, where the provider has another
    address for it (OpenAI, Google), or says so in the answer (Anthropic's `inference_geo`).
    https://developers.openai.com/api/docs/guides/your-data#data-residency-controls
    https://platform.claude.com/docs/en/about-claude/pricing#data-residency-pricing
    https://cloud.google.com/vertex-ai/generative-ai/pricing
-5. The most that one answer can have, from the models' own pages. A family's largest counts for all of it, so that a
+5. Sound of the first audio models. https://developers.openai.com/api/docs/models/gpt-4o-audio-preview
+6. The most that one answer can have, from the models' own pages. A family's largest counts for all of it, so that a
    bound holds; what isn't named can have as much as its context holds.
 """
 
@@ -35,17 +38,29 @@ _INPUT: Final = BY_NAME["input"]
 _RESELLERS: Final = frozenset(("anthropic", "aws", "azure", "google", "openrouter"))
 _LIFETIMES: Final = (
     ("cache_write_1h", _RESELLERS, re.compile(r"claude"), Fraction(2)),
-    ("cache_write_12h", frozenset(("openai", "azure")), re.compile(r"^gpt-6"), Fraction(5, 2)),
+    ("cache_write_12h", frozenset(("openai", "azure")), re.compile(r"^gpt-(5\.6|6)"), Fraction(5, 2)),
 )
 # (unit, providers, model, USD a unit)
 _FEES: Final = (
-    ("request", frozenset(("openai",)), re.compile(r"^gpt-4o-(mini-)?search-preview"), Fraction(25, 1000)),
-    ("request", frozenset(("openai",)), re.compile(r"^gpt-5-search-api"), Fraction(10, 1000)),
     ("search", frozenset(("openai",)), re.compile(r"^(gpt-[56]|o[34])"), Fraction(10, 1000)),
+    ("search_preview", frozenset(("openai",)), re.compile(r"^gpt-4(o|\.1)(-mini)?(-20|$)"), Fraction(25, 1000)),
+    ("input_audio", frozenset(("openai",)), re.compile(r"^gpt-4o-audio-preview"), Fraction(40, 10**6)),
+    ("output_audio", frozenset(("openai",)), re.compile(r"^gpt-4o-audio-preview"), Fraction(80, 10**6)),
+    ("input_audio", frozenset(("openai",)), re.compile(r"^gpt-4o-mini-audio-preview"), Fraction(10, 10**6)),
+    ("output_audio", frozenset(("openai",)), re.compile(r"^gpt-4o-mini-audio-preview"), Fraction(20, 10**6)),
     ("search", frozenset(("x-ai",)), re.compile(r"^grok-[4-9]"), Fraction(5, 1000)),
     ("file_search", frozenset(("openai",)), re.compile(r"^(gpt-[56]|gpt-4o|gpt-4\.1|o[34])"), Fraction(25, 10_000)),
 )
-_CONTAINER: Final = {"azure": Fraction(33, 1000), "openai": Fraction(3, 100)}
+_SEARCH_MODELS: Final = (
+    (re.compile(r"^gpt-4o-(mini-)?search-preview"), Fraction(25, 1000)),
+    (re.compile(r"^gpt-5-search-api"), Fraction(10, 1000)),
+)
+_CONTAINER: Final = Fraction(3, 100)
+_AZURE: Final = {
+    "code_interpreter": Fraction(33, 1000),
+    "search": Fraction(14, 1000),
+    "search_preview": Fraction(14, 1000),
+}
 
 _REGIONAL: Final = (
     ("anthropic", re.compile(r"claude-(fable|mythos|opus-([5-9]|4-[6-9])|sonnet-([5-9]|4-6)|haiku-[5-9])")),
@@ -88,16 +103,22 @@ def completed(provider: str, model: str, rates: dict[int, Rate], *, tier: bool) 
         for name, providers, pattern, usd in _FEES:
             if provider in providers and pattern.search(model):
                 found[BY_NAME[name]] = usd * NANO, ()
-        if BY_NAME["search"] in {**found, **rates} and (container := _CONTAINER.get(provider)):
-            found[BY_NAME["code_interpreter"]] = container * NANO, ()
+        if provider == "openai" and BY_NAME["search"] in {**found, **rates}:
+            found[BY_NAME["code_interpreter"]] = _CONTAINER * NANO, ()
     return {**found, **rates}
+
+
+def by_request(provider: str, name: str) -> Rate | None:
+    """What each request of a search model costs, under whatever name it is asked for."""
+    if provider != "openai":
+        return None
+    return next(((usd * NANO, ()) for pattern, usd in _SEARCH_MODELS if pattern.search(name)), None)
 
 
 def resold(provider: str, rates: Mapping[int, Rate]) -> dict[int, Rate]:
     """Another's rates at a provider that sells its models, with that provider's own fees."""
-    index = BY_NAME["code_interpreter"]
-    own = _CONTAINER.get(provider)
-    return {**rates, index: (own * NANO, ())} if own is not None and index in rates else dict(rates)
+    own = {BY_NAME[name]: usd for name, usd in _AZURE.items()} if provider == "azure" else {}
+    return {index: (own[index] * NANO, ()) if index in own else rate for index, rate in rates.items()}
 
 
 def has_regional_price(provider: str, model: str) -> bool:

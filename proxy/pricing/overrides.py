@@ -43,6 +43,7 @@ _NAMED: Final = (
     "citation",
     "characters",
     "search",
+    "search_preview",
     "file_search",
     "code_interpreter",
     "request",

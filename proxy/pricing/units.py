@@ -59,6 +59,7 @@ UNITS: Final[tuple[Unit, ...]] = (
     _unit("audio_hours", "audio_hours", 3_600_000, "durations audio", audio_ms=1),
     _unit("input_audio_hours", "input_audio_hours", 3_600_000, "durations audio in", audio_ms=1),
     _unit("search", "web_searches_kcount", 1000, "searches", searches=1),
+    _unit("search_preview", "", 1000, "searches preview", preview_searches=1),
     _unit("file_search", "storage_searches_kcount", 1000, "file-searches", file_searches=1),
     _unit("code_interpreter", "", 1, "code-sessions", code_sessions=1),
     _unit("request", "requests_kcount", 1000, "requests", one=1),

@@ -116,7 +116,7 @@ def test_the_largest_count_is_believed(largest: int) -> None:
 
 
 def test_parts_never_exceed_their_total() -> None:
-    """Cached, written and audio tokens are parts of the input, reasoning of the output: what is beyond is cut."""
+    """Cached and written tokens together, and audio, are parts of the input, reasoning of the output: the rest is cut."""
     read = usage(
         "chat",
         '{"prompt_tokens":10,"completion_tokens":5,'
@@ -124,7 +124,7 @@ def test_parts_never_exceed_their_total() -> None:
         '"completion_tokens_details":{"reasoning_tokens":96}}',
     )
     assert read is not None
-    assert (read.cached_tokens, read.cache_write_tokens, read.input_audio_tokens) == (10, 10, 10)
+    assert (read.cached_tokens, read.cache_write_tokens, read.input_audio_tokens) == (0, 10, 10)
     assert read.reasoning_tokens == 5
 
 
