@@ -2,7 +2,7 @@
 
 Rules: the address is that of the deployment file. Every connection of SQLite waits for the one writer up to `BUSY_S`
 and writes ahead, so that reports read while rows come; begun transactions are ours, not the driver's. A PostgreSQL that
-is gone or frozen fails within `LOST_S`, never hangs.
+is gone fails within about `LOST_S`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def engine_of(url: str, home: Path, *, reading: bool = False) -> Engine:
 
     def connected(raw: Any, _: Any) -> None:
         raw.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-65536", "temp_store=MEMORY"):
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-65536"):
             raw.execute(f"PRAGMA {pragma}")
         if reading:
             raw.execute("PRAGMA query_only=ON")

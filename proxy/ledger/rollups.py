@@ -109,39 +109,38 @@ class Difference(NamedTuple):
 
     table: str
     key: tuple[Any, ...]
-    stands: tuple[Any, ...] | None
-    summed: tuple[Any, ...] | None
+    stands: tuple[int, ...] | None
+    summed: tuple[int, ...] | None
 
 
-def differences(db: Connection, since_quarter: int = 0) -> Iterator[Difference]:
+def differences(db: Connection, since_quarter: int = 0, most: int = 20) -> Iterator[Difference]:
     """Where roll-ups differ from the rows counted from a quarter hour on (of days: from the next whole day on)."""
     for kind, pair in enumerate(ROLL_UPS):
         for by_day, table in enumerate(pair):
             since = -(-since_quarter // QUARTERS_A_DAY) if by_day else since_quarter
-            yield from _compared(db, kind, table, bool(by_day), since)
+            yield from _compared(db, kind, table, bool(by_day), since, most)
 
 
-def _compared(db: Connection, kind: int, table: Table, by_day: bool, since: int) -> Iterator[Difference]:
+def _compared(db: Connection, kind: int, table: Table, by_day: bool, since: int, most: int) -> Iterator[Difference]:
+    """The database compares, so that it takes no memory here."""
     keys, measures = _columns(table)
-    summed: dict[tuple[Any, ...], list[int]] = {}
-    for source in _sources(kind, db.dialect.name):
-        select = _select(source, by_day).format(f"quarter >= {since * (QUARTERS_A_DAY if by_day else 1)}")
-        for row in _rows(db, select):
-            have = summed.setdefault(row[: len(keys)], [0] * len(measures))
-            for index, value in enumerate(row[len(keys) :]):
-                have[index] += int(value)
     names = ", ".join([*keys, *measures])
-    query = f"SELECT {names} FROM {table.name} WHERE {keys[0]} >= {since} ORDER BY {', '.join(keys)}"  # noqa: S608
-    for row in _rows(db, query):
-        key, stands = row[: len(keys)], row[len(keys) :]
-        right = summed.pop(key, None)
-        if right is None:
-            if any(stands):
-                yield Difference(table.name, key, stands, None)
-        elif tuple(right) != stands:
-            yield Difference(table.name, key, stands, tuple(right))
-    for key, right in sorted(summed.items()):
-        yield Difference(table.name, key, None, tuple(right))
+    since_quarter = since * (QUARTERS_A_DAY if by_day else 1)
+    parts = [_select(one, by_day).format(f"quarter >= {since_quarter}") for one in _sources(kind, db.dialect.name)]
+    named = ", ".join([*keys, *(f"SUM({name}) AS {name}" for name in measures)])
+    aliases = ", ".join([*keys, *measures])
+    union = " UNION ALL ".join(f"SELECT * FROM ({part}) AS p{index}" for index, part in enumerate(parts))  # noqa: S608
+    summed = f"WITH rows_of({aliases}) AS ({union}) SELECT {named} FROM rows_of GROUP BY {', '.join(keys)}"  # noqa: S608
+    stands = f"SELECT {names} FROM {table.name} WHERE {keys[0]} >= {since}"  # noqa: S608
+    ordered = f"ORDER BY {', '.join(keys)} LIMIT {most}"
+    right = _by_key(db, f"SELECT * FROM ({summed}) AS a EXCEPT {stands} {ordered}", len(keys))  # noqa: S608
+    wrong = _by_key(db, f"{stands} EXCEPT SELECT * FROM ({summed}) AS a {ordered}", len(keys))  # noqa: S608
+    for key in sorted({**right, **wrong}):
+        yield Difference(table.name, key, wrong.get(key), right.get(key))
+
+
+def _by_key(db: Connection, query: str, keys: int) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    return {row[:keys]: tuple(int(value) for value in row[keys:]) for row in _rows(db, query)}
 
 
 def rows_between(db: Connection, first_quarter: int, end_quarter: int) -> Iterator[tuple[Any, ...]]:

@@ -28,6 +28,7 @@ ToldBy = Literal["worker", "state", "ledger"]
 Row = tuple[Any, ...]
 QUARTER_NS: Final = QUARTER_S * 10**9
 _COLUMN: Final = {column.name: index for index, column in enumerate(attempts.columns)}
+QUARTER: Final = _COLUMN["quarter"]
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 _NEGATED: Final = tuple(_COLUMN[name] for name in (*_TOKENS, "nanodollars"))
 
