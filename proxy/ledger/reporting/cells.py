@@ -229,9 +229,24 @@ class Where(msgspec.Struct, frozen=True):
         return " ".join(f"{name}={','.join(values)}" for name, values in self.wanted)
 
     def select(self, cells: Iterable[Cell]) -> list[Cell]:
-        """The cells that meet all conditions. `""` and `—` stand for those without a value."""
-        readers = [(reader(name), tuple(_absent(value) for value in values)) for name, values in self.wanted]
+        """The cells that meet all conditions. `""` stands for those without a value."""
+        if not self.wanted:
+            return list(cells)
+        readers = self._readers
         return [cell for cell in cells if all(_matches(read(cell), values) for read, values in readers)]
+
+    def holds(self, belonging: Belonging) -> bool:
+        """Whether a belonging meets all conditions that aren't about time."""
+        cell = Cell(date.min, belonging, Sums())
+        return all(
+            _matches(reader(name)(cell), tuple(map(_absent, values)))
+            for name, values in self.wanted
+            if name not in TIMES
+        )
+
+    @property
+    def _readers(self) -> list[tuple[Reader, tuple[str, ...]]]:
+        return [(reader(name), tuple(map(_absent, values))) for name, values in self.wanted]
 
 
 def _absent(value: str) -> str:

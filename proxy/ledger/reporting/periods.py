@@ -20,11 +20,14 @@ _EPOCH = date(1970, 1, 1)
 Grain = Literal["day", "week", "month"]
 
 
-class Offset(NamedTuple):
-    """From `from_s` on, the zone's clocks are `offset_s` ahead of UTC."""
+class Edge(NamedTuple):
+    """The quarters from `first` to before `end` belong to the local `day` and not to UTC's of that date (`sign` 1), or
+    to UTC's and not to the local one (-1), but the one before."""
 
-    from_s: int
-    offset_s: int
+    day: date
+    sign: int
+    first: int
+    end: int
 
 
 class Period:
@@ -99,29 +102,20 @@ def midnight_s(day: date, zone: ZoneInfo) -> int:
     return int(datetime.combine(day, time(), zone).timestamp())
 
 
-def offsets(start_s: int, end_s: int, zone: ZoneInfo) -> list[Offset]:
-    """How far the zone's clocks are ahead of UTC, from `start_s` on and at each change before `end_s`.
+def edges(period: Period) -> list[Edge]:
+    """For each of its days, and the one after it, what lies between its beginning and UTC's day of the same date.
 
-    Raises ValueError where days don't begin at a quarter of an hour, which was last so in 1972.
+    Raises ValueError where a day doesn't begin at a quarter of an hour, which was last so in 1972.
     """
-    found = [Offset(start_s, offset_at(start_s, zone))]
-    for at in range(start_s, end_s, _DAY_S):
-        after = min(at + _DAY_S, end_s)
-        if offset_at(after, zone) != offset_at(at, zone):
-            moment = _change(at, after, zone)
-            found.append(Offset(moment, offset_at(moment, zone)))
-    if any(offset.offset_s % QUARTER_S for offset in found):
-        raise ValueError(f"the days of {zone.key} didn't begin at a quarter of an hour then")
-    return found
+    return [_edge(period.first + timedelta(days=n), period.zone) for n in range(len(period.days) + 1)]
 
 
-def _change(before_s: int, after_s: int, zone: ZoneInfo) -> int:
-    """The first second with the offset of `after_s`; there is one change between the two."""
-    old = offset_at(before_s, zone)
-    while after_s - before_s > 1:
-        middle = (before_s + after_s) // 2
-        before_s, after_s = (middle, after_s) if offset_at(middle, zone) == old else (before_s, middle)
-    return after_s
+def _edge(day: date, zone: ZoneInfo) -> Edge:
+    begins_s, utc = midnight_s(day, zone), number_of(day) * _DAY_S // QUARTER_S
+    if begins_s % QUARTER_S:
+        raise ValueError(f"{day} didn't begin at a quarter of an hour in {zone.key}")
+    begins = begins_s // QUARTER_S
+    return Edge(day, 1, begins, utc) if begins < utc else Edge(day, -1, utc, begins)
 
 
 def offset_at(moment_s: float, zone: ZoneInfo) -> int:

@@ -1,8 +1,7 @@
 """Reads the roll-ups: the only module of the reports that knows the ledger's tables.
 
-Rules: reads only, in one snapshot. Quarters are summed to the zone's days by the database; where the zone is UTC the
-day's roll-up is read instead. What of a period's cost stands in another one (an attempt sent before midnight and
-settled after it) is read from the rows.
+Rules: reads only, in one snapshot. The days of a zone are put together from the roll-ups by day and by quarter. What of
+a period's cost stands in another one (an attempt sent before midnight and settled after it) is read from the rows.
 """
 
 from __future__ import annotations
@@ -10,16 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date, timedelta
 from functools import cache
-from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, Integer, Table, case, func, literal_column, not_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, case, func, not_, select
 
 from proxy.ledger import tables
 from proxy.ledger.reporting.cells import Belonging, Cell, Sums
-from proxy.ledger.reporting.periods import Offset, Period, day_of, offsets
+from proxy.ledger.reporting.periods import Edge, Period, day_of, edges, number_of
 
 _COUNTED: Final = (
     "exchanges",
@@ -32,12 +31,13 @@ _COUNTED: Final = (
     "reasoning_tokens",
 )
 _NAMED: Final = {"started_by": "policy"}
+_ONE_DAY: Final = timedelta(days=1)
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What a policy claims to have saved on a day, and by how many savings."""
+    """What a policy claims to have saved, and by how many savings."""
 
-    cell: Cell
+    belonging: Belonging
     policy: str
     model: str
     known: str
@@ -90,30 +90,52 @@ class Source:
         self._raw: dict[int, Any] | None = None
 
     def cells(self, period: Period) -> list[Cell]:
-        """The sums of every day of the period."""
-        table, day, within = _days_of(tables.quarters, tables.days, period)
-        sums = [func.sum(table.c[name]) for name in (*_COUNTED, "nanodollars")]
-        query = select(table.c.dimension, day, *sums).where(*within).group_by(table.c.dimension, day)
-        return [self._cell(int(row[0]), int(row[1]), row[2:]) for row in self._db.execute(query)]
+        """The sums of every day of the period.
+
+        A local day is UTC's of the same date, and what lies between their beginnings is added or taken away: so the
+        roll-up by day is read, and of that by quarter only as many hours a day as the zone is away from UTC.
+        """
+        sums: dict[tuple[int, date], list[int]] = {}
+        columns = [*_COUNTED, "nanodollars"]
+        c = tables.days.c
+        whole = select(c.dimension, c.day, *(c[name] for name in columns))
+        for row in self._db.execute(whole.where(*_within(c.day, period))).all():
+            sums[row[0], _day(row[1])] = [*row[2:]]
+        for edge in edges(period):
+            for row in self._between(tables.quarters, ("dimension",), columns, edge):
+                _move(sums, row[0], edge, [int(value) for value in row[1:]], period)
+        return [self._cell(dimension, day, row) for (dimension, day), row in sums.items() if any(row)]
 
     def savings(self, period: Period) -> list[Saved]:
-        """What policies claim to have saved."""
-        table, day, within = _days_of(tables.saving_quarters, tables.saving_days, period)
-        keys = (table.c.dimension, day, table.c.policy, table.c.model, table.c.known)
-        sums = (func.sum(table.c.savings), func.sum(table.c.nanodollars))
-        found = self._db.execute(select(*keys, *sums).where(*within).group_by(*keys))
-        return [
-            Saved(Cell(day_of(int(row[1])), self._of(int(row[0])), Sums()), *row[2:5], int(row[5]), int(row[6]))
-            for row in found
-        ]
+        """What policies claim to have saved in the whole period."""
+        keys, measures = ("dimension", "policy", "model", "known"), ("savings", "nanodollars")
+        found = self._whole(tables.saving_days, tables.saving_quarters, keys, measures, period)
+        return [Saved(self._of(key[0]), *key[1:], *row) for key, row in found]
 
     def arms(self, period: Period) -> list[Arm]:
-        """What the exchanges of the arms of policies with a holdout cost."""
-        table, _, within = _days_of(tables.arm_quarters, tables.arm_days, period)
-        keys = (table.c.policy, table.c.arm, table.c.dimension)
-        sums = [func.sum(table.c[name]) for name in tables.ARM]
-        found = self._db.execute(select(*keys, *sums).where(*within).group_by(*keys))
-        return [Arm(row[0], row[1], self._of(int(row[2])), *map(int, row[3:])) for row in found]
+        """What the exchanges of the arms of policies with a holdout cost in the whole period."""
+        found = self._whole(tables.arm_days, tables.arm_quarters, ("dimension", "policy", "arm"), tables.ARM, period)
+        return [Arm(key[1], key[2], self._of(key[0]), *row) for key, row in found]
+
+    def _whole(
+        self, days: Table, quarters: Table, keys: Sequence[str], measures: Sequence[str], period: Period
+    ) -> list[tuple[tuple[Any, ...], list[int]]]:
+        """The sums of a period, not by day: of UTC's days of the same dates, with only the two ends put right."""
+        columns = [days.c[key] for key in keys]
+        query = select(*columns, *(func.sum(days.c[name]) for name in measures)).group_by(*columns)
+        sums: dict[tuple[Any, ...], list[int]] = {}
+        _add(sums, self._db.execute(query.where(*_within(days.c.day, period))), len(keys), 1)
+        first, *_, last = edges(period)
+        _add(sums, self._between(quarters, keys, measures, first), len(keys), first.sign)
+        _add(sums, self._between(quarters, keys, measures, last), len(keys), -last.sign)
+        return [(key, row) for key, row in sums.items() if any(row)]
+
+    def _between(self, table: Table, keys: Sequence[str], measures: Sequence[str], edge: Edge) -> Iterable[Row[Any]]:
+        if edge.first == edge.end:
+            return ()
+        columns, quarter = [table.c[key] for key in keys], table.c.quarter
+        query = select(*columns, *(func.sum(table.c[name]) for name in measures)).group_by(*columns)
+        return self._db.execute(query.where(quarter >= edge.first, quarter < edge.end)).all()
 
     def began_s(self) -> int | None:
         """When the first quarter with any record begins, Unix seconds; None for an empty ledger."""
@@ -127,11 +149,11 @@ class Source:
         row = self._db.execute(select(*columns).where(c.month == month)).one_or_none()
         return None if row is None else Closing(row[0], row[1], int(row[2]) // 10**9, int(row[3]), *row[4:])
 
-    def accrued(self, period: Period) -> Accrued:
-        """What was sent in the period and not settled in it, and the other way round."""
-        if period.whole_month and self.closing(period.name) is not None:
-            open_ = self._accruals(period.name)
-            return Accrued(*open_, 0, 0, *self._carried(period))
+    def accrued(self, period: Period, closing: Closing | None) -> Accrued:
+        """What was sent in the period and not settled in it, and the other way round. Of a closed month: as it stood
+        when it, and the month before it, were closed."""
+        if closing is not None:
+            return Accrued(*self._accruals(period.name), 0, 0, *self._accruals(period.previous.name))
         return Accrued(*self._open(period), *self._settled_after(period), *self._carried(period))
 
     def _accruals(self, month: str) -> tuple[int, int]:
@@ -169,17 +191,17 @@ class Source:
         found = [self._db.execute(query.where(*sent, *when)).one() for when in (soon, late)]
         return sum(int(row[0] or 0) for row in found), sum(int(row[1] or 0) for row in found)
 
-    def _cell(self, dimension: int, number: int, row: Sequence[Any]) -> Cell:
+    def _cell(self, dimension: int, day: date, row: Sequence[int]) -> Cell:
         belonging = self._of(dimension)
-        sums = Sums(*map(int, row[:-1]))
+        sums = Sums(*row[:-1])
         match belonging.known:
             case "estimated":
-                sums.estimated = int(row[-1])
+                sums.estimated = row[-1]
             case "unknown":
-                sums.unknown = int(row[-1])
+                sums.unknown = row[-1]
             case _:
-                sums.observed = int(row[-1])
-        return Cell(_day(number), belonging, sums)
+                sums.observed = row[-1]
+        return Cell(day, belonging, sums)
 
     def _of(self, dimension: int) -> Belonging:
         found = self._belongings.get(dimension)
@@ -209,24 +231,26 @@ def reading(engine: Engine) -> Iterator[Source]:
         yield Source(db)
 
 
-def _days_of(quarters: Table, days: Table, period: Period) -> tuple[Table, ColumnElement[Any], Iterable[Any]]:
-    """The roll-up to read, the number of the local day of its rows, and which rows are of the period."""
-    changes = offsets(period.start_s, period.end_s, period.zone)
-    if all(change.offset_s == 0 for change in changes):
-        first, end = period.start_s // 86_400, period.end_s // 86_400
-        return days, days.c.day, (days.c.day >= first, days.c.day < end)
-    quarter = quarters.c.quarter
-    first, end = period.start_s // tables.QUARTER_S, period.end_s // tables.QUARTER_S
-    return quarters, _local_day(changes), (quarter >= first, quarter < end)
+def _within(day: ColumnElement[int], period: Period) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return day >= number_of(period.first), day <= number_of(period.last)
 
 
-def _local_day(changes: Sequence[Offset]) -> ColumnElement[Any]:
-    """`(quarter + offset) / 96`, by the offset that holds then. Written out, since it must be the same expression in
-    the list and in GROUP BY, which parameters wouldn't be."""
-    ahead = str(changes[-1].offset_s // tables.QUARTER_S)
-    cases = [
-        f"WHEN quarter < {after.from_s // tables.QUARTER_S} THEN {change.offset_s // tables.QUARTER_S}"
-        for change, after in pairwise(changes)
-    ]
-    offset = f"CASE {' '.join(cases)} ELSE {ahead} END" if cases else ahead
-    return literal_column(f"(quarter + {offset}) / {tables.QUARTERS_A_DAY}", Integer)
+def _move(
+    sums: dict[tuple[int, date], list[int]], dimension: int, edge: Edge, row: Sequence[int], period: Period
+) -> None:
+    """What lies on the edge of a day is of that day and not of the one before, or the other way round."""
+    for day, sign in ((edge.day, edge.sign), (edge.day - _ONE_DAY, -edge.sign)):
+        if period.first <= day <= period.last:
+            own = sums.get((dimension, day))
+            if own is None:
+                sums[dimension, day] = [sign * value for value in row]
+            else:
+                for index, value in enumerate(row):
+                    own[index] += sign * value
+
+
+def _add(sums: dict[tuple[Any, ...], list[int]], rows: Iterable[Row[Any]], keys: int, sign: int) -> None:
+    for row in rows:
+        own = sums.setdefault(tuple(row[:keys]), [0] * (len(row) - keys))
+        for index, value in enumerate(row[keys:]):
+            own[index] += sign * int(value)
