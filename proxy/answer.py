@@ -171,7 +171,7 @@ class Answer:
         if self._stream is not None and now < self.deadline and self._quiet < _LOOKS and not late:
             self._look_again(now)
             return
-        kind = "total time limit" if now >= self.deadline else "no event" if late else "no byte came in time"
+        kind = "total time limit" if now >= self.deadline else "no first event" if late else "no byte came in time"
         detail = f"{kind}, {_since(self.attempt) / 1e9:.1f} s after the request was sent"
         self.on_end(WireError("timeout", Progress.SENT if self._mode == "head" else Progress.ANSWERING, detail))
 
