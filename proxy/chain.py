@@ -28,6 +28,7 @@ from proxy.exchange import Forward, Request, Spawn
 from proxy.metrics import Metrics
 from proxy.objects import Objects
 from proxy.observe import observed
+from proxy.own import Lookup
 from proxy.response import Response
 from proxy.state.protocol import Store
 from proxy.state.purse import Purse
@@ -54,6 +55,7 @@ class Services(msgspec.Struct, frozen=True):
     store: Store | None = None  # what workers share; None where there is none, as in `weir explain`
     spawn: Spawn | None = None
     purse: Purse | None = None  # what this worker reserves from, in the same Store
+    lookup: Lookup | None = None  # asks the supervisor
 
 
 class Built(msgspec.Struct, frozen=True):

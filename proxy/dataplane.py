@@ -160,6 +160,7 @@ class DataPlane:
             self.store,
             self.spawn,
             self.purse,
+            self.lookup,
         )
 
     async def reconfigure(self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None) -> None:

@@ -349,6 +349,7 @@ class Exchange(msgspec.Struct, eq=False):
             parent=self.id,
             started_by=policy,
             spawn=self.spawn,
+            guards=list(self.guards),  # whoever pays for this exchange pays for that one
             on_end=self.on_end,
         )
 

@@ -7,6 +7,7 @@ were written.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,18 +17,45 @@ from proxy.config.findings import note
 from proxy.config.neighbours import Placed
 from proxy.config.policies import Envelope, PolicyEntry, PolicyFile
 from proxy.config.problems import Location, suggestion
-from proxy.config.reading import validated
+from proxy.config.reading import Reading, absolute, reason, similar, validated
 from proxy.config.registry import PolicyModule, Registry
 from proxy.config.scalars import FROM_FILE
-from proxy.config.source import Source
+from proxy.config.source import Mark, Source
 
 ENVELOPE = frozenset(Envelope.model_fields)
+
+
+class Files:
+    """The files that one entry names, for its module's `resolve`. Names are relative to the policy file."""
+
+    def __init__(self, reading: Reading, source: Source, location: Location) -> None:
+        self._reading = reading
+        self._source = source
+        self._location = location
+
+    def text(self, name: str, at: Location) -> str | None:
+        """The text of a file, which is watched from now on; None where it can't be read, which is reported."""
+        base = Path(self._source.file).parent
+        path = absolute(base, name)
+        self._reading.watch(path)
+        try:
+            return path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"can't read {base / name}: {reason(error)}"
+            self._source.report((*self._location, *at), message, similar(path))
+            return None
+
+    def report(self, name: str, line: int, message: str, hint: str = "") -> None:
+        """Note a problem in a line of such a file."""
+        shown = str(Path(self._source.file).parent / name)
+        self._source.add(shown, Mark(line, 1), (), message, hint)
 
 
 class Entries:
     """Checks entries against the policies of a registry; `placed` are those without errors, in their order."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, reading: Reading) -> None:
+        self.reading = reading
         self.registry = registry
         self.modules: dict[str, PolicyModule] = {}
         self.placed: list[Placed] = []
@@ -59,6 +87,7 @@ class Entries:
         envelope = _given({name: inner for name, inner in value.items() if name in ENVELOPE})
         options = {name: inner for name, inner in value.items() if name not in ENVELOPE}
         self.options(source, location, value.get("use"), options)
+        options = self.resolved(source, location, value.get("use"), options)
         checked = validated(Envelope, source, envelope, location)
         if checked is None or len(source.problems) > before:
             return None
@@ -85,6 +114,11 @@ class Entries:
             known |= {field.alias for field in config.model_fields.values() if field.alias}
             for name in options.keys() - known:
                 source.report((*location, name), "unknown key", suggestion(name, known | ENVELOPE), at_key=True)
+
+    def resolved(self, source: Source, location: Location, use: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """The options with what the files say that they name, where the policy has such."""
+        resolve = getattr(self.modules.get(use), "resolve", None) if isinstance(use, str) else None
+        return options if resolve is None else resolve(options, Files(self.reading, source, location))
 
     def module(self, source: Source, location: Location, use: str) -> PolicyModule | None:
         """The policy's module, imported once."""

@@ -94,7 +94,7 @@ def _finish(
     checks.empty_values(source)
     resolved = Resolving(reading, source, base).deployment(overrides)
     teams = _teams(reading, source, base)
-    entries = Entries(installed() if registry is None else registry)
+    entries = Entries(installed() if registry is None else registry, reading)
     chain = _chain(reading, source, base, entries)
     resolved["keys"] = checks.key_mode(source, resolved, teams, reading.env)
     written = isinstance(source.data, dict)

@@ -1,0 +1,136 @@
+"""What an attempt may cost at most, and what it came to: the amounts that are reserved and settled.
+
+Pure. The bound is proven, far from the limit as well as near it: a cheap one where the body is plain text (a byte is at
+least a token), the careful one of `proxy.tokens.bound` otherwise. What can't be priced or bounded has no amount.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, Literal
+
+import msgspec
+
+from policies.budget.limits import Unit
+from proxy.body import Body
+from proxy.exchange import Attempt
+from proxy.pricing import RateCard
+from proxy.tokens.bound import FRAMING, TOOLS, bound
+from proxy.tokens.families import family_of
+from proxy.tokens.texts import elsewhere
+
+_MEDIA: Final = (
+    b'"image',
+    b'"input_',
+    b'"audio"',
+    b'"file"',
+    b'"document"',
+    b'"video_url"',
+    b'"computer_screenshot"',
+    b'"container_upload"',
+    b"\\u",  # may spell any of these
+)
+_GRID: Final = 256  # tokens of input that a bound is rounded up to, so that equal ones needn't be worked out again
+_SPOKEN: Final = "audio.speech"
+_ENDLESS: Final = ("images.generations", "images.edits", "images.variations", "audio.transcriptions")
+
+
+class Worst(msgspec.Struct, frozen=True):
+    """What an attempt can't exceed; None where nothing bounds it. `why` says what is missing."""
+
+    nanodollars: int | None
+    tokens: int | None
+    cap: int | None  # of one answer
+    why: Literal["", "unpriced_model", "unbounded_cost"] = ""
+
+    def amount(self, unit: Unit) -> int | None:
+        """In a limit's unit."""
+        return self.nanodollars if unit == "usd" else self.tokens if unit == "tok" else 1
+
+
+def worst(attempt: Attempt, otherwise_cap: int | None) -> Worst:
+    """`otherwise_cap` is for requests without a cap of models whose maximum isn't known."""
+    card, body, endpoint = attempt.card, attempt.request.body, attempt.request.endpoint.name
+    cap = attempt.output_cap
+    if cap is None and (card is None or card.max_output is None):
+        cap = otherwise_cap if otherwise_cap is not None else None if card is None else card.context_window
+    elif cap is None and card is not None:
+        cap = card.max_output
+    if not isinstance(body, Body):
+        return Worst(None, None, cap, "unpriced_model" if card is None else "unbounded_cost")
+    family = family_of(attempt.model)
+    media = _has_media(body.raw)
+    if media or not (body.raw.isascii() or not family.normalises):
+        found = bound(family, attempt.model, endpoint, body)
+    else:
+        tools = TOOLS if body.get("tools") or body.get("functions") else 0
+        found = None if elsewhere(endpoint, body) else len(body.raw) + FRAMING + tools
+    if found is None:
+        return Worst(None, None, cap, "unpriced_model" if card is None else "unbounded_cost")
+    input_tokens = -(-found // _GRID) * _GRID
+    answers = choices(endpoint, body, attempt.n)
+    extra = len(body.raw) if "prediction" in body else 0  # rejected predictions are billed as output
+    tokens = None if cap is None else found + answers * (cap + extra)
+    if endpoint == "embeddings":
+        tokens = found
+    if card is None:
+        return Worst(None, tokens, cap, "unpriced_model")
+    text = body.get("input") if endpoint == _SPOKEN else None
+    characters = len(text) if isinstance(text, str) else None
+    whole = None if cap is None else cap + extra
+    most = most_of(card, input_tokens, whole, answers, attempt.tier, media or endpoint in _ENDLESS, characters)
+    if most is None or (cap is None and endpoint in _ENDLESS):
+        return Worst(None, tokens, cap, "unbounded_cost")
+    return Worst(most, tokens, cap)
+
+
+@lru_cache(4096)
+def most_of(
+    card: RateCard, input_tokens: int, cap: int | None, n: int, tier: str | None, media: bool, characters: int | None
+) -> int | None:
+    """The card's bound, remembered: a card never changes."""
+    return card.bound(input_tokens, cap, n, tier, media=media, characters=characters)
+
+
+def choices(endpoint: str, body: Body, n: int) -> int:
+    """How many answers are written: `n` for each prompt, and as many as the best is chosen from."""
+    if endpoint != "completions":
+        return n
+    prompt, best = body.get("prompt"), body.get("best_of")
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    return prompts * max(n, best if isinstance(best, int) else 1)
+
+
+def _has_media(raw: bytes) -> bool:
+    return any([mark in raw for mark in _MEDIA])  # noqa: C419  # a list is faster for so few
+
+
+def likely(attempt: Attempt, unit: Unit) -> int:
+    """The estimate, for budgets that only count."""
+    if unit == "usd":
+        return attempt.estimate_nanodollars or 0
+    return attempt.estimated_input_tokens + attempt.n * (attempt.output_cap or 0) if unit == "tok" else 1
+
+
+def came_to(attempt: Attempt, unit: Unit, reserved: int, unobserved: Literal["worst", "estimate"]) -> int:
+    """What a settled attempt counts for. Where usage wasn't observed, a hard budget counts what was reserved."""
+    usage = attempt.usage
+    if usage is None and attempt.nanodollars == 0:
+        return 0  # never sent, or failed and not billed
+    if unit == "req":
+        return 1
+    if attempt.known != "observed" and unobserved == "worst":
+        return reserved
+    if unit == "usd":
+        return reserved if attempt.nanodollars is None else attempt.nanodollars
+    return reserved if usage is None else usage.input_tokens + usage.output_tokens
+
+
+def fitting_cap(low_cost: int, high_cost: int, cap: int, room: int) -> int:
+    """The largest cap whose cost fits into `room`, by the line through the costs of no output and of the whole cap.
+
+    Costs are rounded up, so the line may be a unit off: one token is left out.
+    """
+    if room < low_cost or high_cost <= low_cost:
+        return cap if room >= high_cost else 0
+    return max(0, min(cap, (room - low_cost) * cap // (high_cost - low_cost) - 1))

@@ -1,0 +1,249 @@
+"""The guard of all budgets of an exchange: one atomic step for each attempt, over every scope of every budget.
+
+Rules:
+1. All parts are reserved or none; each attempt is settled once, by what it came to.
+2. Far from the limits nothing is awaited. Else it waits in turn, never past the exchange's deadline.
+3. A gate never changes: a budget that joins makes another one, so that exchanges can share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from policies.budget import refusals
+from policies.budget.accounts import Account, Line
+from policies.budget.cost import Worst, came_to, fitting_cap, likely, worst
+from proxy.errors import WeirError
+from proxy.exchange import Attempt, Exchange, Settle
+from proxy.state.lease import Ticket
+from proxy.state.protocol import Part, Refused, StateLost
+from proxy.state.purse import Purse
+
+if TYPE_CHECKING:
+    from policies.budget.layer import Budget
+
+CAPPED: Final = frozenset(("chat.completions", "completions", "responses", "messages"))
+_FREE: Final = frozenset(
+    (
+        "files",
+        "uploads",
+        "models",
+        "models.tuned",
+        "moderations",
+        "messages.count_tokens",
+        "responses.input_tokens",
+        "responses.stored",
+        "chat.completions.stored",
+        "conversations",
+        "organization",
+        "organizations",
+        "projects",
+        "webhook_endpoints",
+        "skills",
+        "assistants",
+        "vaults",
+        "safety",
+    )
+)
+_TRIES: Final = 8
+_EARLY_S: Final = 0.05  # before the deadline, so that the client learns why
+
+
+class Claim(NamedTuple):
+    """One limit that an attempt must fit."""
+
+    budget: Budget
+    account: Account
+    line: Line
+
+
+class Gate:
+    """Asked before each attempt of an exchange."""
+
+    __slots__ = ("_purse", "budgets")
+
+    def __init__(self, purse: Purse | None, budgets: tuple[Budget, ...]) -> None:
+        self._purse = purse
+        self.budgets = budgets
+
+    def __repr__(self) -> str:
+        return f"<Gate {', '.join(budget.name for budget in self.budgets)}>"
+
+    async def __call__(self, attempt: Attempt) -> Settle | None:
+        """Reserves, or raises what the client is told."""
+        request = attempt.request
+        if not request.endpoint.metered:
+            self._unmetered(attempt)
+            return None
+        claims = [
+            Claim(budget, account, line)
+            for budget in self.budgets
+            for account in (budget.account(request),)
+            for line in account.lines
+        ]
+        most = self._worst(attempt)
+        parts = self._parts(attempt, claims, most)
+        purse = self._purse
+        if purse is None:
+            self._without_store(claims)
+            return None
+        ticket = purse.try_reserve(parts)
+        if ticket is None:
+            ticket, parts = await self._turn(purse, attempt, claims, parts, most)
+        attempt.holds = (*attempt.holds, ticket.hold)
+        return _Settling(purse, ticket, claims, parts)
+
+    # --- amounts
+
+    def _worst(self, attempt: Attempt) -> Worst:
+        otherwise = min((b.max_output for b in self.budgets if b.max_output is not None), default=None)
+        most = worst(attempt, otherwise)
+        if attempt.output_cap is None and most.cap is not None and attempt.request.endpoint.name in CAPPED:
+            for budget in self.budgets:
+                if budget.send_cap:
+                    attempt.output_cap = most.cap
+                    break
+        return most
+
+    def _parts(self, attempt: Attempt, claims: Sequence[Claim], most: Worst) -> tuple[Part, ...]:
+        parts = []
+        for budget, _, line in claims:
+            if not line.scope.hard:
+                parts.append(Part(line.scope, likely(attempt, line.unit)))
+                continue
+            amount = most.amount(line.unit)
+            if amount is None:
+                budget.note(attempt.exchange, "refused", code=most.why)
+                if most.why == "unpriced_model":
+                    raise refusals.unpriced(budget.name, attempt.model)
+                raise refusals.unbounded(budget.name, attempt.model)
+            if line.unit == "usd":
+                attempt.estimate_nanodollars = amount
+            parts.append(Part(line.scope, amount))
+        return tuple(parts)
+
+    def _unmetered(self, attempt: Attempt) -> None:
+        """What costs money without telling how much can't pass a hard budget."""
+        request = attempt.request
+        if request.method != "POST" or request.endpoint.name in _FREE:
+            return
+        for budget in self.budgets:
+            if budget.hard and any(line.unit != "req" for line in budget.account(request).lines):
+                budget.note(attempt.exchange, "refused", code="unpriced_endpoint")
+                raise refusals.unpriced_endpoint(budget.name, request.endpoint.name)
+
+    # --- waiting
+
+    def _without_store(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            if claim.line.scope.hard:
+                raise refusals.unavailable(claim.budget.name)
+
+    async def _turn(
+        self, purse: Purse, attempt: Attempt, claims: Sequence[Claim], parts: tuple[Part, ...], most: Worst
+    ) -> tuple[Ticket, tuple[Part, ...]]:
+        loop = asyncio.get_running_loop()
+        wait_s = min(claim.budget.wait_s(claim.account) for claim in claims if claim.line.scope.hard)
+        ends_s = min(loop.time() + wait_s, attempt.exchange.deadline - _EARLY_S)
+        for last in range(_TRIES - 1, -1, -1):
+            try:
+                answer = await purse.reserve(parts, max(0.0, ends_s - loop.time()))
+            except StateLost:
+                self._without_store(claims)
+                raise
+            if isinstance(answer, Ticket):
+                return answer, parts
+            shrunk = self._shrunk(attempt, claims, answer, most, loop.time() < ends_s)
+            if shrunk is None or not last:
+                claim = claims[answer.part]
+                raise claim.budget.refusal(attempt.exchange, claim.account, claim.line, answer, wait_s)
+            parts = shrunk
+        raise AssertionError("the last try refuses or admits")
+
+    def _shrunk(
+        self, attempt: Attempt, claims: Sequence[Claim], answer: Refused, most: Worst, may_wait: bool
+    ) -> tuple[Part, ...] | None:
+        """The parts of a shorter answer that fits beside what is spent and held; or, by waiting, what is spent."""
+        budget, cap = claims[answer.part].budget, attempt.output_cap if attempt.output_cap is not None else most.cap
+        if not budget.shrink or cap is None or attempt.request.endpoint.name not in CAPPED:
+            return None
+        for beside_held in (True, False) if may_wait and answer.why == "spent" else (True,):
+            fits = min(
+                self._fitting(attempt, claim, level.spent + (level.held if beside_held else 0), cap)
+                for claim, level in zip(claims, answer.levels, strict=True)
+                if claim.line.scope.hard
+            )
+            if budget.least_output <= fits < cap:
+                attempt.output_cap = fits
+                budget.note(attempt.exchange, "shrunk", output_cap=fits)
+                return self._parts(attempt, claims, worst(attempt, None))
+        return None
+
+    def _fitting(self, attempt: Attempt, claim: Claim, taken: int, cap: int) -> int:
+        given, attempt.output_cap = attempt.output_cap, 0
+        low = worst(attempt, None).amount(claim.line.unit)
+        attempt.output_cap = cap
+        high = worst(attempt, None).amount(claim.line.unit)
+        attempt.output_cap = given
+        if low is None or high is None:
+            return 0
+        return fitting_cap(low, high, cap, claim.line.limit.amount - taken)
+
+
+class _Settling:
+    """What is called when the attempt is settled."""
+
+    __slots__ = ("_claims", "_parts", "_purse", "_ticket")
+
+    def __init__(self, purse: Purse, ticket: Ticket, claims: Sequence[Claim], parts: Sequence[Part]) -> None:
+        self._purse, self._ticket, self._claims, self._parts = purse, ticket, claims, parts
+
+    def __call__(self, attempt: Attempt) -> None:
+        purse = self._purse
+        self._ticket.settle(
+            [
+                came_to(attempt, line.unit, part.amount, budget.unobserved)
+                for (budget, _, line), part in zip(self._claims, self._parts, strict=True)
+            ]
+        )
+        for budget, account, line in self._claims:
+            if line.marks and purse.spent(line.scope) >= line.marks[-1]:
+                budget.reached(account, line)
+
+
+class Observing(Gate):
+    """The gate of one budget that is only observed: counts, and notes what it would have refused."""
+
+    __slots__ = ()
+
+    async def __call__(self, attempt: Attempt) -> Settle | None:
+        (budget,) = self.budgets
+        if attempt.request.endpoint.metered and self._purse is not None:
+            most = self._worst(attempt)
+            for line in budget.account(attempt.request).lines:
+                amount = most.amount(line.unit)
+                if amount is None or self._purse.spent(line.scope) + amount > line.limit.amount:
+                    budget.note(attempt.exchange, "would_refuse", code=most.why or refusals.QUOTA)
+                    break
+            return await super().__call__(attempt)
+        return None
+
+
+def join(exchange: Exchange, budget: Budget, purse: Purse | None) -> None:
+    """Has the budget asked before each attempt that follows, together with those that have joined."""
+    if budget.observing:
+        exchange.guard(Observing(purse, (budget,)))
+        return
+    for index, guard in enumerate(exchange.guards):
+        if type(guard) is Gate:
+            if budget not in guard.budgets:
+                exchange.guards[index] = Gate(purse, (*guard.budgets, budget))
+            return
+    exchange.guard(Gate(purse, (budget,)))
+
+
+def refused(error: WeirError) -> bool:
+    """Whether an error is a budget's own."""
+    return any(name == b"x-weir-budget" for name, _ in error.headers)
