@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from proxy import chain as chains
-from proxy import idempotency, told
 from proxy.answer import AnswerLimits
 from proxy.body import Body
 from proxy.chain import Chain, Services
@@ -48,6 +46,9 @@ from proxy.wire.connect import Connector
 from proxy.wire.head import Head
 from proxy.wire.ticker import Ticker
 
+from proxy import chain as chains
+from proxy import idempotency, told
+
 T = TypeVar("T")
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -72,9 +73,10 @@ class DataPlane:
         log: Callable[..., object],
         registry: Registry | None = None,
         store: Store | None = None,
+        owner: str = "",
     ) -> None:
         self.store = store
-        owner = f"{socket.gethostname()}/{journal.worker}/{os.getpid()}"
+        owner = owner or f"{socket.gethostname()}/{journal.worker}/{os.getpid()}"
         self.purse = None if store is None else Purse(store, owner, configuration.deployment.workers)
         self._idempotency = idempotency.Keys(store)
         self.journal = journal

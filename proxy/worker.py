@@ -22,19 +22,21 @@ from typing import Any, Final
 
 import msgspec
 import uvloop
-
 from proxy.config import Configuration
 from proxy.control import Channel
-from proxy.dataplane import DataPlane
 from proxy.journal import Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.pricing import RateCards
+from proxy.state.opening import open_store
+from proxy.state.protocol import Store
 from proxy.wire.call import ServerLimits
 from proxy.wire.connect import Connector, Resolver
 from proxy.wire.server import ServerConnection
 from proxy.wire.shed import Shed
 from proxy.wire.ticker import Ticker
+
+from proxy.dataplane import DataPlane
 
 METRICS_S: Final = 1.0
 LOOKUP_S: Final = 2.0
@@ -56,6 +58,7 @@ class Worker:
         self._resolver = Resolver()
         self._metrics = Metrics()
         self._plane: DataPlane | None = None
+        self._store: Store | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[ServerConnection] = set()
         self._limits = ServerLimits()
@@ -115,7 +118,7 @@ class Worker:
             keys = msgspec.convert(message["keys"], list[KeyRecord])
             cards = await self._cards(message.get("cards"))
             if self._plane is None:
-                await self._start(configuration, keys, cards, Path(message["home"]))
+                await self._start(configuration, keys, cards, Path(message["home"]), message.get("state"))
             else:
                 await self._plane.reconfigure(configuration, keys, cards)
         except Exception as error:  # whatever is wrong with it, the old one goes on
@@ -141,7 +144,12 @@ class Worker:
     # --- serving
 
     async def _start(
-        self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None, home: Path
+        self,
+        configuration: Configuration,
+        keys: list[KeyRecord],
+        cards: RateCards | None,
+        home: Path,
+        state: dict[str, str] | None,
     ) -> None:
         settings = configuration.deployment.journal
         self._fsync_s = settings.fsync_s
@@ -151,6 +159,8 @@ class Worker:
             timeouts.header_s, timeouts.body_idle_s, timeouts.total_s, timeouts.stream_idle_s, timeouts.slow_reader_s
         )
         self._ticker = Ticker(self._loop, max(0.01, min(0.25, shortest / 4)))
+        if state is not None:
+            self._store = open_store(state["url"], state["socket"])
         self._plane = DataPlane(
             configuration,
             journal=journal,
@@ -162,6 +172,8 @@ class Worker:
             env=os.environ,
             lookup=self._lookup,
             log=self._log,
+            store=self._store,
+            owner="" if state is None else state["owner"],
         )
         await self._plane.warm()
 
@@ -285,6 +297,8 @@ class Worker:
             await self._plane.aclose(patience_s=1.0)
             await asyncio.sleep(0)
             self._plane.journal.close()
+        if self._store is not None:
+            await self._store.aclose()
         self._send_metrics()
         self._channel.close()
         self._ticker.close()

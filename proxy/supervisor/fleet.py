@@ -19,14 +19,15 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
-
 from proxy.keys import KeyRecord
 from proxy.logs import LEVELS, Log
 from proxy.metrics import Snapshot, merge, retire
+
 from proxy.supervisor.process import Message, Worker, ending
+from proxy.supervisor.state import StatePlace
 
 READY_S = 60.0
 CONFIGURED_S = 15.0
@@ -49,20 +50,33 @@ class Orders:
     cards: str | None
     home: str
     bypass: bool = False
+    state: StatePlace | None = None
 
-    def message(self) -> dict[str, Any]:
-        """The fields of `configure`."""
+    def message(self, owner: str) -> dict[str, Any]:
+        """The fields of `configure`. `owner` is whose holds in the state are this worker's."""
+        state = None if self.state is None else {"url": self.state.url, "socket": self.state.socket, "owner": owner}
         return {
             "configuration": self.configuration,
             "keys": msgspec.to_builtins(self.keys),
             "cards": self.cards,
             "home": self.home,
             "bypass": self.bypass,
+            **({} if state is None else {"state": state}),
         }
 
 
 Lookup = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any] | None]]
 """A worker's question -> its answer, or None."""
+
+
+class Lives(Protocol):
+    """Who wants to know which workers live, by the owners of their holds."""
+
+    def begin(self, worker: int) -> str:
+        """A worker starts: what its holds' owner is called."""
+
+    def died(self, owner: str) -> None:
+        """It has ended."""
 
 
 def backoff_s(failures: int) -> float:
@@ -82,6 +96,7 @@ class Fleet:
         *,
         log: Log,
         lookup: Lookup,
+        lives: Lives | None = None,
     ) -> None:
         self.orders = orders
         self.size = size
@@ -91,6 +106,7 @@ class Fleet:
         self._listeners = listeners
         self._log = log
         self._lookup = lookup
+        self._lives = lives
         self._workers: dict[int, Worker] = {}
         self._slots: list[asyncio.Task[None]] = []
         self._lookups: set[asyncio.Task[None]] = set()
@@ -186,11 +202,13 @@ class Fleet:
             worker = await Worker.start(self._command, index, self._listeners)
         except OSError as error:
             return False, {"error": str(error)}
+        if self._lives is not None:
+            worker.owner = self._lives.begin(index)
         self._workers[index] = worker
         overdue = asyncio.get_running_loop().call_later(READY_S, self._overdue, worker)
         was_ready = False
         try:
-            worker.channel.send("configure", **self.orders.message())
+            worker.channel.send("configure", **self.orders.message(worker.owner))
             async for message in worker.channel:
                 worker.heard(message)
                 was_ready = was_ready or worker.ready
@@ -203,8 +221,14 @@ class Fleet:
             worker.kill()
             worker.gone()
             del self._workers[index]
+            if self._lives is not None:
+                worker.ended.add_done_callback(lambda ended: self._over(worker))
             if worker.snapshot is not None:
                 self._retired = merge([self._retired, retire(worker.snapshot)])
+
+    def _over(self, worker: Worker) -> None:
+        assert self._lives is not None
+        self._lives.died(worker.owner)
 
     def _act(self, worker: Worker, message: Message) -> None:
         match message["type"]:
@@ -257,7 +281,7 @@ class Fleet:
 
     async def _configure_one(self, worker: Worker, orders: Orders) -> str | None:
         """None if accepted, or if the worker died of something else meanwhile (its successor gets these orders)."""
-        answer = await worker.ask("configure", ["configured", "rejected"], CONFIGURED_S, **orders.message())
+        answer = await worker.ask("configure", ["configured", "rejected"], CONFIGURED_S, **orders.message(worker.owner))
         if answer is not None:
             return str(answer.get("message")) if answer["type"] == "rejected" else None
         return None if worker.channel.closed else f"worker {worker.index} didn't answer within {CONFIGURED_S:g} s"

@@ -29,7 +29,10 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A configuration as the supervisor acts on it. Addresses are `host:port`; `ops` and `admin` are None where off."""
+    """A configuration as the supervisor acts on it. Addresses are `host:port`; `ops` and `admin` are None where off.
+
+    `state` is the URL of what workers share; empty for none.
+    """
 
     hash: str
     text: str = field(repr=False)
@@ -46,10 +49,11 @@ class Plan:
     watched: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
     prices: str = "{}"
+    state: str = field(default="", repr=False)
 
     def needs_restart(self, newer: Plan) -> list[str]:
         """The settings that differ and that a reload can't change."""
-        fixed = ("listen", "ops", "admin", "home", "workers")
+        fixed = ("listen", "ops", "admin", "home", "workers", "state")
         return [name for name in fixed if getattr(self, name) != getattr(newer, name)]
 
 
@@ -76,6 +80,7 @@ def plan_of(configuration: Configuration) -> Plan:
         watched=configuration.watched,
         warnings=tuple(str(problem) for problem in configuration.warnings),
         prices=prices_of(configuration),
+        state=deployment.state,
     )
 
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-
 from proxy.control import Channel
 from proxy.metrics import Snapshot
 
@@ -28,7 +27,10 @@ Message = dict[str, Any]
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A running worker. `ready` is set by its message; `snapshot` is the newest it has sent."""
+    """A running worker. `ready` is set by its message; `snapshot` is the newest it has sent.
+
+    `owner` names this life of it, for what it holds in the shared state.
+    """
 
     index: int
     process: subprocess.Popen[bytes]
@@ -39,6 +41,7 @@ class Worker:
     heard_s: float = 0.0
     hash: str | None = None
     snapshot: Snapshot | None = None
+    owner: str = ""
     _questions: dict[str, list[asyncio.Future[Message | None]]] = field(default_factory=dict)
 
     @classmethod
@@ -61,7 +64,7 @@ class Worker:
         finally:
             theirs.close()
         now_s = time.monotonic()
-        return cls(index, process, await Channel.open(ours), _ending_of(process), now_s, heard_s=now_s)
+        return cls(index, process, await Channel.open(ours), ending_of(process), now_s, heard_s=now_s)
 
     @property
     def pid(self) -> int:
@@ -123,7 +126,7 @@ class Worker:
         await asyncio.shield(self.ended)
 
 
-def _ending_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
+def ending_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
     """Resolves to the return code.
 
     A thread waits, because asyncio's own child watcher and `Popen.send_signal` may both reap the process, and then the

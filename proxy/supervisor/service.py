@@ -1,8 +1,8 @@
 """The supervisor's life: start everything in order, answer for it, end it in order.
 
 Rules:
-- Order of the start: home, listeners, keys, rate cards, workers, then ready. What fails before that is one line and
-  status 1.
+- Order of the start: home, listeners, keys, rate cards, state and workers, then ready. What fails before that is one
+  line and status 1.
 - SIGTERM or SIGINT drains, the second one ends now, SIGHUP reloads.
 - All state is in the workers and in the home directory: a supervisor that is killed leaves the workers serving.
 """
@@ -19,22 +19,27 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from proxy import __version__
 from proxy.admin import api, ops, running, token
 from proxy.admin.operated import Reloaded, Status, WorkerStatus
 from proxy.admin.site import Site
 from proxy.exposition import Facts, WorkerFacts, exposition
 from proxy.keys import KeyFileError
+from proxy.ledger.spool import host_id
 from proxy.logs import Log
 from proxy.metrics import Snapshot
-from proxy.supervisor import keyring, listeners
 from proxy.supervisor.cards import compiled
-from proxy.supervisor.fleet import Fleet, StartError
 from proxy.supervisor.lookups import Lookups
-from proxy.supervisor.plan import Load, Plan
 from proxy.supervisor.proc import usage_of
+
+from proxy import __version__
+from proxy.supervisor import keyring, listeners
+from proxy.supervisor.fleet import Fleet, StartError
+from proxy.supervisor.plan import Load, Plan
+from proxy.supervisor.recovery import Recovery
+from proxy.supervisor.state import STATE, StateError, StateKeeper
 from proxy.supervisor.upkeep import Compile, Upkeep
 
+RECOVERY_BOUND_S = 2.0
 WORKER = (sys.executable, "-m", "proxy.worker")
 
 Announce = Callable[[Sequence[str]], None]
@@ -57,12 +62,14 @@ class Supervisor:
         command: Sequence[str] = WORKER,
         compile: Compile = compiled,
         container: bool = False,
+        state_command: Sequence[str] = STATE,
     ) -> None:
         self.upkeep = Upkeep(plan, load, compile, log)
         self.log = log
         self._announce = announce
         self._command = command
         self._container = container
+        self._state_command = state_command
         self._lookups = Lookups(plan.home)
         self._fleet: Fleet | None = None
         self._serving = False
@@ -80,7 +87,7 @@ class Supervisor:
             self._heed_signals(stack)
             try:
                 await _unless(self._end, self._start(stack))
-            except (StartError, listeners.ListenError, KeyFileError) as error:
+            except (StartError, StateError, listeners.ListenError, KeyFileError) as error:
                 self.log.error("can't start", reason=str(error))
                 return 1
             if self._serving:
@@ -98,20 +105,44 @@ class Supervisor:
         for warning in plan.warnings:
             self.log.warning("configuration", problem=warning)
         await self._serve_cold(stack)
-        orders = await self.upkeep.orders(plan)
         stack.push_async_callback(self._lookups.close)
+        state, lives = await self._share(stack)
+        orders = await self.upkeep.orders(plan)
         fleet = Fleet(
-            self._command, self._sockets["data"], plan.workers, orders, log=self.log, lookup=self._lookups.answer
+            self._command,
+            self._sockets["data"],
+            plan.workers,
+            orders,
+            log=self.log,
+            lookup=self._lookups.answer,
+            lives=lives,
         )
         stack.push_async_callback(fleet.stop)
         self._fleet = self.upkeep.fleet = fleet
-        await fleet.start()
+        await _all(state.start(), fleet.start())
         self._serving = True
         self._record(stack)
         stack.push_async_callback(self._end_tasks)
         self._spawn("follow files", self.upkeep.follow_files())
         self._spawn("follow keys", self.upkeep.follow_keys())
+        if lives is not None:
+            self._spawn("recover holds", lives.follow())
         self.log.info("ready", listen=self._addresses("data"), workers=plan.workers, hash=plan.hash)
+
+    async def _share(self, stack: contextlib.AsyncExitStack) -> tuple[StateKeeper, Recovery | None]:
+        """What workers share, and who closes what the dead held of it. Both outlive the workers."""
+        plan = self.upkeep.plan
+        state = StateKeeper(plan.state, plan.home, self.log, self._state_command)
+        stack.push_async_callback(state.stop)
+        if not plan.state:
+            return state, None
+        place = self.upkeep.state = state.place
+        store = place.open(RECOVERY_BOUND_S)
+        stack.push_async_callback(store.aclose)
+        host = await asyncio.to_thread(host_id, plan.home)
+        recovery = Recovery(plan.home, host, store, self.log)
+        stack.push_async_callback(recovery.look)
+        return state, recovery
 
     async def _finish(self) -> bool:
         """Drain, or stop at the second signal; whether everything could finish."""
@@ -283,6 +314,17 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _all(*work: Coroutine[Any, Any, Any]) -> None:
+    """Does all at once; the first that fails ends the others."""
+    doing = [asyncio.create_task(one, name="start") for one in work]
+    try:
+        await asyncio.gather(*doing)
+    finally:
+        for task in doing:
+            task.cancel()
+        await asyncio.gather(*doing, return_exceptions=True)
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> Any:

@@ -18,17 +18,19 @@ from pathlib import Path
 from proxy.admin.operated import Reloaded
 from proxy.keys import KeyFileError, KeyRecord, KeyStore
 from proxy.logs import Log
-from proxy.supervisor import keyring, watch
 from proxy.supervisor.cards import CardsError
+
+from proxy.supervisor import keyring, watch
 from proxy.supervisor.fleet import Fleet, Orders
 from proxy.supervisor.plan import Load, LoadError, Plan
+from proxy.supervisor.state import StatePlace
 
 Compile = Callable[[Path, str], Awaitable[Path]]
 """(home, price overrides) -> the file of compiled rate cards. Raises `CardsError`."""
 
 
 class Upkeep:
-    """The plan and the keys in force. `fleet` is set once there are workers."""
+    """The plan and the keys in force. `fleet` is set once there are workers, `state` once it has a place."""
 
     def __init__(self, plan: Plan, load: Load, compile: Compile, log: Log) -> None:
         self.plan = plan
@@ -38,6 +40,7 @@ class Upkeep:
         self.reloads = 0
         self.failures = 0
         self.fleet: Fleet | None = None
+        self.state: StatePlace | None = None
         self.store = KeyStore(plan.home)
         self._made: list[KeyRecord] = []
         self._load = load
@@ -66,6 +69,7 @@ class Upkeep:
             cards=await self._cards(plan, before.cards if before is not None else None),
             home=str(plan.home),
             bypass=before is not None and before.bypass,
+            state=self.state,
         )
 
     async def reload(self, why: str) -> Reloaded:
