@@ -22,8 +22,10 @@ from typing import Any, Final
 
 import msgspec
 import uvloop
+
 from proxy.config import Configuration
 from proxy.control import Channel
+from proxy.dataplane import DataPlane
 from proxy.journal import Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
@@ -35,8 +37,6 @@ from proxy.wire.connect import Connector, Resolver
 from proxy.wire.server import ServerConnection
 from proxy.wire.shed import Shed
 from proxy.wire.ticker import Ticker
-
-from proxy.dataplane import DataPlane
 
 METRICS_S: Final = 1.0
 LOOKUP_S: Final = 2.0

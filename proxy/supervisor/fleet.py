@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
+
 from proxy.keys import KeyRecord
 from proxy.logs import LEVELS, Log
 from proxy.metrics import Snapshot, merge, retire
-
 from proxy.supervisor.process import Message, Worker, ending
 from proxy.supervisor.state import StatePlace
 

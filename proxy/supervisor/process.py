@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+
 from proxy.control import Channel
 from proxy.metrics import Snapshot
 

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from proxy import journal
 from proxy.ledger.spool import Segment, in_use, listing
 from proxy.logs import Log
 from proxy.state.protocol import Standing, StateLost, Store
-
-from proxy import journal
 
 RETRY_S: Final = 1.0
 LOOK_S: Final = 5.0  # for the end of workers that an earlier supervisor left behind

@@ -23,7 +23,6 @@ from proxy.logs import LEVELS, Log
 from proxy.state.opening import BOUND_S, has_process, open_store, socket_path
 from proxy.state.process import OWNED
 from proxy.state.protocol import StateLost, Store
-
 from proxy.supervisor.process import ending, ending_of
 
 STATE = (sys.executable, "-m", "proxy.state.process")

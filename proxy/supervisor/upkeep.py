@@ -18,9 +18,8 @@ from pathlib import Path
 from proxy.admin.operated import Reloaded
 from proxy.keys import KeyFileError, KeyRecord, KeyStore
 from proxy.logs import Log
-from proxy.supervisor.cards import CardsError
-
 from proxy.supervisor import keyring, watch
+from proxy.supervisor.cards import CardsError
 from proxy.supervisor.fleet import Fleet, Orders
 from proxy.supervisor.plan import Load, LoadError, Plan
 from proxy.supervisor.state import StatePlace
