@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from proxy import chain as chains
+from proxy import idempotency, told
 from proxy.answer import AnswerLimits
 from proxy.body import Body
 from proxy.chain import Chain, Services
@@ -45,9 +47,6 @@ from proxy.wire.call import BodyReader, Call, InFlight, Intake, http_date
 from proxy.wire.connect import Connector
 from proxy.wire.head import Head
 from proxy.wire.ticker import Ticker
-
-from proxy import chain as chains
-from proxy import idempotency, told
 
 T = TypeVar("T")
 _JSON: Final = (b"content-type", b"application/json")
@@ -283,7 +282,8 @@ class DataPlane:
         if known is None:
             return probe_or_preflight(call, self.state.cors, self.draining)
         if known.endpoint is OWN:
-            return own(call, known.identity, self.lookup)
+            policies = [item.policy for item in self.state.chain.built]
+            return own(call, known.identity, self.lookup, policies)
         return self._exchange(call, known, self.state)
 
     async def _exchange(self, call: Call, known: Known, state: Generation) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -36,28 +36,40 @@ async def probe_or_preflight(call: Call, cors: CorsRules | None, draining: bool)
     call.send(200 if ready else 503, [_JSON, (b"date", http_date())], body)
 
 
-async def own(call: Call, identity: Identity, lookup: Lookup) -> None:
-    """`GET /weir/me` and `GET /weir/exchanges/{id}`: what the supervisor knows of this tenant."""
+async def own(call: Call, identity: Identity, lookup: Lookup, policies: Iterable[object] = ()) -> None:
+    """`GET /weir/me` and `GET /weir/exchanges/{id}`: what the supervisor, and policies, know of this tenant."""
     try:
-        answer = await _asked(call, identity, lookup)
+        answer = await _asked(call, identity, lookup, policies)
     except WeirError as error:
         call.send_error(error, [(b"date", http_date())])
         return
     call.send(200, [_JSON, (b"date", http_date())], orjson.dumps(answer))
 
 
-async def _asked(call: Call, identity: Identity, lookup: Lookup) -> dict[str, Any]:
+async def _asked(call: Call, identity: Identity, lookup: Lookup, policies: Iterable[object]) -> dict[str, Any]:
     parts = call.head.path.strip("/").split("/")
     if call.head.method not in ("GET", "HEAD"):
         raise WeirError(405, "Only GET is answered here.", code="method_not_allowed", headers=((b"allow", b"GET"),))
     if parts[1:] == ["me"]:
-        return {**msgspec.to_builtins(identity), "usage": await lookup("usage", tenant=identity.tenant)}
+        usage = await lookup("usage", tenant=identity.tenant)
+        return {**msgspec.to_builtins(identity), "usage": usage, **await _about(identity, policies)}
     if len(parts) == 3 and parts[1] == "exchanges":
         found = await lookup("exchange", exchange=parts[2], tenant=identity.tenant)
         if found is None:
             raise WeirError(404, "No exchange with this id is known for this key.", code="exchange_not_found")
         return found
     raise no_such_path(call.head.path)
+
+
+async def _about(identity: Identity, policies: Iterable[object]) -> dict[str, list[Any]]:
+    """What policies have to say of a client: each has `about(identity)`, which gives lists by name, or hasn't."""
+    told: dict[str, list[Any]] = {}
+    for policy in policies:
+        about: Any = getattr(policy, "about", None)
+        if about is not None:
+            for name, entries in (await about(identity)).items():
+                told.setdefault(name, []).extend(entries)
+    return told
 
 
 def no_such_path(path: str) -> WeirError:

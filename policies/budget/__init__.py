@@ -12,15 +12,17 @@ and settled by what it came to. What can't be priced or bounded is refused.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policies.budget import table
 from policies.budget.config import Config
 from policies.budget.layer import Budget
 from proxy.chain import Services
 from proxy.config import Order
-from proxy.config.entries import Files
 from proxy.exchange import Request
+
+if TYPE_CHECKING:  # the supervisor's; workers read no files
+    from proxy.config.entries import Files
 
 ESSENTIAL = True  # money isn't something that the kill switch may let go
 ORDER = Order(

@@ -175,11 +175,11 @@ class Budget:
         if not claimed:
             return
         self._services.metrics.count("budget_thresholds")
-        told = {**self._line(account, line, spent), "event": "budget.threshold", "threshold_percent": percent}
+        told = {**self._line(account, line, spent), "threshold_percent": percent}
         self._services.log("warning", "budget_threshold", **told)
         hook, lookup = self._config.webhook, self._services.lookup
         if hook is not None and lookup is not None:
-            body = orjson.dumps({**told, "at": self._now_ns() // 10**9})
+            body = orjson.dumps({"event": "budget.threshold", **told, "at": self._now_ns() // 10**9})
             await lookup("webhook", url=hook.url, body=body.decode(), signature=signature(hook.secret, body))
 
     def _line(self, account: Account, line: Line, spent: int) -> dict[str, Any]:
@@ -195,17 +195,16 @@ class Budget:
             "hard": self._config.hard,
         }
 
-    async def about(self, identity: Identity) -> list[dict[str, Any]]:
+    async def about(self, identity: Identity) -> dict[str, list[dict[str, Any]]]:
         """This client's own budgets, for `GET /weir/me`."""
-        if self._purse is None:
-            return []
+        if self._purse is None or self.observing:
+            return {}
         accounts = [account for account in self._mine(identity) if account.lines]
         with contextlib.suppress(StateLost, TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._purse.look([line.scope for account in accounts for line in account.lines])
-        return [
-            self._line(account, line, self._purse.spent(line.scope)) for account in accounts for line in account.lines
-        ]
+        lines = [(account, line) for account in accounts for line in account.lines]
+        return {"budgets": [self._line(account, line, self._purse.spent(line.scope)) for account, line in lines]}
 
     def _mine(self, identity: Identity) -> list[Account]:
         """Those whose subject is this client in every respect that the identity has; of models, those in use here."""

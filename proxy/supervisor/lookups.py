@@ -3,7 +3,8 @@
 Kinds of questions (`lookup` messages):
 - `exchange` {exchange, tenant}: what happened to it (`proxy.why`), None unless it is this tenant's;
 - `usage` {tenant}: what this tenant used today and this month;
-- `record` {ids, tenant} and `owners` {ids}: who made which object at an upstream (`proxy.objects`).
+- `record` {ids, tenant} and `owners` {ids}: who made which object at an upstream (`proxy.objects`);
+- `webhook` {url, body, signature}: POSTs what a policy has to tell (`proxy.supervisor.webhooks`).
 
 Rules: all reading is done in threads, one for each kind of file, so that a long journal doesn't hold up the others. A
 worker waits for 2 s at most; what takes longer goes on, and the next question finds it done.
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from proxy import journal
 from proxy.objects import ObjectFile
 from proxy.supervisor.usage import TenantUsage
+from proxy.supervisor.webhooks import post
 from proxy.why import belongs, why
 
 T = TypeVar("T")
@@ -44,6 +46,8 @@ class Lookups:
                 return await self._in(self._usage_thread, lambda: self._usage.of(str(question["tenant"])))
             case "record" | "owners":
                 return await self._in(self._object_thread, lambda: self._file().answer(dict(question)))
+            case "webhook":
+                return await post(str(question["url"]), str(question["body"]), str(question.get("signature", "")))
         return None
 
     async def exchange(self, id: str, tenant: str | None) -> Mapping[str, Any] | None:
