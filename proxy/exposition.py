@@ -43,6 +43,24 @@ class WorkerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerFacts:
+    """How the ledger stands. `behind`: what is in the journal and not in it."""
+
+    up: bool = True
+    behind_bytes: int = 0
+    behind_s: float = 0.0
+    events: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    corrections: int = 0
+    resolved: int = 0
+    rejected: int = 0
+    torn: int = 0
+    removed: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the supervisor itself has to report. Times are Unix seconds, 0 for never."""
 
@@ -60,6 +78,7 @@ class Facts:
     keys: int = 0
     keys_valid: bool = True
     cards: str = field(default="")
+    ledger: LedgerFacts = field(default_factory=LedgerFacts)
 
 
 def operation(endpoint: str) -> str:
@@ -231,6 +250,32 @@ def _supervisor(facts: Facts) -> Iterator[Metric]:
     yield CounterMetricFamily("weir_config_reloads", "Reloads that succeeded.", value=facts.reloads)
     yield CounterMetricFamily("weir_config_reload_failures", "Reloads that failed.", value=facts.reload_failures)
     yield from _workers(facts.workers)
+    yield from _ledger(facts.ledger)
+
+
+def _ledger(facts: LedgerFacts) -> Iterator[Metric]:
+    for name, text, value in (
+        ("weir_ledger_up", "0 while the ledger's database can't be used; requests go on.", facts.up),
+        ("weir_ledger_behind_bytes", "What is in the journal and not yet in the ledger.", facts.behind_bytes),
+        ("weir_ledger_behind_seconds", "Since the ledger had all of the journal; 0 where it has.", facts.behind_s),
+    ):
+        yield GaugeMetricFamily(name, text, value=float(value))
+    for name, text, count in (
+        ("weir_ledger_events", "Journal records taken into the ledger.", facts.events),
+        ("weir_ledger_rows", "Rows added to the ledger.", facts.rows),
+        ("weir_ledger_duplicates", "Events that the ledger had already.", facts.duplicates),
+        ("weir_ledger_corrections", "Estimates that a worker's own word corrected.", facts.corrections),
+        (
+            "weir_ledger_resolved",
+            "Attempts of dead workers that the ledger settled itself.",
+            facts.resolved,
+        ),
+        ("weir_ledger_rejected", "Journal records that were not understood and set aside.", facts.rejected),
+        ("weir_ledger_torn", "Journal segments that were cut at their last whole record.", facts.torn),
+        ("weir_ledger_segments_removed", "Journal segments that were removed.", facts.removed),
+        ("weir_ledger_failures", "Steps of the ledger that failed and are repeated.", facts.failures),
+    ):
+        yield CounterMetricFamily(name, text, value=count)
 
 
 def _workers(workers: Iterable[WorkerFacts]) -> Iterator[Metric]:

@@ -99,6 +99,17 @@ class Journal(Strict):
     """How much a power cut may lose; 0 writes through each time. A killed process loses nothing either way."""
     segment_bytes: Bytes = 64 * 2**20
     """The size at which the next file begins."""
+    keep_s: Duration = 24 * 3600.0
+    """How long a file stays that the ledger has taken in, for `weir journal tail` and for another look."""
+    keep_bytes: Bytes = 4 * 2**30
+    """What all files may take; beyond it the oldest that the ledger has taken in go sooner."""
+
+
+class Retention(Strict):
+    """How long single rows stay in the ledger. Sums, closings and the chain of hashes stay for good."""
+
+    detail_days: Positive | None = None
+    """Rows of closed months older than this are dropped; unless named, none."""
 
 
 class DeploymentFile(Strict):
@@ -156,6 +167,8 @@ class DeploymentFile(Strict):
     """How it reports what it does."""
     journal: Journal = Journal()
     """The append-only file of every attempt."""
+    retention: Retention = Retention()
+    """How long single rows stay in the ledger."""
     prices: dict[str, Annotated[tuple[Price, ...], OneOrList()]] = {}
     """Prices of your contracts and your own servers, by `model` or `provider/model`, patterns allowed."""
 

@@ -82,6 +82,10 @@ class Upstream(Strict):
     """Query parameters added to every request, as Azure's `api-version`."""
     provider: str | None = None
     """Whose prices apply, where the address doesn't tell: `openai`, `azure`, `anthropic`."""
+    account: str | None = None
+    """The provider's name of the account that pays, as it stands on its invoice."""
+    project: str | None = None
+    """The provider's project (or workspace) that the key belongs to, as it stands on its invoice."""
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
     """What differs from the deployment's timeouts."""
     pool: Pool = Pool()

@@ -6,7 +6,7 @@ is asked of `Accounts` when a set is first seen, and then stays: it is frozen at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -130,10 +130,6 @@ class Labels:
 
     def reload(self, accounts: Accounts) -> None:
         """What the files say now holds for what comes next."""
-        self._accounts = accounts
-        self.forget()
-
-    def told(self, ids: Iterable[int]) -> None:
-        """These are in the database."""
-        for one in ids:
-            self.new.pop(one, None)
+        if accounts is not self._accounts:
+            self._accounts = accounts
+            self.forget()

@@ -19,22 +19,22 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from proxy import __version__
 from proxy.admin import api, ops, running, token
 from proxy.admin.operated import Reloaded, Status, WorkerStatus
 from proxy.admin.site import Site
-from proxy.exposition import Facts, WorkerFacts, exposition
+from proxy.exposition import Facts, LedgerFacts, WorkerFacts, exposition
 from proxy.keys import KeyFileError
+from proxy.ledger.keeping import Bookkeeper
 from proxy.ledger.spool import host_id
 from proxy.logs import Log
 from proxy.metrics import Snapshot
-from proxy.supervisor.cards import compiled
-from proxy.supervisor.lookups import Lookups
-from proxy.supervisor.proc import usage_of
-
-from proxy import __version__
 from proxy.supervisor import keyring, listeners
+from proxy.supervisor.cards import compiled
 from proxy.supervisor.fleet import Fleet, StartError
+from proxy.supervisor.lookups import Lookups
 from proxy.supervisor.plan import Load, Plan
+from proxy.supervisor.proc import usage_of
 from proxy.supervisor.recovery import Recovery
 from proxy.supervisor.state import STATE, StateError, StateKeeper
 from proxy.supervisor.upkeep import Compile, Upkeep
@@ -72,6 +72,7 @@ class Supervisor:
         self._state_command = state_command
         self._lookups = Lookups(plan.home)
         self._fleet: Fleet | None = None
+        self._ledger: Bookkeeper | None = None
         self._serving = False
         self._started_s, self._started_at_s = time.monotonic(), time.time()
         self._end = asyncio.Event()
@@ -106,6 +107,7 @@ class Supervisor:
             self.log.warning("configuration", problem=warning)
         await self._serve_cold(stack)
         stack.push_async_callback(self._lookups.close)
+        self._keep_ledger(stack)
         state, lives = await self._share(stack)
         orders = await self.upkeep.orders(plan)
         fleet = Fleet(
@@ -211,6 +213,15 @@ class Supervisor:
                 stack.push_async_callback(site.close)
                 await site.start()
 
+    def _keep_ledger(self, stack: contextlib.AsyncExitStack) -> None:
+        plan = self.upkeep.plan
+        if plan.ledger:
+            self._ledger = Bookkeeper(
+                plan.home, plan.ledger, lambda: (self.upkeep.plan.accounts, self.upkeep.plan.keep), log=self.log.write
+            )
+            self._ledger.start()
+            stack.push_async_callback(asyncio.to_thread, self._ledger.stop)
+
     def _record(self, stack: contextlib.AsyncExitStack) -> None:
         now = running.Running(os.getpid(), self._addresses("data"), self._address("ops"), self._address("admin"))
         running.announce(self.upkeep.plan.home, now)
@@ -297,6 +308,7 @@ class Supervisor:
             keys=status.keys,
             keys_valid=upkeep.keys_valid,
             cards=(fleet.orders.cards or "").rpartition("/")[2] if fleet is not None else "",
+            ledger=self._ledger.facts() if self._ledger is not None else LedgerFacts(),
         )
 
     def _addresses(self, kind: str) -> tuple[str, ...]:

@@ -1,0 +1,205 @@
+"""The supervisor's duty: a thread that takes in the journal as it is written, and lets go of what may go.
+
+Rules:
+1. Nobody waits for it: a database that is down, slow or frozen delays reports, never a request. It is asked again,
+   after `LONGEST_WAIT_S` at most, and goes on by itself where it stopped.
+2. Every failure is told once when it begins and once when it is over; what was torn, set aside or removed is told.
+3. It never ends by itself. `stop` lets it finish what is there, for a bounded time; then it is left alone (it can be
+   killed anywhere).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy.exposition import LedgerFacts
+from proxy.ledger import spool
+from proxy.ledger.labels import Accounts
+from proxy.logs import Level
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from proxy.ledger.ingest import Done, Ingest
+
+POLL_S: Final = 0.5
+UPKEEP_S: Final = 30.0
+LONGEST_WAIT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How long what is in the ledger stays elsewhere (`keep_s`, `keep_bytes`: segments), and its rows (None: ever)."""
+
+    keep_s: float = 24 * 3600.0
+    keep_bytes: int = 4 * 2**30
+    detail_days: int | None = None
+
+
+@dataclass(slots=True)
+class _Counts:
+    events: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    corrections: int = 0
+    resolved: int = 0
+    rejected: int = 0
+    torn: int = 0
+    removed: int = 0
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class _Work:
+    """What the thread has while the database answers."""
+
+    engine: Engine
+    ingest: Ingest
+    upkeep_at_s: float = field(default=0.0)
+
+
+class Bookkeeper:
+    """Keeps one ledger. `start` and `stop` are called once; `facts` at any time, from any thread.
+
+    `settings` is asked at each turn: what the files say now.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        url: str,
+        settings: Callable[[], tuple[Accounts, Keep]],
+        *,
+        log: Callable[[Level, str, dict[str, Any]], object],
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._home, self._url = home, url
+        self._settings = settings
+        self._log = log
+        self._poll_s = poll_s
+        self._counts = _Counts()
+        self._offsets: dict[str, int] = {}
+        self._failing = 0
+        self._caught_up_at_s = time.monotonic()
+        self._ending = threading.Event()
+        self._work: _Work | None = None
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Takes in what is there and ends; blocking."""
+        self._ending.set()
+        self._thread.join(timeout_s)
+
+    def facts(self) -> LedgerFacts:
+        """How it stands."""
+        counts, offsets = self._counts, self._offsets
+        behind = sum(max(0, one.size - offsets.get(one.name, 0)) for one in spool.listing(self._home))
+        return LedgerFacts(
+            up=not self._failing,
+            behind_bytes=behind,
+            behind_s=max(0.0, time.monotonic() - self._caught_up_at_s) if behind else 0.0,
+            events=counts.events,
+            rows=counts.rows,
+            duplicates=counts.duplicates,
+            corrections=counts.corrections,
+            resolved=counts.resolved,
+            rejected=counts.rejected,
+            torn=counts.torn,
+            removed=counts.removed,
+            failures=counts.failures,
+        )
+
+    # --- the thread
+
+    def _run(self) -> None:
+        while True:
+            last = self._ending.is_set()
+            try:
+                caught_up = self._turn()
+            except Exception as error:
+                self._failed(error)
+                caught_up = True
+            else:
+                self._recovered()
+            if last and caught_up:
+                break
+            if caught_up:
+                self._ending.wait(min(self._poll_s * 2**self._failing, LONGEST_WAIT_S))
+        if self._work is not None:
+            self._work.engine.dispose()
+
+    def _turn(self) -> bool:
+        work = self._work or self._open()
+        accounts, keep = self._settings()
+        work.ingest.adopt(accounts)
+        done = work.ingest.step()
+        self._offsets = dict(work.ingest.offsets)
+        self._count(done)
+        if done.caught_up:
+            self._caught_up_at_s = time.monotonic()
+            if time.monotonic() >= work.upkeep_at_s:
+                work.upkeep_at_s = time.monotonic() + UPKEEP_S
+                self._let_go(work, keep)
+        return done.caught_up
+
+    def _open(self) -> _Work:
+        from proxy.ledger.ingest import Ingest  # SQLAlchemy takes a while to import: here nobody waits for it
+        from proxy.ledger.opening import open_ledger
+
+        engine = open_ledger(self._url, self._home)
+        self._work = _Work(engine, Ingest(engine, self._home, self._settings()[0]))
+        return self._work
+
+    def _count(self, done: Done) -> None:
+        counts = self._counts
+        for name in ("events", "rows", "duplicates", "corrections", "resolved"):
+            setattr(counts, name, getattr(counts, name) + getattr(done, name))
+        counts.rejected += len(done.rejected)
+        counts.torn += len(done.torn)
+        for aside in done.torn:
+            self._log("error", "journal torn", {"kept": str(aside), "effect": "cut at the last whole record"})
+        if done.resolved:
+            self._log("warning", "attempts of dead workers estimated", {"attempts": done.resolved})
+        if done.rejected:
+            self._set_aside(done.rejected)
+
+    def _set_aside(self, payloads: list[bytes]) -> None:
+        path = self._home / "journal" / "rejected"
+        with path.open("ab") as file:
+            file.write(b"".join(payload + b"\n" for payload in payloads))
+        self._log("error", "journal records not understood", {"records": len(payloads), "kept": str(path)})
+
+    def _let_go(self, work: _Work, keep: Keep) -> None:
+        from proxy.ledger.retention import drop_rows, sweep
+
+        ingest = work.ingest
+        now_ns = time.time_ns()
+        removed = sweep(work.engine, self._home, ingest.host, ingest.offsets, now_ns, keep.keep_s, keep.keep_bytes)
+        self._counts.removed += len(removed)
+        if removed:
+            self._log("info", "journal segments removed", {"segments": len(removed)})
+        if keep.detail_days is not None and (dropped := drop_rows(work.engine, keep.detail_days, now_ns)):
+            self._log("info", "ledger rows dropped", {"rows": dropped, "older_than_days": keep.detail_days})
+
+    def _failed(self, error: Exception) -> None:
+        if type(error).__name__ == "Moved":  # somebody else ingests, too: look again
+            return
+        self._counts.failures += 1
+        self._failing = min(self._failing + 1, 10)
+        if self._failing == 1:
+            text = str(error).partition("\n")[0]
+            self._log("error", "ledger", {"reason": text, "effect": "reports are late; requests go on"})
+
+    def _recovered(self) -> None:
+        if self._failing:
+            self._failing = 0
+            self._log("info", "ledger is back", {})
