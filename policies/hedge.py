@@ -36,7 +36,7 @@ from proxy.response import Response
 
 ORDER = Order(
     outside=("fallback", "retry"),
-    inside=("timeout", "cache", "coalesce"),
+    inside=("timeout", "budget", "cache", "coalesce"),
     why="each of the two calls is tried again and falls back on its own",
 )
 

@@ -31,7 +31,9 @@ from proxy.exchange import Exchange, Forward, Request
 from proxy.failures import Failure, Kind, Try, elsewhere, repeatable, tried
 from proxy.response import Response
 
-ORDER = Order(inside=("timeout", "hedge", "fallback", "cache", "coalesce"), why="each call of theirs is tried again")
+ORDER = Order(
+    inside=("timeout", "hedge", "fallback", "budget", "cache", "coalesce"), why="each call of theirs is tried again"
+)
 
 BURST: Final = 10.0  # retries that may come at once after a quiet time
 _ELSEWHERE: Final = frozenset(("quota", "key_refused"))  # waiting doesn't mend these; another deployment may do
