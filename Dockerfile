@@ -20,6 +20,8 @@ COPY policies policies
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && pip --python /opt/weir/bin/python install --no-deps --no-index /wheels/*.whl \
  && /opt/weir/bin/python -m compileall -q /opt/weir/lib
+# OpenAI's vocabularies, so that nothing is fetched at run time. Without them tokens are estimated, and a build still succeeds.
+RUN /opt/weir/bin/weir tokenizers fetch --to /opt/weir/share/tiktoken || echo "the image will estimate tokens"
 
 FROM python:${PYTHON}-slim
 LABEL org.opencontainers.image.title="weir" org.opencontainers.image.licenses="Apache-2.0"
@@ -27,7 +29,8 @@ COPY --from=build /opt/weir /opt/weir
 # Group 0 may write the state: platforms that give each container a random UID put it into that group.
 RUN install -d -m 0775 -g 0 /etc/weir && install -d -m 0770 -o 10001 -g 0 /var/lib/weir
 ENV PATH=/opt/weir/bin:$PATH HOME=/var/lib/weir WEIR_HOME=/var/lib/weir WEIR_CONTAINER=1 \
-    WEIR_LISTEN=0.0.0.0:8787 WEIR_OPS=0.0.0.0:9090 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+    WEIR_LISTEN=0.0.0.0:8787 WEIR_OPS=0.0.0.0:9090 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    TIKTOKEN_CACHE_DIR=/opt/weir/share/tiktoken
 WORKDIR /etc/weir
 VOLUME /var/lib/weir
 USER 10001:0

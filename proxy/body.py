@@ -87,6 +87,11 @@ class Body:
         return value
 
     @property
+    def parsed(self) -> bool:
+        """Whether it was parsed whole, so that any field is at hand."""
+        return self._plain
+
+    @property
     def getter(self) -> Callable[[str], Any]:
         """`get` without a default, for whoever asks for several fields."""
         return self._fields.get if self._plain else self.get

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import explain, files, keys, operate, records, serve, simulate
+from proxy.cli import explain, files, keys, ledger, operate, records, report, serve, simulate, tokenizers
 from proxy.cli.output import CommandError, paint, say
 
 app = typer.Typer(
@@ -28,10 +28,14 @@ app.command("explain")(explain.explain)
 app.add_typer(keys.app)
 app.add_typer(records.app)
 app.command("why")(records.why)
+app.command("report")(report.report)
+app.add_typer(ledger.app)
+app.command("close")(ledger.close)
 app.command("status")(operate.status)
 app.command("reload")(operate.reload)
 app.command("drain")(operate.drain)
 app.command("bypass")(operate.bypass)
+app.add_typer(tokenizers.app)
 app.command("simulate", add_help_option=False, context_settings=simulate.PASSED_ON)(simulate.simulate)
 
 
