@@ -3,9 +3,9 @@
 Rules:
 1. A card is frozen: its prices don't change while it is held. A tier's prices are worked out when they are first
    needed.
-2. A tier costs what is published for it; else a share of the standard price, where the provider sells it so for all its
-   models; else, where the provider charges more for it, it isn't known how much: None. Any other tier costs the
-   standard price.
+2. A tier costs what is published for it; else as many times the standard price as the provider takes for all its models
+   (`proxy.pricing.known`); else, where the provider charges more for it, it isn't known how much: None. Any other tier
+   costs the standard price.
 3. Prices of the deployment file move every tier by as much as they move the standard price.
 4. A tier followed by `@` and a region, as `standard@us`, costs more by the published uplift where data residency does.
 5. A bound is the dearest of: every tier that the answer may name, every region, every price that holds within a day.
@@ -21,29 +21,15 @@ from typing import Final
 import msgspec
 
 from proxy.dialects.usage import Usage
-from proxy.pricing.known import UPLIFT
+from proxy.pricing.known import UPLIFT, tier_price
 from proxy.pricing.overrides import change_at, changed, ratio, uplifted
-from proxy.pricing.sheet import Rate, Sheet, scaled
+from proxy.pricing.sheet import Rate, Sheet, rebased, scaled
 from proxy.pricing.tables import Change, Dated, Override, Priced, unpack
 from proxy.pricing.units import BY_NAME
 
-_HALF: Final = Fraction(1, 2)
-_SHARES: Final[dict[str, dict[str, Fraction]]] = {
-    "anthropic": {"batch": _HALF},
-    "aws": {"batch": _HALF, "flex": _HALF},
-    "azure": {"batch": _HALF, "flex": _HALF},
-    "google": {"batch": _HALF, "flex": _HALF},
-    "groq": {"batch": _HALF},
-    "mistral": {"batch": _HALF},
-    "openai": {"batch": _HALF, "flex": _HALF},
-    "x-ai": {"batch": Fraction(4, 5)},
-}
-# Where reading from a cache costs the same on every tier.
-_FULL_PRICE_CACHE: Final = {"google": frozenset(BY_NAME[n] for n in ("cached_input", "cached_audio", "cached_image"))}
 _DEARER: Final = {
     "aws": frozenset(("priority",)),
     "azure": frozenset(("priority",)),
-    "google": frozenset(("priority",)),
     "openai": frozenset(("priority", "fast", "ultrafast")),
 }
 # Tiers that nobody is served who didn't ask for them by name.
@@ -196,10 +182,12 @@ class RateCard:
         if published is not None:  # empty where the tier is said to cost no more and no less
             published = uplifted(published, self._uplift)
             moved = {index: scaled(rate, ratio(self.published, own, index)) for index, rate in published.items()}
+            if self.provider == "azure":  # its long context costs more on every tier, where OpenAI's tiers have none
+                moved = {i: rate if rate[1] or i not in own else rebased(own[i], rate[0]) for i, rate in moved.items()}
             return Sheet({**own, **moved})
-        if (share := _SHARES.get(self.provider or "", {}).get(tier)) is not None:
-            kept = _FULL_PRICE_CACHE.get(self.provider or "", frozenset())
-            return Sheet({**uplifted(own, share), **{index: own[index] for index in kept if index in own}})
+        if (known := tier_price(self.provider, self.model, tier)) is not None:
+            times, kept = known
+            return Sheet({**uplifted(own, times), **{index: own[index] for index in kept if index in own}})
         return None if tier in _DEARER.get(self.provider or "", ()) else self.standard
 
     def __repr__(self) -> str:

@@ -97,10 +97,9 @@ class RateCards:
             _remember(self._cards, asked, ([state for _, state in states], card))
         return card if card.priced else None
 
-    def plain(self) -> RateCards:
-        """The same without the prices of the deployment file."""
-        tables = msgspec.structs.replace(self._tables, overrides=[])
-        return RateCards(_ENCODE(tables))
+    def overridden(self, overrides: Mapping[str, Iterable[Price]]) -> RateCards:
+        """The same published prices, with these of a deployment file in place of its own."""
+        return RateCards(_ENCODE(msgspec.structs.replace(self._tables, overrides=overrides_of(overrides))))
 
     def names(self, provider: str | None) -> list[str]:
         """The models that are known by an exact name at a provider; at the first parties, if it isn't known."""
@@ -139,9 +138,11 @@ class RateCards:
         if (found := self._spelled(provider, name)) is not None:
             return found
         for other in self._provider(provider).fallbacks:
-            # Another's model sold here: at its standard price, without the tiers that its maker sells.
+            # Another's model sold here: at its standard price, without its maker's tiers. Azure's are those of OpenAI.
             if (found := self._spelled(other, name)) is not None:
-                return msgspec.structs.replace(found, tiers=[], standard=[_resold(provider, d) for d in found.standard])
+                tiers = found.tiers if (provider, other) == ("azure", "openai") else []
+                standard = [_resold(provider, dated) for dated in found.standard]
+                return msgspec.structs.replace(found, tiers=tiers, standard=standard)
         return None
 
     def _spelled(self, provider: str, name: str) -> Priced | None:

@@ -19,7 +19,10 @@ database says itself counts before them. Figures are of November 2026.
    https://platform.claude.com/docs/en/about-claude/pricing#data-residency-pricing
    https://cloud.google.com/vertex-ai/generative-ai/pricing
 5. Sound of the first audio models. https://developers.openai.com/api/docs/models/gpt-4o-audio-preview
-6. The most that one answer can have, from the models' own pages. A family's largest counts for all of it, so that a
+6. Service tiers that a provider sells for all its models at as many times the standard price.
+   https://ai.google.dev/gemini-api/docs/pricing https://aws.amazon.com/bedrock/pricing/
+   https://docs.x.ai/developers/pricing#batch-api-pricing
+7. The most that one answer can have, from the models' own pages. A family's largest counts for all of it, so that a
    bound holds; what isn't named can have as much as its context holds.
 """
 
@@ -73,6 +76,21 @@ _REGION_HOSTS: Final = re.compile(
     r"^[a-z]{2}\.api\.openai\.com$|^[a-z]+-[a-z]+\d+-aiplatform\.googleapis\.com$|^aiplatform\.[a-z]+\.rep\.googleapis\.com$"
 )
 
+_HALF: Final = Fraction(1, 2)
+_TIERS: Final[dict[str, dict[str, Fraction]]] = {
+    "anthropic": {"batch": _HALF},
+    "aws": {"batch": _HALF, "flex": _HALF},
+    "azure": {"batch": _HALF, "flex": _HALF},
+    "google": {"batch": _HALF, "flex": _HALF, "priority": Fraction(9, 5)},
+    "groq": {"batch": _HALF},
+    "mistral": {"batch": _HALF},
+    "openai": {"batch": _HALF, "flex": _HALF},
+    "x-ai": {"batch": Fraction(4, 5)},
+}
+# Reading from a cache costs these the same on the cheaper tiers.
+_FULL_PRICE_CACHE: Final = re.compile(r"^gemini-(2|3-(flash|pro)-preview|3\.1-pro)")
+_CACHED: Final = frozenset(BY_NAME[name] for name in ("cached_input", "cached_audio", "cached_image"))
+
 _OUTPUT: Final = (
     (re.compile(r"^(gpt-4o-2024-05-13|gpt-4-turbo|gpt-4-1|gpt-3\.?5)"), 4096),
     (re.compile(r"^gpt-4(-0|$)"), 8192),
@@ -119,6 +137,14 @@ def resold(provider: str, rates: Mapping[int, Rate]) -> dict[int, Rate]:
     """Another's rates at a provider that sells its models, with that provider's own fees."""
     own = {BY_NAME[name]: usd for name, usd in _AZURE.items()} if provider == "azure" else {}
     return {index: (own[index] * NANO, ()) if index in own else rate for index, rate in rates.items()}
+
+
+def tier_price(provider: str | None, model: str, tier: str) -> tuple[Fraction, frozenset[int]] | None:
+    """How many times the standard price a tier costs here, and the units that keep it."""
+    times = _TIERS.get(provider or "", {}).get(tier)
+    if times is None:
+        return None
+    return times, _CACHED if times < 1 and _FULL_PRICE_CACHE.search(model) else frozenset()
 
 
 def has_regional_price(provider: str, model: str) -> bool:
