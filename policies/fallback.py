@@ -22,7 +22,8 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from proxy.body import Body
 from proxy.chain import Services
@@ -47,13 +48,17 @@ class Target(BaseModel):
 
     model: str
     """Its name, as clients would ask for it."""
-    on: Annotated[tuple[Kind, ...] | None, OneOrList()] = None
+    on: Annotated[tuple[Kind, ...], OneOrList()] | None = None
     """Kinds of failures that lead to it."""
 
     @model_validator(mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
 
 
 class Config(BaseModel):

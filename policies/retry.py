@@ -69,7 +69,7 @@ class Config(BaseModel):
     """The longest wait that an upstream may ask for; if it wants more, its answer goes to the client at once."""
     within: Duration = 120.0
     """No try begins later than this after the first one did."""
-    budget: Percent = 0.2
+    budget: Percent = Field(default=0.2, json_schema_extra={"default": "20%"})
     """Retries as a share of the calls of an upstream, for each worker."""
     budget_floor: Annotated[float, Field(ge=0)] = 3.0
     """Retries a second that are allowed whatever the share says, so that little traffic can be tried again."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from policies import allow, headers
+from policies import allow, fallback, headers, hedge, retry, timeout
 from proxy.config import Conditions, load
 from proxy.config.policies import Envelope, Honour
+from proxy.failures import KINDS
 
 GUIDE = Path(__file__).parents[2] / "docs/guide"
-PAGES = ("policies", "headers", "allow")
+PAGES = ("policies", "headers", "allow", "timeout", "hedge", "fallback", "retry")
 
 
 def page(name: str) -> str:
@@ -50,7 +52,18 @@ def test_the_envelope_is_described() -> None:
     assert all(f"`{name}" in text for name in Honour.model_fields)
 
 
-@pytest.mark.parametrize(("name", "fields"), [("allow", allow.Config), ("headers", headers.Config)])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("allow", allow.Config),
+        ("headers", headers.Config),
+        ("timeout", timeout.Config),
+        ("hedge", hedge.Config),
+        ("fallback", fallback.Config),
+        ("fallback", fallback.Target),
+        ("retry", retry.Config),
+    ],
+)
 def test_options_are_described(name: str, fields: type) -> None:
     """Each policy's page names each of its options."""
     assert set(fields.model_fields) <= first_cells(page(name))  # type: ignore[attr-defined]
@@ -61,6 +74,26 @@ def test_errors_are_described() -> None:
     source = Path(allow.__file__).read_text()
     codes = set(re.findall(r'"([a-z]+(?:_[a-z]+)+)"', source)) & set(re.findall(r"`([a-z_]+)`", page("allow")))
     assert {"model_not_allowed", "endpoint_not_allowed", "path_not_allowed", "invalid_form"} <= codes
+
+
+def test_kinds_of_failures_are_described() -> None:
+    """Each kind that `on` may name is in the table that says what it is."""
+    table = page("retry").partition("## Kinds of failures")[2].partition("\n## ")[0]
+    assert set(KINDS) == first_cells(table) - {"kind"}
+
+
+@pytest.mark.parametrize("name", ["timeout", "hedge", "fallback", "retry"])
+def test_noted_actions_are_described(name: str) -> None:
+    """What these policies note, and why they gave up, is on their pages."""
+    source = (GUIDE.parents[1] / f"policies/{name}.py").read_text()
+    noted = set(re.findall(r'note\((?:self\._name, )?"([a-z_]+)"', source.replace("\n", "").replace("  ", "")))
+    assert noted
+    assert all(f"`{action}`" in page(name) for action in noted)
+
+
+def test_reasons_to_give_up_are_described() -> None:
+    """Each reason of `retry` to stop is on its page, but those that aren't noted."""
+    assert all(f"`{why}`" in page("retry") for why in set(get_args(retry.Why)) - {"again", "kind"})
 
 
 def test_observed_actions_are_described() -> None:
