@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
@@ -94,6 +95,8 @@ class Purse:
         self._drawn: dict[str, set[Lease]] = {}  # by the scopes that they hold something of
         self._ghosts: dict[str, tuple[Scope, ...]] = {}  # holds that may stand though nobody wants them
         self._known: dict[str, Known] = {}
+        # Names of hosts and numbers of processes may be the same elsewhere; two holds of one id would be one hold.
+        self._prefix = f"{owner}/{secrets.token_hex(6)}"
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._telling: asyncio.Task[Any] | None = None
@@ -398,7 +401,7 @@ class Purse:
                 known.spent, known.held, known.at_s = level.spent, level.held, now_s
 
     def _new_id(self) -> str:
-        return f"{self.owner}/{next(self._numbers)}"
+        return f"{self._prefix}/{next(self._numbers)}"
 
     def _until_ns(self, wait_s: float = 0.0) -> int:
         return self._now_ns() + round((TTL_S + wait_s) * 1e9)

@@ -1,4 +1,4 @@
-"""`budget`, its pure parts: limits and windows, the ladder, accounts and top-ups, bounds and what an attempt came to."""
+"""`budget`, its pure parts: limits and windows, the ladder, accounts, bounds, and what an attempt came to."""
 
 from __future__ import annotations
 
@@ -55,8 +55,10 @@ def test_limits(text: str, unit: str, amount: int, period: str, span_s: int) -> 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "500", "500 USD", "500/month", "500 EUR/month", "500 USD/year", "-5 USD/day", "5 USD/rolling 10s", "x/day"]
-    + ["1.5 tokens/day", "0.0000000001 USD/day", "5 USD/rolling", None, 5, ["5 USD/day"], "99999999999999 USD/day"],
+    [
+        *("", "500", "500 USD", "500/month", "500 EUR/month", "500 USD/year", "-5 USD/day", "5 USD/rolling 10s"),
+        *("1.5 tokens/day", "0.0000000001 USD/day", "5 USD/rolling", None, 5, ["5 USD/day"], "99999999999999 USD/day"),
+    ],
 )
 def test_no_limits(text: object) -> None:
     """What isn't one is an error that shows a right one, or names what is wrong."""
