@@ -44,7 +44,7 @@ def tail(
     where = home_of(home, config)
     written: Callable[[Record], Iterable[str]] = _as_json if as_json else Lines().of
     follower = Follower(where, from_start=False)
-    recent = last_records(where, lines)
+    recent = last_records(where, lines) or _from_ledger(where, lines, config)
     if not recent and not follow:
         say(f"the journal of {where} is empty")
         return
@@ -67,15 +67,36 @@ def why(
     config: ConfigOption = None,
 ) -> None:
     """Tell what happened to an exchange. What each policy decided, and each attempt with its cost."""
-    from proxy.journal import find
     from proxy.why import render
     from proxy.why import why as told
 
     where = home_of(home, config)
-    records = find(where, exchange)
+    records = _records(where, exchange, config)
     if not records:
-        raise CommandError(f"no exchange {exchange} in the journal of {where}")
+        raise CommandError(f"no exchange {exchange} in the journal and the ledger of {where}")
     print(json.dumps(told(records)) if as_json else render(told(records)))
+
+
+def _records(home: Path, exchange: str, config: Path | None) -> list[Record]:
+    """From the journal; where its segments are gone, from the ledger, which takes longer to open."""
+    from proxy.journal import find
+
+    found = find(home, exchange)
+    if any(record.get("event") == "reserved" or record.get("attempts") == 0 for record in found):
+        return [*found]
+    from proxy.cli.ledger import url_of
+    from proxy.cli.report import configuration_of, ledger_errors
+    from proxy.ledger.lookup import told
+
+    with ledger_errors():
+        return [*told(home, url_of(configuration_of(config)), exchange)]
+
+
+def _from_ledger(home: Path, lines: int, config: Path | None) -> list[Record]:
+    """The newest of what the journal doesn't hold any more."""
+    from proxy.cli.ledger import last_of
+
+    return [*last_of(home, lines, config)]
 
 
 def last_records(home: Path, lines: int) -> list[Record]:

@@ -7,12 +7,15 @@ and `usage` are as they were written.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import orjson
 from sqlalchemy import Connection, Engine, Table, select
 
+from proxy import journal
+from proxy.ledger.opening import address, engine_of
 from proxy.ledger.records import Estimate, Reserved
 from proxy.ledger.tables import attempts, dimensions, exchanges, open_attempts, savings
 
@@ -29,6 +32,35 @@ def records_of(engine: Engine, exchange: str) -> list[Record]:
         if (ended := _one(db, exchanges, exchanges.c.exchange == exchange)) is not None:
             found.append(_ended(ended, _savings(db, exchange)))
     return sorted(found, key=lambda record: (record["at"], ("reserved", "settled", "ended").index(record["event"])))
+
+
+def complete(records: list[Record]) -> bool:
+    """Whether these are all of an exchange's records up to now: its first segments may be gone already."""
+    if not records:
+        return False
+    announced = {record.get("attempt") for record in records if record.get("event") == "reserved"}
+    settled = {record.get("attempt") for record in records if record.get("event") == "settled"}
+    ended = next((record for record in records if record.get("event") == "ended"), None)
+    return settled <= announced and (ended is None or len(announced) >= (ended.get("attempts") or 0) - 1)
+
+
+def told(home: Path, url: str, exchange: str) -> list[Record]:
+    """The records of an exchange: from the journal, or from the ledger where its segments are gone.
+
+    Raises SQLAlchemyError where the ledger must be asked and can't be.
+    """
+    records = journal.find(home, exchange)
+    if complete(records) or not url:
+        return records
+    where = address(url, home)
+    if where.drivername == "sqlite" and not Path(where.database or "").exists():
+        return records
+    engine = engine_of(url, home, reading=True)
+    try:
+        found = records_of(engine, exchange)
+    finally:
+        engine.dispose()
+    return found if len(found) > len(records) else records
 
 
 def last(engine: Engine, count: int) -> list[Record]:

@@ -1,7 +1,8 @@
 """Answers what workers may not look up themselves, because it stands in files.
 
 Kinds of questions (`lookup` messages):
-- `exchange` {exchange, tenant}: what happened to it (`proxy.why`), None unless it is this tenant's;
+- `exchange` {exchange, tenant}: what happened to it (`proxy.why`), None unless it is this tenant's; from the journal,
+  or from the ledger once its segments are gone;
 - `usage` {tenant}: what this tenant used today and this month;
 - `record` {ids, tenant} and `owners` {ids}: who made which object at an upstream (`proxy.objects`);
 - `webhook` {url, body, signature}: POSTs what a policy has to tell (`proxy.supervisor.webhooks`).
@@ -30,8 +31,9 @@ T = TypeVar("T")
 class Lookups:
     """The files under one home directory, as questions and answers."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, ledger: str = "") -> None:
         self._home = home
+        self._ledger = ledger
         self._usage = TenantUsage(home)
         self._objects: ObjectFile | None = None
         self._object_thread = ThreadPoolExecutor(1, "objects")
@@ -52,7 +54,7 @@ class Lookups:
 
     async def exchange(self, id: str, tenant: str | None) -> Mapping[str, Any] | None:
         """What happened to an exchange; None if unknown, or if it isn't this tenant's. Without a tenant: anybody's."""
-        records = await asyncio.to_thread(journal.find, self._home, id)
+        records = await asyncio.to_thread(self._records, id)
         if not records or (tenant is not None and not belongs(records, tenant)):
             return None
         return why(records)
@@ -63,6 +65,12 @@ class Lookups:
         if self._objects is not None:
             await self._in(self._object_thread, self._objects.close)
         self._object_thread.shutdown(wait=False, cancel_futures=True)
+
+    def _records(self, id: str) -> list[journal.Record]:
+        """From the journal; where its segments are gone, from the ledger."""
+        from proxy.ledger.lookup import told
+
+        return told(self._home, self._ledger, id)
 
     def _file(self) -> ObjectFile:
         if self._objects is None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.keys import KeyRecord
+from proxy.ledger.accounts import accounts_of
 from proxy.ledger.keeping import Keep
-from proxy.ledger.labels import Accounts, Billing
+from proxy.ledger.labels import Accounts
 from proxy.logs import Form, Level
-from proxy.pricing import provider_of
 
 if TYPE_CHECKING:
     from proxy.config.configuration import Configuration
@@ -91,25 +91,6 @@ def plan_of(configuration: Configuration) -> Plan:
         keep=Keep(deployment.journal.keep_s, deployment.journal.keep_bytes, deployment.retention.detail_days),
         state=deployment.state,
     )
-
-
-def accounts_of(configuration: Configuration) -> Accounts:
-    """Whom costs belong to, and what providers' invoices call their accounts."""
-    teams, upstreams = configuration.teams, configuration.deployment.upstreams
-
-    def owner(key: str | None, team: str | None, project: str | None) -> tuple[str | None, str | None]:
-        if teams is None:
-            return None, None
-        account = teams.account(team, project)
-        return account.cost_centre, account.gl_account
-
-    def billing(name: str | None) -> Billing:
-        upstream = upstreams.get(name or "")
-        if upstream is None:
-            return Billing()
-        return Billing(upstream.provider or provider_of(upstream.url), upstream.account, upstream.project)
-
-    return Accounts(owner, billing)
 
 
 def prices_of(configuration: Configuration) -> str:

@@ -70,7 +70,7 @@ class Supervisor:
         self._command = command
         self._container = container
         self._state_command = state_command
-        self._lookups = Lookups(plan.home)
+        self._lookups = Lookups(plan.home, plan.ledger)
         self._fleet: Fleet | None = None
         self._ledger: Bookkeeper | None = None
         self._serving = False
