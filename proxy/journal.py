@@ -30,6 +30,7 @@ _MOST_WAITING: Final = 50_000
 _LONGEST_NS: Final = 30 * 60 * 10**9
 _FRAME: Final = struct.Struct("<II")
 SUFFIX: Final = ".journal"
+IN_STEAD: Final = f"-s0{SUFFIX}"
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 Record = dict[str, Any]
 
@@ -273,11 +274,14 @@ def read(path: Path) -> Iterator[Record]:
 
 def find(home: Path, exchange: str) -> list[Record]:
     """All records of one exchange, in the order written; newest segments are searched first."""
-    needle = orjson.dumps(exchange)
-    for path in reversed(segments(home)):
+    needle, among = orjson.dumps(exchange), segments(home)
+    stead = [path for path in among if path.name.endswith(IN_STEAD)]
+    for path in reversed([path for path in among if path not in stead]):
         data = path.read_bytes()
         if needle in data:
-            records = [record for part in _around(path, segments(home)) for record in _matching(part, needle)]
+            # What was told in a dead worker's stead stands in the supervisor's own segments.
+            parts = _around(path, among) + [other for other in stead if other.name > path.name]
+            records = [record for part in parts for record in _matching(part, needle)]
             return [record for record in records if record.get("exchange") == exchange]
     return []
 

@@ -32,6 +32,7 @@ from proxy.state.protocol import Standing, StateLost, Store
 
 RETRY_S: Final = 1.0
 LOOK_S: Final = 5.0  # for the end of workers that an earlier supervisor left behind
+SLACK_NS: Final = 60 * 10**9  # files' times are coarser than the clock, and clocks are set
 WRITER: Final = "s0"
 _RESERVED: Final = b'{"event":"reserved"'
 _SETTLED: Final = b'{"event":"settled"'
@@ -137,7 +138,7 @@ def read(segments: Iterable[Segment], owner: Owner, holds: set[str]) -> Told:
 def _since(segment: Segment, at_ns: int) -> Iterator[bytes]:
     """The records of a segment, unless it was written last before then."""
     try:
-        if segment.path.stat().st_mtime_ns >= at_ns:
+        if segment.path.stat().st_mtime_ns >= at_ns - SLACK_NS:
             for _, payload in journal.frames(segment.path.read_bytes()):
                 yield payload
     except FileNotFoundError:  # the ledger has taken it over meanwhile
@@ -149,7 +150,7 @@ def write(home: Path, sent: Iterable[Sent], now_ns: int) -> None:
     data = b"".join(journal.frame(_estimated(one, now_ns)) for one in sent)
     if not data:
         return
-    path = home / "journal" / f"{now_ns}-{WRITER}{journal.SUFFIX}"
+    path = home / "journal" / f"{now_ns}{journal.IN_STEAD}"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
