@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import explain, files, keys, ledger, operate, records, report, serve, simulate, tokenizers
+from proxy.cli import explain, files, keys, ledger, operate, reconcile, records, report, serve, simulate, tokenizers
 from proxy.cli.output import CommandError, paint, say
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(keys.app)
 app.add_typer(records.app)
 app.command("why")(records.why)
 app.command("report")(report.report)
+app.command("reconcile")(reconcile.reconcile)
 app.add_typer(ledger.app)
 app.command("close")(ledger.close)
 app.command("status")(operate.status)

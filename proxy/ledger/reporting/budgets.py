@@ -1,9 +1,9 @@
 """Budget against actual: what the policy files allow, and what was spent of it.
 
 Rules: pure but for reading `limits_from`. A budget is an entry of a policy file with `limit` and `per`, as written
-there: its limits, its `overrides`, the rows of its CSV. A period's budget is the limit times the windows that fit into it: a
-limit by the month counts whole for a month, one by the day as often as the period has days. A top-up counts for periods
-that begin before it expires. What a budget's `match` leaves out isn't told apart here.
+there: its limits, its `overrides`, the rows of its CSV. A period's budget is the limit times the windows that fit into
+it: a limit by the month counts whole for a month, one by the day as often as the period has days. A top-up counts for
+periods that begin before it expires. What a budget's `match` leaves out isn't told apart here.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from proxy.config import Configuration
-from proxy.config.scalars import seconds
 from proxy.ledger.reporting.cells import NONE, UNTAGGED, Cell, Sums, cut, total
 from proxy.ledger.reporting.periods import Period, months
+
+if TYPE_CHECKING:
+    from proxy.config import Configuration
 
 NANO: Final = 10**9
 NOBODY: Final = "(none)"
@@ -189,6 +190,8 @@ def limit_of(written: str) -> Limit | None:
     if window in ("month", "mo"):
         return Limit(*amount, 0)
     if window.startswith("rolling"):
+        from proxy.config.scalars import seconds
+
         try:
             return Limit(*amount, int(seconds(window.removeprefix("rolling").strip())))
         except ValueError:

@@ -1,9 +1,9 @@
 """FOCUS, the FinOps Open Cost and Usage Specification (https://focus.finops.org): versions 1.2 and 1.4 as CSV.
 
 Rules: pure. A row is one day's charge of one belonging; amounts are exact to the nano-dollar, so a column's sum is the
-ledger's. What FOCUS has no column for stands in columns that begin with `x_`. A billing period is a calendar month of the
-report's time zone (providers bill by UTC: `--time-zone UTC` is what joins their invoices). What has no known price can't
-be null there: it is 0, and `x_CostKnown` says `unpriced`.
+ledger's. What FOCUS has no column for stands in columns that begin with `x_`. A billing period is a calendar month of
+the report's time zone (providers bill by UTC: `--time-zone UTC` is what joins their invoices). A cost can't be null
+there: what has no known price is 0, and `x_CostKnown` says `unpriced`.
 
 One row sums tokens of several kinds, so its unit price is the mean of what was paid; the list price of the same usage
 isn't kept, so list cost is what was paid, too.
@@ -14,15 +14,18 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
 from decimal import Context, Decimal
+from functools import lru_cache
 from typing import Any, Final, Literal
+from zoneinfo import ZoneInfo
 
 import orjson
 
 from proxy.ledger.reporting.amounts import exact
 from proxy.ledger.reporting.cells import Belonging, Cell
 from proxy.ledger.reporting.focus_rules import BILLING_PERIOD, INVOICE_DETAIL, Dataset, cost_and_usage
-from proxy.ledger.reporting.periods import Period, midnight_s, months, utc_text
+from proxy.ledger.reporting.periods import Period, months, utc_text
 from proxy.ledger.reporting.plain import harmless
 from proxy.ledger.reporting.report import Report
 
@@ -68,17 +71,13 @@ def _identity(belonging: Belonging) -> dict[str, Any]:
 def _row(report: Report, cell: Cell, version: Version) -> Row:
     who, period = cell.belonging, report.asked.period
     cost, quantity, unit = cell.sums.nanodollars, *_quantity(cell)
-    month = _month(cell, period)
     provider, sku = provider_name(who), f"{who.provider or who.upstream or 'unknown'}/{who.served or who.model}"
     row = {
         **dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), exact(cost)),
         **_account(who),
-        **_invoice(report, cell, version),
+        **_invoice(cell, version),
         "BillingCurrency": "USD",
-        "BillingPeriodStart": utc_text(month.start_s),
-        "BillingPeriodEnd": utc_text(month.end_s),
-        "ChargePeriodStart": utc_text(midnight_s(cell.day, period.zone)),
-        "ChargePeriodEnd": utc_text(Period(cell.day, cell.day, period.zone).end_s),
+        **_times(cell.day, period.zone),
         "ChargeCategory": "Usage",
         "ChargeClass": "",
         "ChargeDescription": _description(who),
@@ -103,6 +102,19 @@ def _row(report: Report, cell: Cell, version: Version) -> Row:
     return row | dict(zip(providers, (provider, _publisher(who) if version == "1.2" else provider), strict=True))
 
 
+@lru_cache(4096)
+def _times(day: date, zone: ZoneInfo) -> Row:
+    """The billing and the charge period of a day."""
+    one = Period(day, day, zone)
+    month = next(months(one))
+    return {
+        "BillingPeriodStart": utc_text(month.start_s),
+        "BillingPeriodEnd": utc_text(month.end_s),
+        "ChargePeriodStart": utc_text(one.start_s),
+        "ChargePeriodEnd": utc_text(one.end_s),
+    }
+
+
 def _account(who: Belonging) -> Row:
     account = who.account or who.upstream or who.provider or "unknown"
     return {
@@ -114,9 +126,9 @@ def _account(who: Belonging) -> Row:
     }
 
 
-def _invoice(report: Report, cell: Cell, version: Version) -> Row:
-    found = {"InvoiceId": invoice_id(cell, report.asked.period)}
-    return found | ({"InvoiceDetailId": _detail_id(cell, report.asked.period)} if version == "1.4" else {})
+def _invoice(cell: Cell, version: Version) -> Row:
+    found = {"InvoiceId": invoice_id(cell)}
+    return found | ({"InvoiceDetailId": _detail_id(cell)} if version == "1.4" else {})
 
 
 def _ours(cell: Cell) -> Row:
@@ -161,10 +173,9 @@ def _billing_periods(report: Report, charges: Sequence[Cell]) -> list[Row]:
 
 def _invoice_details(report: Report, charges: Sequence[Cell]) -> list[Row]:
     """A row a month, account, project and price."""
-    period = report.asked.period
     lines: dict[str, list[Cell]] = {}
     for cell in charges:
-        lines.setdefault(_detail_id(cell, period), []).append(cell)
+        lines.setdefault(_detail_id(cell), []).append(cell)
     return [_detail(report, line, own, charges) for line, own in sorted(lines.items()) if _cost(own)]
 
 
@@ -214,15 +225,15 @@ def _month(cell: Cell, period: Period) -> Period:
     return next(months(Period(cell.day, cell.day, period.zone)))
 
 
-def invoice_id(cell: Cell, period: Period) -> str:
+def invoice_id(cell: Cell) -> str:
     """Ours, since the provider's isn't known before it comes: month and account."""
-    return f"{_month(cell, period).name}/{_account(cell.belonging)['BillingAccountId']}"
+    return f"{cell.day:%Y-%m}/{_account(cell.belonging)['BillingAccountId']}"
 
 
-def _detail_id(cell: Cell, period: Period) -> str:
+def _detail_id(cell: Cell) -> str:
     who = cell.belonging
     parts = (who.provider_project or "-", who.served or who.model or "-", who.tier or "default")
-    return f"{invoice_id(cell, period)}/{'/'.join(parts)}"
+    return f"{invoice_id(cell)}/{'/'.join(parts)}"
 
 
 def provider_name(who: Belonging) -> str:

@@ -1,8 +1,8 @@
 """What FOCUS asks of its data sets, and a check of a file against it.
 
-Rules: pure. Columns, types, nulls and allowed values are those of the specification's column definitions of versions 1.2
-and 1.4 (https://focus.finops.org, https://github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec); of its conditional
-columns those are listed that apply to metered APIs. A violation is a sentence that names line and column.
+Rules: pure. Columns, types, nulls and allowed values are those of the specification's column definitions of versions
+1.2 and 1.4 (https://focus.finops.org, https://github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec). Of its
+conditional columns those are listed that apply to metered APIs. A violation is a sentence that names line and column.
 """
 
 from __future__ import annotations

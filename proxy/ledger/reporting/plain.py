@@ -63,6 +63,11 @@ def to_json(report: Report, sections: Sequence[Section], currency: Currency | No
         if currency is None
         else {"code": currency.code, "rate": f"{currency.rate:f}", "date": currency.day.isoformat()},
     }
+    return with_sections(told, sections, currency)
+
+
+def with_sections(told: dict[str, Any], sections: Sequence[Section], currency: Currency | None = None) -> bytes:
+    """What is told of the whole, and every section below its key."""
     for section in sections:
         rows = [_object(section.columns, row, currency) for row in section.rows]
         total = None if section.total is None else _object(section.columns, section.total, currency)

@@ -156,7 +156,7 @@ _SPENT: Final = (
     _money("cost", "USD"),
     Column("share", "Share", "share"),
     _money("observed", "Observed", wide=True),
-    _money("estimated", "Estimated"),
+    _money("estimated", "Estimated", wide=True),
     _money("unknown", "Unknown", wide=True),
     _count("unpriced", "Unpriced"),
     _count("exchanges", "Exchanges", wide=True),
@@ -184,9 +184,15 @@ def _spend(report: Report) -> Section:
     before = report.before.nanodollars if report.before is not None else 0
     end = _change(report.sums, before) if compared else ()
     labels = ("Total", *("" for _ in report.asked.by[1:])) if report.asked.by else ()
-    columns = (*_groups(report.asked.by), *_SPENT, *(_BEFORE if compared else ()))
+    spent = tuple(_crowded(column) if compared else column for column in _SPENT)
+    columns = (*_groups(report.asked.by), *spent, *(_BEFORE if compared else ()))
     by = ", ".join(map(title_of, report.asked.by)).lower()
     return Section("spend", f"Spend by {by}", columns, rows, (*labels, *_numbers(report.sums, whole), *end))
+
+
+def _crowded(column: Column) -> Column:
+    """Tokens make room for the comparison."""
+    return msgspec.structs.replace(column, wide=True) if column.key.endswith("_tokens") else column
 
 
 def _numbers(sums: Sums, whole: int) -> Row:

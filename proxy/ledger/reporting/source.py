@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, case, func, not_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, case, func, select, text
 
 from proxy.ledger import tables
 from proxy.ledger.reporting.cells import Belonging, Cell, Sums
@@ -88,6 +88,11 @@ class Source:
         self._db = db
         self._belongings: dict[int, Belonging] = {}
         self._raw: dict[int, Any] | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The snapshot's connection, for those who read rows."""
+        return self._db
 
     def cells(self, period: Period) -> list[Cell]:
         """The sums of every day of the period.
@@ -184,7 +189,7 @@ class Source:
         sent = [c.reserved_ns < moment_s * 10**9]
         if not_before_s is not None:
             sent.append(c.reserved_ns >= not_before_s * 10**9)
-        soon = (c.quarter >= quarter, c.quarter < quarter + 4, not_(tables.LATE))
+        soon = (c.quarter >= quarter, c.quarter < quarter + 4, text(f"NOT ({tables.LATE.text})"))
         late = (c.quarter >= quarter, tables.LATE)
         uses = func.sum(case((c.entry == "reversal", -1), else_=1))
         query = select(uses, func.sum(c.nanodollars))

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MOST_ROWS: Final = 40
-_ROOMY: Final = 200
+_ROOMY: Final = 500
 
 
 def to_terminal(console: Console, sections: Sequence[Section], currency: Currency | None = None) -> None:
-    """Prints all sections but the days, which the other formats have."""
+    """Prints all sections but the days, which the other formats have. Where nobody looks at its edges it is wide."""
+    if not console.is_terminal:
+        console.width = _ROOMY
     for section in sections:
         if section.key != "days":
             _print(console, converted(_shortened(section), currency))
@@ -29,19 +31,33 @@ def _print(console: Console, section: Section) -> None:
     from rich import box
     from rich.table import Table
 
-    roomy = console.width >= _ROOMY
-    kept = [index for index, column in enumerate(section.columns) if roomy or not column.wide]
+    rows = [*section.rows, *([] if section.total is None else [section.total])]
+    cells = [[_cell(value, column) for value, column in zip(row, section.columns, strict=True)] for row in rows]
+    kept = _fitting(section.columns, cells, console.width)
     table = Table(box=box.SIMPLE_HEAD, title=section.title, title_justify="left", title_style="bold", pad_edge=False)
     table.caption, table.caption_justify = section.note or None, "left"
     for index in kept:
         column = section.columns[index]
-        table.add_column(column.title, justify="left" if column.kind == "text" else "right", overflow="fold")
-    rows = [*section.rows, *([] if section.total is None else [section.total])]
-    for number, row in enumerate(rows):
-        last = number == len(section.rows)
-        cells = [_cell(row[index], section.columns[index]) for index in kept]
-        table.add_row(*cells, style="bold" if last else None, end_section=number == len(section.rows) - 1)
+        text = column.kind == "text"
+        table.add_column(column.title, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for number, row in enumerate(cells):
+        style = "bold" if number == len(section.rows) else None
+        table.add_row(*(row[index] for index in kept), style=style, end_section=number == len(section.rows) - 1)
     console.print(table)
+
+
+def _fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Which columns are shown: the `wide` ones go first, then the last numbers but one, until the rest has room."""
+    widths = [max([len(column.title), *(len(row[index]) for row in cells)]) + 3 for index, column in enumerate(columns)]
+    numbers = [index for index, column in enumerate(columns) if column.kind != "text"]
+    leaving = [index for index in reversed(numbers) if columns[index].wide]
+    leaving += [index for index in reversed(numbers[2:]) if index not in leaving]
+    kept = list(range(len(columns)))
+    for index in leaving:
+        if sum(widths[kept_index] for kept_index in kept) <= room:
+            break
+        kept.remove(index)
+    return kept
 
 
 def _cell(value: Value, column: Column) -> str:
@@ -64,3 +80,14 @@ def _shortened(section: Section) -> Section:
         for index, column in enumerate(section.columns)
     )
     return msgspec.structs.replace(section, rows=[*section.rows[:MOST_ROWS], first + sums[1:]])
+
+
+def to_text(sections: Sequence[Section], currency: Currency | None = None) -> bytes:
+    """The same as plain text, for a file."""
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    to_terminal(Console(file=out, width=_ROOMY, color_system=None, force_terminal=False), sections, currency)
+    return out.getvalue().encode()
