@@ -280,8 +280,7 @@ def find(home: Path, exchange: str) -> list[Record]:
         data = path.read_bytes()
         if needle in data:
             # What was told in a dead worker's stead stands in the supervisor's own segments.
-            parts = _around(path, among) + [other for other in stead if other.name > path.name]
-            records = [record for part in parts for record in _matching(part, needle)]
+            records = [record for part in (*_around(path, among), *stead) for record in _matching(part, needle)]
             return [record for record in records if record.get("exchange") == exchange]
     return []
 
