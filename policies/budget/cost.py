@@ -15,9 +15,8 @@ from policies.budget.limits import Unit
 from proxy.body import Body
 from proxy.exchange import Attempt
 from proxy.pricing import RateCard
-from proxy.tokens.bound import FRAMING, TOOLS, bound
+from proxy.tokens.bound import FRAMING, bound
 from proxy.tokens.families import family_of
-from proxy.tokens.texts import elsewhere
 
 _MEDIA: Final = (
     b'"image',
@@ -30,6 +29,22 @@ _MEDIA: Final = (
     b'"container_upload"',
     b"\\u",  # may spell any of these
 )
+_SPECIAL: Final = frozenset(
+    (
+        "tools",
+        "functions",
+        "prediction",
+        "web_search_options",
+        "previous_response_id",
+        "conversation",
+        "prompt",
+        "data_sources",
+        "mcp_servers",
+        "modalities",
+        "audio",
+    )
+)
+_MESSAGES: Final = {"chat.completions": "messages", "messages": "messages", "responses": "input"}
 _GRID: Final = 256  # tokens of input that a bound is rounded up to, so that equal ones needn't be worked out again
 _SPOKEN: Final = "audio.speech"
 _ENDLESS: Final = ("images.generations", "images.edits", "images.variations", "audio.transcriptions")
@@ -52,36 +67,62 @@ def worst(attempt: Attempt, otherwise_cap: int | None) -> Worst:
     """`otherwise_cap` is for requests without a cap of models whose maximum isn't known."""
     card, body, endpoint = attempt.card, attempt.request.body, attempt.request.endpoint.name
     cap = attempt.output_cap
-    if cap is None and (card is None or card.max_output is None):
-        cap = otherwise_cap if otherwise_cap is not None else None if card is None else card.context_window
-    elif cap is None and card is not None:
-        cap = card.max_output
-    if not isinstance(body, Body):
-        return Worst(None, None, cap, "unpriced_model" if card is None else "unbounded_cost")
-    family = family_of(attempt.model)
-    media = _has_media(body.raw)
-    if media or not (body.raw.isascii() or not family.normalises):
-        found = bound(family, attempt.model, endpoint, body)
-    else:
-        tools = TOOLS if body.get("tools") or body.get("functions") else 0
-        found = None if elsewhere(endpoint, body) else len(body.raw) + FRAMING + tools
-    if found is None:
-        return Worst(None, None, cap, "unpriced_model" if card is None else "unbounded_cost")
-    input_tokens = -(-found // _GRID) * _GRID
-    answers = choices(endpoint, body, attempt.n)
+    if cap is None:
+        cap = _cap(card, otherwise_cap)
+    if card is not None and cap is not None and isinstance(body, Body) and _is_plain(attempt.model, endpoint, body):
+        found = len(body.raw) + FRAMING
+        most = most_of(card, -(-found // _GRID) * _GRID, cap, attempt.n, attempt.tier, False, None)
+        if most is not None:
+            return Worst(most, found + attempt.n * cap, cap)
+    return _carefully(attempt, body, endpoint, card, cap)
+
+
+def _cap(card: RateCard | None, otherwise: int | None) -> int | None:
+    """What the model can write at most; else the policy's number, else all that fits into its context."""
+    if card is not None and card.max_output is not None:
+        return card.max_output
+    return otherwise if otherwise is not None or card is None else card.context_window
+
+
+def _is_plain(model: str, endpoint: str, body: Body) -> bool:
+    """Text and nothing else, in ASCII: then a byte is at least a token, and nothing comes from elsewhere."""
+    name, raw = _MESSAGES.get(endpoint), body.raw
+    if name is None or not body.parsed or not raw.isascii() or (b"\\" in raw and b"\\u" in raw) or "search" in model:
+        return False
+    fields = body.fields
+    if not _SPECIAL.isdisjoint(fields):
+        return False
+    messages = fields.get(name)
+    if type(messages) is not list:
+        return type(messages) is str
+    for message in messages:
+        if type(message) is not dict or len(message) != 2 or "role" not in message:
+            return False
+        if type(message.get("content")) is not str:
+            return False
+    return True
+
+
+def _carefully(attempt: Attempt, body: object, endpoint: str, card: RateCard | None, cap: int | None) -> Worst:
+    """The same for any body."""
+    missing: Literal["unpriced_model", "unbounded_cost"] = "unpriced_model" if card is None else "unbounded_cost"
+    found = bound(family_of(attempt.model), attempt.model, endpoint, body) if isinstance(body, Body) else None
+    if found is None or not isinstance(body, Body):
+        return Worst(None, None, cap, missing)
     extra = len(body.raw) if "prediction" in body else 0  # rejected predictions are billed as output
-    tokens = None if cap is None else found + answers * (cap + extra)
+    whole, answers = None if cap is None else cap + extra, choices(endpoint, body, attempt.n)
     if endpoint == "embeddings":
-        tokens = found
-    if card is None:
-        return Worst(None, tokens, cap, "unpriced_model")
+        tokens: int | None = found
+    else:
+        tokens = None if whole is None else found + answers * whole
+    if card is None or (cap is None and endpoint in _ENDLESS):
+        return Worst(None, tokens, cap, missing)
     text = body.get("input") if endpoint == _SPOKEN else None
     characters = len(text) if isinstance(text, str) else None
-    whole = None if cap is None else cap + extra
-    most = most_of(card, input_tokens, whole, answers, attempt.tier, media or endpoint in _ENDLESS, characters)
-    if most is None or (cap is None and endpoint in _ENDLESS):
-        return Worst(None, tokens, cap, "unbounded_cost")
-    return Worst(most, tokens, cap)
+    media = endpoint in _ENDLESS or endpoint == _SPOKEN or any(mark in body.raw for mark in _MEDIA)
+    grid = -(-found // _GRID) * _GRID
+    most = most_of(card, grid, whole, answers, attempt.tier, media, characters)
+    return Worst(most, tokens, cap, "" if most is not None else missing)
 
 
 @lru_cache(4096)
@@ -99,10 +140,6 @@ def choices(endpoint: str, body: Body, n: int) -> int:
     prompt, best = body.get("prompt"), body.get("best_of")
     prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
     return prompts * max(n, best if isinstance(best, int) else 1)
-
-
-def _has_media(raw: bytes) -> bool:
-    return any([mark in raw for mark in _MEDIA])  # noqa: C419  # a list is faster for so few
 
 
 def likely(attempt: Attempt, unit: Unit) -> int:

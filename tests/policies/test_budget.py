@@ -322,6 +322,22 @@ def test_images_have_a_bound(mini: RateCard) -> None:
     assert seen.tokens > plain.tokens + 30_000
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"content": "x", "audio": {"id": "a"}}]},
+        {"messages": WORDS, "modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}},
+        {"messages": WORDS, "prediction": {"type": "content", "content": "words " * 500}},
+        {"messages": WORDS, "tools": [{"type": "function", "function": {"name": "f", "description": "words " * 500}}]},
+    ],
+)
+def test_what_costs_more_is_seen(mini: RateCard, fields: dict[str, Any]) -> None:
+    """Sound, predictions and tools don't pass for plain text of their length."""
+    plain = worst(attempt(mini, messages=WORDS, max_tokens=5), None)
+    found = worst(attempt(mini, max_tokens=5, **fields), None)
+    assert found.why or (found.tokens or 0) > (plain.tokens or 0)
+
+
 def test_without_a_cap_the_model_has_one(mini: RateCard) -> None:
     """What the model can write at most is counted; the policy's own number only where that isn't known."""
     assert worst(attempt(mini, messages=WORDS), 7).cap == 16_384
