@@ -107,7 +107,7 @@ def _carefully(attempt: Attempt, body: object, endpoint: str, card: RateCard | N
     """The same for any body."""
     missing: Literal["unpriced_model", "unbounded_cost"] = "unpriced_model" if card is None else "unbounded_cost"
     found = bound(family_of(attempt.model), attempt.model, endpoint, body) if isinstance(body, Body) else None
-    if found is None or not isinstance(body, Body):
+    if found is None or not isinstance(body, Body) or _recalls_sound(body):
         return Worst(None, None, cap, missing)
     extra = len(body.raw) if "prediction" in body else 0  # rejected predictions are billed as output
     whole, answers = None if cap is None else cap + extra, choices(endpoint, body, attempt.n)
@@ -131,6 +131,12 @@ def most_of(
 ) -> int | None:
     """The card's bound, remembered: a card never changes."""
     return card.bound(input_tokens, cap, n, tier, media=media, characters=characters)
+
+
+def _recalls_sound(body: Body) -> bool:
+    """Whether an earlier answer's sound, which the upstream keeps, is to be heard again."""
+    messages = body.get("messages") if b'"audio"' in body.raw or b"\\u" in body.raw else None
+    return isinstance(messages, list) and any(isinstance(one, dict) and one.get("audio") for one in messages)
 
 
 def choices(endpoint: str, body: Body, n: int) -> int:

@@ -326,7 +326,6 @@ def test_images_have_a_bound(mini: RateCard) -> None:
     "fields",
     [
         {"messages": [{"content": "x", "audio": {"id": "a"}}]},
-        {"messages": WORDS, "modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}},
         {"messages": WORDS, "prediction": {"type": "content", "content": "words " * 500}},
         {"messages": WORDS, "tools": [{"type": "function", "function": {"name": "f", "description": "words " * 500}}]},
     ],
