@@ -33,7 +33,8 @@ _DEARER: Final = {
     "openai": frozenset(("priority", "fast", "ultrafast")),
 }
 # Tiers that nobody is served who didn't ask for them by name.
-_ASKED_FOR: Final = {"anthropic": frozenset(("fast",))}
+_ASKED_FOR: Final = {"anthropic": frozenset(("fast",)), "google": frozenset(("priority",))}
+_SAYS_REGION: Final = "anthropic"  # in its answers; elsewhere the address tells
 _ANYWHERE: Final = frozenset(("", "global", "not_available"))  # regions that are none
 _SEARCHES_UNASKED: Final = frozenset(("perplexity",))
 _SEARCH: Final = BY_NAME["search"]
@@ -154,7 +155,7 @@ class RateCard:
         tiers: set[str] = {"", tier}
         if tier == "auto":
             tiers |= {dated.tier for dated in self.tiers} - _ASKED_FOR.get(self.provider or "", frozenset())
-        if self.provider == "anthropic" and not region:
+        if self.provider == _SAYS_REGION and not region:
             tiers |= {f"{each}@us" for each in tiers}
         return [sheet for each in tiers if (sheet := self._on(each)) is not None]
 
@@ -174,7 +175,7 @@ class RateCard:
         tier, at, region = tier.partition("@")
         if at:
             sheet = self._on(tier)
-            if sheet is None or region in _ANYWHERE or not self.priced_as.regional:
+            if region in _ANYWHERE or not (self.priced_as.regional and self.provider == _SAYS_REGION) or sheet is None:
                 return sheet
             return Sheet(uplifted(sheet.rates, UPLIFT))
         own = self.standard.rates

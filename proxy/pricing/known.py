@@ -142,7 +142,7 @@ def resold(provider: str, rates: Mapping[int, Rate]) -> dict[int, Rate]:
 def tier_price(provider: str | None, model: str, tier: str) -> tuple[Fraction, frozenset[int]] | None:
     """How many times the standard price a tier costs here, and the units that keep it."""
     times = _TIERS.get(provider or "", {}).get(tier)
-    if times is None:
+    if times is None or (provider == "google" and times > 1 and not model.startswith("gemini")):
         return None
     return times, _CACHED if times < 1 and _FULL_PRICE_CACHE.search(model) else frozenset()
 

@@ -15,6 +15,8 @@ from proxy.pricing import RateCard, RateCards
 
 NOW = datetime(2026, 11, 18, 9, 30, tzinfo=UTC)
 ALL = [(provider.id, model.id) for provider in providers for model in provider.models]
+TIERED = [(each.id, model.id) for each in providers for model in each.models if model.price_variants]
+TIMED = [(each.id, model.id) for each in providers for model in each.models if isinstance(model.prices, list)]
 SERVED = {
     None: (None, "default", "auto", "flex", "batch", "priority", "standard", "standard@us", "ultra"),
     "auto": (None, "default", "flex", "priority", "standard@us"),
@@ -37,7 +39,8 @@ def used(draw: st.DrawFn, most_in: int, most_out: int, *, media: bool = True) ->
             whole -= found[-1]
         return draw(st.permutations(found))
 
-    total_in, total_out = draw(st.integers(0, most_in)), draw(st.integers(0, most_out))
+    total_in = draw(st.just(most_in) | st.integers(0, most_in))
+    total_out = draw(st.just(most_out) | st.integers(0, most_out))
     read, written, written_1h, written_12h = parts(total_in, 4)
     audio, image = parts(total_in, 2) if media else (0, 0)
     read_audio, read_image = parts(read, 2)
@@ -60,11 +63,11 @@ def used(draw: st.DrawFn, most_in: int, most_out: int, *, media: bool = True) ->
     )
 
 
-@settings(max_examples=2500, deadline=None, print_blob=True)
+@settings(max_examples=800, deadline=None, print_blob=True)
 @given(st.data())
 def test_nothing_costs_more_than_its_bound(cards: RateCards, data: st.DataObject) -> None:
     """Of any model, on any tier that may be served, at any time within a day, no usage within the bounds costs more."""
-    provider, model = data.draw(st.sampled_from(ALL))
+    provider, model = data.draw(st.sampled_from(ALL) | st.sampled_from(TIERED) | st.sampled_from(TIMED))
     asked = data.draw(st.sampled_from(list(SERVED)))
     served = data.draw(st.sampled_from(SERVED[asked]))
     at = NOW + timedelta(minutes=data.draw(st.integers(0, 7 * 24 * 60)))
@@ -75,6 +78,8 @@ def test_nothing_costs_more_than_its_bound(cards: RateCards, data: st.DataObject
     input_tokens = data.draw(st.one_of(st.integers(0, 2000), st.integers(100_000, 1_100_000)))
     cap, n = data.draw(st.integers(0, 200_000)), data.draw(st.integers(1, 5))
     media, characters = data.draw(st.booleans()), data.draw(st.integers(0, 5000))
+    if provider == "google" and served == "priority" != asked:
+        return  # there nobody is served it who didn't ask for it
     bound = card.bound(input_tokens, cap, n, asked, media=media, characters=characters)
     usage = data.draw(used(input_tokens, cap * n, media=media))
     then = cards.card(provider, model, later)
@@ -85,7 +90,7 @@ def test_nothing_costs_more_than_its_bound(cards: RateCards, data: st.DataObject
         assert cost <= bound
 
 
-@settings(max_examples=400, deadline=None, print_blob=True)
+@settings(max_examples=200, deadline=None, print_blob=True)
 @given(st.data())
 def test_prices_of_the_deployment_file_are_bounded_too(data: st.DataObject) -> None:
     """Whatever the deployment file says, from whatever day on, no usage costs more than its bound."""
