@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--control", type=int)
     options = parser.parse_args()
+    os.umask(0o077)  # cached answers are in its files
     sys.exit(uvloop.run(_run(options.state, options.home, options.socket, options.control)))
 
 

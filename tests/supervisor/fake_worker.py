@@ -118,6 +118,7 @@ class FakeWorker:
             "keys": [key["id"] for key in self.told.get("keys", ())],
             "bypass": self.told.get("bypass"),
             "cards": self.told.get("cards"),
+            "state": self.told.get("state"),
             "record": record,
         }
 
