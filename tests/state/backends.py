@@ -93,7 +93,7 @@ class Redis(Backend):
 
     async def made(self) -> Store:
         # Far more than the usual bound: machines that run tests may be slow, and what is tested here is what is said.
-        return RedisStore(self.server_of(self.kind).url, prefix=self.name, bound_s=20.0, poll_s=0.05)
+        return RedisStore(self.server_of(self.kind).url, prefix=self.name, bound_s=20.0, poll_s=0.3)
 
     async def crash(self, store: Any) -> None:
         """Its sockets end, and it says nothing any more."""

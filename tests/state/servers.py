@@ -95,7 +95,7 @@ class Server:
         ends_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends_s and self._process.poll() is None:
             try:
-                if self.say("PING").startswith(b"+PONG"):
+                if self.say("PING").startswith((b"+PONG", b"-NOAUTH")):
                     return True
             except OSError:
                 pass
@@ -153,13 +153,38 @@ def running(program: str, directory: Path, *options: str) -> Iterator[Server]:
         server.kill()
 
 
+def clustered() -> tuple[str, ...]:
+    """Options of a node of a cluster; its second port is by custom 10,000 above the first, which may not exist."""
+    return ("--save", "", "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+
+
 @contextmanager
 def cluster_of_one(program: str, directory: Path) -> Iterator[Server]:
     """A cluster with all slots on one node: commands over several slots are errors, as in a real one."""
-    with running(program, directory, "--save", "", "--cluster-enabled", "yes") as server:
+    with running(program, directory, *clustered()) as server:
         server.say("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        ends_s = time.monotonic() + PATIENCE_S
-        while b"cluster_state:ok" not in server.say("CLUSTER", "INFO"):
-            assert time.monotonic() < ends_s, "the cluster did not come up"
-            time.sleep(0.01)
+        until_up(server)
         yield server
+
+
+@contextmanager
+def cluster_of_two(program: str, directory: Path) -> Iterator[tuple[Server, Server]]:
+    """A cluster whose nodes have half of the slots each."""
+    with (
+        running(program, directory / "one", *clustered()) as one,
+        running(program, directory / "two", *clustered()) as two,
+    ):
+        one.say("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
+        two.say("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
+        one.say("CLUSTER", "MEET", "127.0.0.1", str(two.port), two.options[-1])
+        until_up(one)
+        until_up(two)
+        yield one, two
+
+
+def until_up(server: Server) -> None:
+    """Waits until a node says that all slots are served."""
+    ends_s = time.monotonic() + PATIENCE_S
+    while b"cluster_state:ok" not in server.say("CLUSTER", "INFO"):
+        assert time.monotonic() < ends_s, "the cluster did not come up"
+        time.sleep(0.01)
