@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine
 
 from proxy.exchange import Decision
 from proxy.journal import Entry, Estimate, frame
 from proxy.ledger import ingest as ingesting
-from proxy.ledger.ingest import Done, Ingest
+from proxy.ledger.ingest import Ingest
 from proxy.ledger.labels import Accounts, Billing
 from proxy.ledger.tables import (
     arm_days,
-    attempts,
     days,
     dimensions,
     exchanges,
@@ -25,61 +23,10 @@ from proxy.ledger.tables import (
     saving_quarters,
     savings,
 )
-from proxy.ledger.verify import verify
+from tests.ledger.steps import Clock, all_of, rows, sound, spent, taken
 from tests.ledger.told import NOON, SECOND, Segment, ended, exchange_id, journal, reserved, saving, settled, whole
 
 HOUR = 3600 * SECOND
-LATER = NOON + HOUR
-
-
-class Clock:
-    """A clock that stands until it is set."""
-
-    def __init__(self, now_ns: int = LATER) -> None:
-        self.now_ns = now_ns
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-
-def all_of(ingest: Ingest) -> Done:
-    """Steps until nothing is left; what they did in all."""
-    total = Done()
-    while True:
-        done = ingest.step()
-        for name in ("events", "rows", "duplicates", "corrections", "resolved"):
-            setattr(total, name, getattr(total, name) + getattr(done, name))
-        total.rejected += done.rejected
-        total.torn += done.torn
-        if done.caught_up:
-            return total
-
-
-def taken(engine: Engine, home: Path, clock: Clock | None = None, **options: Any) -> Done:
-    """What a new ingest does with what is there."""
-    return all_of(Ingest(engine, home, clock=clock or Clock(), **options))
-
-
-def rows(engine: Engine, table: Any = attempts) -> list[Any]:
-    """All rows of a table, with their dimensions where they have some."""
-    with engine.connect() as db:
-        query = select(table).order_by(*table.primary_key)
-        if "dimension" in table.c:
-            about = [c.label(f"of_{c.name}") for c in dimensions.columns]
-            query = select(table, *about).join_from(table, dimensions, table.c.dimension == dimensions.c.id)
-            query = query.order_by(*table.primary_key)
-        return [*db.execute(query)]
-
-
-def spent(engine: Engine, table: Any = quarters) -> int:
-    """The sum over a roll-up."""
-    with engine.connect() as db:
-        return int(db.scalar(select(func.coalesce(func.sum(table.c.nanodollars), 0))))
-
-
-def sound(engine: Engine) -> None:
-    """The chain and the roll-ups hold."""
-    assert verify(engine).problems == []
 
 
 def test_an_exchange_becomes_rows_that_say_everything(engine: Engine, home: Path) -> None:
