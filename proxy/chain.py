@@ -32,6 +32,7 @@ from proxy.own import Lookup
 from proxy.response import Response
 from proxy.state.protocol import Store
 from proxy.state.purse import Purse
+from proxy.tokens import Estimator
 
 
 class Policy(Protocol):
@@ -56,6 +57,7 @@ class Services(msgspec.Struct, frozen=True):
     spawn: Spawn | None = None
     purse: Purse | None = None  # what this worker reserves from, in the same Store
     lookup: Lookup | None = None  # asks the supervisor
+    tokens: Estimator | None = None  # of inputs, before they are counted
 
 
 class Built(msgspec.Struct, frozen=True):

@@ -42,6 +42,7 @@ from proxy.relay import Heartbeat, broken, relay, relay_late
 from proxy.response import Outcome, Response
 from proxy.state.protocol import Store
 from proxy.state.purse import Purse
+from proxy.tokens import Counter, Estimator
 from proxy.upstreams import Routes, Upstream
 from proxy.wire.call import BodyReader, Call, InFlight, Intake, http_date
 from proxy.wire.connect import Connector
@@ -72,12 +73,14 @@ class DataPlane:
         log: Callable[..., object],
         registry: Registry | None = None,
         store: Store | None = None,
+        counter: Counter | None = None,
         owner: str = "",
     ) -> None:
         self.store = store
         owner = owner or f"{socket.gethostname()}/{journal.worker}/{os.getpid()}"
         self.purse = None if store is None else Purse(store, owner, configuration.deployment.workers)
         self._idempotency = idempotency.Keys(store)
+        self.tokens = Estimator(counter)
         self.journal = journal
         self.metrics = metrics
         self.connector = connector
@@ -124,7 +127,9 @@ class DataPlane:
             limits.unary_buffer_bytes, limits.stream_buffer_bytes, limits.event_bytes, limits.unparsed_event_bytes
         )
         routes, shared = Routes(configuration, upstreams), deployment.keys == "required"
-        dispatch = Dispatch(routes, self.journal, self.metrics, answer_limits, self._cards, shared, self.log)
+        dispatch = Dispatch(
+            routes, self.journal, self.metrics, answer_limits, self._cards, shared, self.tokens, self.log
+        )
         chain = chains.build(
             configuration,
             dispatch,
@@ -162,6 +167,7 @@ class DataPlane:
             self.spawn,
             self.purse,
             self.lookup,
+            self.tokens,
         )
 
     async def reconfigure(self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None) -> None:

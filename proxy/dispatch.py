@@ -32,6 +32,7 @@ from proxy.metrics import Metrics
 from proxy.ownership import used_by
 from proxy.pricing import RateCard, RateCards, is_regional, provider_of
 from proxy.response import Response
+from proxy.tokens import Estimator
 from proxy.upstreams import Deployment, Routes, Upstream
 from proxy.wire.call import BodyReader
 from proxy.wire.client import Progress, UpstreamConnection, WireError
@@ -56,6 +57,7 @@ class Dispatch:
         limits: AnswerLimits,
         cards: RateCards | None,
         shared: bool = False,
+        tokens: Estimator | None = None,
         log: Callable[..., object] = lambda level, event, **fields: None,
     ) -> None:
         self._routes = routes
@@ -65,6 +67,7 @@ class Dispatch:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._cards = cards
+        self._tokens = tokens or Estimator()
         self._shared = shared  # many tenants use one upstream key: what is kept there must be kept apart
         self._cards_hash = cards.hash if cards is not None else ""
         self._priced: dict[tuple[str, str], RateCard | None] = {}
@@ -206,10 +209,14 @@ class Dispatch:
     # --- money
 
     def _estimate(self, attempt: Attempt, upstream: Upstream) -> None:
-        body = attempt.request.body
-        size = body.length or 0 if isinstance(body, BodyReader) else len(body)
-        tokens = attempt.estimated_input_tokens = size // BYTES_A_TOKEN
-        card = attempt.card = self._card(upstream, attempt.model)
+        request = attempt.request
+        body, model = request.body, attempt.model
+        if isinstance(body, Body) and attempt.exchange.guards:
+            tokens = self._tokens.estimate(model, request.endpoint.name, body)
+        else:  # nobody decides by it
+            tokens = (body.length or 0 if isinstance(body, BodyReader) else len(body)) // BYTES_A_TOKEN
+        attempt.estimated_input_tokens = tokens
+        card = attempt.card = self._card(upstream, model)
         if card is not None:
             attempt.estimate_nanodollars = card.reserve(tokens, attempt.output_cap or 0, attempt.n)
 
@@ -300,6 +307,8 @@ class Dispatch:
             attempt.known,
         )
         if answer.settles:
+            if attempt.known == "observed" and attempt.usage is not None and isinstance(attempt.request.body, Body):
+                self._tokens.learn(attempt.model, endpoint, attempt.request.body, attempt.usage.input_tokens)
             _tell(answer.settles, attempt)
         if attempt.error == "upstream_key_refused":
             self._metrics.count("upstream_key_refused")
@@ -326,21 +335,23 @@ class Dispatch:
         elif outcome == "failed":
             attempt.nanodollars, attempt.known = attempt.estimate_nanodollars, "unknown"
         else:
-            used = _estimated(answer)
+            used = self._estimated(answer)
             attempt.nanodollars = card.cost(used, attempt.tier)
             attempt.known = "unpriced" if attempt.nanodollars is None else "estimated"
 
-
-def _estimated(answer: Answer) -> Usage:
-    """What an answer that tells no usage may have used. Speech is billed by what was read out, which is known."""
-    attempt = answer.attempt
-    speech = attempt.request.endpoint.name == "audio.speech"
-    text = attempt.request.field("input") if speech else None
-    return Usage(
-        input_tokens=attempt.estimated_input_tokens,
-        output_tokens=answer.estimated_output_tokens,
-        characters=len(text) if isinstance(text, str) else 0,
-    )
+    def _estimated(self, answer: Answer) -> Usage:
+        """What an answer that tells no usage may have used. Speech is billed by what was read out, which is known."""
+        attempt = answer.attempt
+        request = attempt.request
+        if isinstance(request.body, Body):
+            read = self._tokens.estimate(attempt.model, request.endpoint.name, request.body)
+            attempt.estimated_input_tokens = read
+        text = request.field("input") if request.endpoint.name == "audio.speech" else None
+        return Usage(
+            input_tokens=attempt.estimated_input_tokens,
+            output_tokens=answer.estimated_output_tokens,
+            characters=len(text) if isinstance(text, str) else 0,
+        )
 
 
 def _stateful() -> WeirError:
