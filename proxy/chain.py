@@ -160,6 +160,7 @@ def _enveloped(
 ) -> Forward:
     """A layer that first asks whether its policy applies."""
     name, source = entry.name, entry.source
+    measured = entry.holdout > 0 and entry.mode == "on"
 
     async def layer(request: Request) -> Response:
         exchange = request.exchange
@@ -171,6 +172,8 @@ def _enveloped(
         if drawn and (arm := entry.arm(sticky(request))) != "in":
             exchange.note(name, "holdout" if arm == "holdout" else "not_rolled_out", source)
             return await forward(request)
+        if measured:  # the ledger sums both groups
+            exchange.note(name, "treated", source)
         return await call(request, forward=forward)
 
     return layer

@@ -60,6 +60,19 @@ def test_conditions_stand_before(envelope: dict[str, Any]) -> None:
     assert not isinstance(compose([built("a", [], **envelope)], end, frozenset()), partial)
 
 
+@pytest.mark.parametrize(
+    ("envelope", "noted"),
+    [({"holdout": "100%"}, "holdout"), ({"holdout": "0.0001%"}, "treated"), ({"rollout": "0%"}, "not_rolled_out")],
+)
+async def test_groups_are_noted(envelope: dict[str, Any], noted: str) -> None:
+    """With a holdout, both groups are known to the ledger; without one only those are noted that nothing applied to."""
+    seen: list[str] = []
+    asked = request()
+    await compose([built("a", seen, **envelope)], end, frozenset())(asked)
+    assert [decision.action for decision in asked.exchange.decisions] == [noted]
+    assert seen == (["a"] if noted == "treated" else [])
+
+
 async def test_idle() -> None:
     """A chain is idle when the last exchange that uses it has left."""
     chain = Chain([], end, frozenset())
