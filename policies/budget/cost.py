@@ -63,15 +63,17 @@ class Worst(msgspec.Struct, frozen=True):
         return self.nanodollars if unit == "usd" else self.tokens if unit == "tok" else 1
 
 
-def worst(attempt: Attempt, otherwise_cap: int | None) -> Worst:
-    """`otherwise_cap` is for requests without a cap of models whose maximum isn't known."""
+def worst(attempt: Attempt, otherwise_cap: int | None, counted: int | None = None) -> Worst:
+    """`otherwise_cap` is for requests without a cap of models whose maximum isn't known; `counted` is the exact input,
+    where somebody has counted it.
+    """
     card, body, endpoint = attempt.card, attempt.request.body, attempt.request.endpoint.name
     cap = attempt.output_cap
     if cap is None:
         cap = _cap(card, otherwise_cap)
     if card is not None and cap is not None and isinstance(body, Body) and _is_plain(attempt.model, endpoint, body):
-        found = len(body.raw) + FRAMING
-        most = most_of(card, -(-found // _GRID) * _GRID, cap, attempt.n, attempt.tier, False, None)
+        found, grid = (len(body.raw) + FRAMING, _GRID) if counted is None else (counted, 1)
+        most = most_of(card, -(-found // grid) * grid, cap, attempt.n, attempt.tier, False, None)
         if most is not None:
             return Worst(most, found + attempt.n * cap, cap)
     return _carefully(attempt, body, endpoint, card, cap)

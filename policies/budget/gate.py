@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from policies.budget import refusals
 from policies.budget.accounts import Account, Line
 from policies.budget.cost import Worst, came_to, fitting_cap, likely, worst
+from proxy.body import Body
 from proxy.errors import WeirError
 from proxy.exchange import Attempt, Exchange, Settle
 from proxy.state.lease import Ticket
@@ -48,6 +49,7 @@ _FREE: Final = frozenset(
     )
 )
 _TRIES: Final = 8
+_MARGIN: Final = 8  # beyond an exact count: what is asked for may still be framed in another way
 _EARLY_S: Final = 0.05  # before the deadline, so that the client learns why
 
 
@@ -147,23 +149,46 @@ class Gate:
         loop = asyncio.get_running_loop()
         wait_s = min(claim.budget.wait_s(claim.account) for claim in claims if claim.line.scope.hard)
         ends_s = min(loop.time() + wait_s, attempt.exchange.deadline - _EARLY_S)
+        counted: int | None = None
+        countable = self.budgets[0].tokens is not None
         for last in range(_TRIES - 1, -1, -1):
             try:
-                answer = await purse.reserve(parts, max(0.0, ends_s - loop.time()))
+                answer = await purse.reserve(parts, 0.0 if countable else max(0.0, ends_s - loop.time()))
             except StateLost:
                 self._without_store(claims)
                 raise
             if isinstance(answer, Ticket):
                 return answer, parts
-            shrunk = self._shrunk(attempt, claims, answer, most, loop.time() < ends_s)
+            if countable:  # before it waits, and before it is refused
+                countable, counted = False, await self._counted(attempt)
+                if counted is not None:
+                    parts = self._parts(attempt, claims, worst(attempt, most.cap, counted))
+                if counted is not None or answer.why == "held":
+                    continue
+            shrunk = self._shrunk(attempt, claims, answer, most, counted, loop.time() < ends_s)
             if shrunk is None or not last:
                 claim = claims[answer.part]
                 raise claim.budget.refusal(attempt.exchange, claim.account, claim.line, answer, wait_s)
             parts = shrunk
         raise AssertionError("the last try refuses or admits")
 
+    async def _counted(self, attempt: Attempt) -> int | None:
+        """The input's exact count, where its bound doesn't fit and there is a tokenizer; None where nobody counts."""
+        tokens, body = self.budgets[0].tokens, attempt.request.body
+        if tokens is None or not isinstance(body, Body):
+            return None
+        counting = tokens.exact(attempt.model, attempt.request.endpoint.name, body)
+        found = None if counting is None else await counting
+        return None if found is None else found + _MARGIN
+
     def _shrunk(
-        self, attempt: Attempt, claims: Sequence[Claim], answer: Refused, most: Worst, may_wait: bool
+        self,
+        attempt: Attempt,
+        claims: Sequence[Claim],
+        answer: Refused,
+        most: Worst,
+        counted: int | None,
+        may_wait: bool,
     ) -> tuple[Part, ...] | None:
         """The parts of a shorter answer that fits beside what is spent and held; or, by waiting, what is spent."""
         budget, cap = claims[answer.part].budget, attempt.output_cap if attempt.output_cap is not None else most.cap
@@ -171,21 +196,21 @@ class Gate:
             return None
         for beside_held in (True, False) if may_wait and answer.why == "spent" else (True,):
             fits = min(
-                self._fitting(attempt, claim, level.spent + (level.held if beside_held else 0), cap)
+                self._fitting(attempt, claim, level.spent + (level.held if beside_held else 0), cap, counted)
                 for claim, level in zip(claims, answer.levels, strict=True)
                 if claim.line.scope.hard
             )
             if budget.least_output <= fits < cap:
                 attempt.output_cap = fits
                 budget.note(attempt.exchange, "shrunk", output_cap=fits)
-                return self._parts(attempt, claims, worst(attempt, None))
+                return self._parts(attempt, claims, worst(attempt, None, counted))
         return None
 
-    def _fitting(self, attempt: Attempt, claim: Claim, taken: int, cap: int) -> int:
+    def _fitting(self, attempt: Attempt, claim: Claim, taken: int, cap: int, counted: int | None) -> int:
         given, attempt.output_cap = attempt.output_cap, 0
-        low = worst(attempt, None).amount(claim.line.unit)
+        low = worst(attempt, None, counted).amount(claim.line.unit)
         attempt.output_cap = cap
-        high = worst(attempt, None).amount(claim.line.unit)
+        high = worst(attempt, None, counted).amount(claim.line.unit)
         attempt.output_cap = given
         if low is None or high is None:
             return 0

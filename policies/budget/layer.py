@@ -46,6 +46,7 @@ class Budget:
         self._config = config
         self._services = services
         self._purse = services.purse
+        self.tokens = services.tokens
         self._now_ns = now_ns
         self._accounts = Accounts(self.name, config, self.zone, counting=services.observing)
 

@@ -268,3 +268,25 @@ def test_a_cap_is_known(cards: RateCards) -> None:
     card = cards.card("openai", "gpt-4o-mini", datetime.now(UTC))
     assert card is not None
     assert (card.reserve(10**6, 0), card.reserve(0, 10**6)) == (MINI[0] * 10**6, MINI[1] * 10**6)
+
+
+async def test_near_the_end_inputs_are_counted(serve: Serve, simulator: Simulator) -> None:
+    """Where a token a byte doesn't fit, the exact count does, if there is somebody who counts."""
+
+    class Counter:
+        def __init__(self) -> None:
+            self.asked = 0
+
+        async def count(self, encoding: str, pieces: list[str]) -> int:
+            self.asked += 1
+            return sum(len(piece.split()) for piece in pieces)
+
+    words, policies = "word " * 2000, [entry("budget", limit="5000 tokens/rolling 1h")]
+    asked = {"messages": [{"role": "user", "content": words}], "max_tokens": 100}
+    async with serve(policies=policies, registry=REGISTRY, store=MemoryStore()) as plane:
+        assert (await plane.chat(**asked)).status == 429
+        counter = Counter()
+        plane.plane.tokens._counter = counter
+        assert (await plane.chat(**asked)).status == 200
+        assert counter.asked == 1
+    assert len(simulator.requests) == 1
