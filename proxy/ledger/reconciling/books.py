@@ -127,7 +127,7 @@ class Books:
     def _only_pair(self, usage: Iterable[ExportLine]) -> dict[str, str]:
         """With one project on each side they are the same, whatever they are called."""
         ours = {key.project for key in self.recorded}
-        theirs = {line.project for line in usage} - ours
+        theirs = {line.project for line in usage}
         return {theirs.pop(): ours.pop()} if len(ours) == 1 and len(theirs) == 1 and self.by_project else {}
 
     @cached_property

@@ -101,6 +101,12 @@ def _rounding(case: Case) -> Named | None:
     return None if case.books.differs(case.key) else Named("rounding")
 
 
+def _shifted(case: Case) -> Named | None:
+    shift = case.books.export.shifted_s
+    said = f"its days begin at {shift // 3600:02d}:{shift % 3600 // 60:02d} UTC"
+    return Named("time_zone", said) if shift else None
+
+
 def _whole_day(case: Case) -> Named | None:
     books, day = case.books, case.key.day
     recorded, billed = books.day_sums(day)
@@ -131,14 +137,7 @@ def _time_zone(case: Case) -> Named | None:
     recorded = sum(books.recorded[key].nanodollars for key in series if key in books.recorded)
     off = sum(books.differs(key) for key in series)
     agree = abs(sum(residuals)) <= CLOSE * recorded and sum(map(abs, residuals)) > 2 * CLOSE * recorded
-    if len(series) >= 4 and 2 * off > len(series) and agree:
-        return Named("time_zone", _shift(books))
-    return Named("time_zone", _shift(books)) if books.export.shifted_s else None
-
-
-def _shift(books: Books) -> str:
-    shift = books.export.shifted_s
-    return f"its days begin at {shift // 3600:02d}:{shift % 3600 // 60:02d} UTC" if shift else ""
+    return Named("time_zone") if len(series) >= 4 and 2 * off > len(series) and agree else None
 
 
 def _moved(case: Case) -> Named | None:
@@ -187,9 +186,9 @@ def _price(case: Case) -> Named | None:
         return named
     if "200k-1M" in case.billed.contexts and ratio > 1:
         return Named("long_context", "200k-1M")
-    if abs(ratio / 1.1 - 1) < CLOSE:
+    if abs(ratio / 1.1 - 1) < CLOSE / 5:
         return Named("residency", f"{ratio:.3f} times")
-    return _always(case, ratio) or _since(case, ratio) or _one_meter(case)
+    return _always(case, ratio) or _since(case, ratio)
 
 
 def _repeated(case: Case) -> Named | None:
@@ -275,6 +274,7 @@ def _left(case: Case) -> Named | None:
 
 QUESTIONS: Final[Sequence[Question]] = (
     _rounding,
+    _shifted,
     _whole_day,
     _outside,
     _time_zone,
@@ -283,5 +283,6 @@ QUESTIONS: Final[Sequence[Question]] = (
     _unpriced,
     _price,
     _estimated,
+    _one_meter,
     _left,
 )
