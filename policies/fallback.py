@@ -31,7 +31,7 @@ from proxy.config import Order, globs
 from proxy.config.scalars import OneOrList, Truth
 from proxy.errors import WeirError
 from proxy.exchange import Forward, Identity, Request
-from proxy.failures import Failure, Kind, Try, elsewhere, repeatable, tried
+from proxy.failures import Failure, Kind, Try, elsewhere, looked_at, repeatable, tried
 from proxy.response import Response
 
 ORDER = Order(
@@ -130,7 +130,15 @@ class Fallback:
         self._allowed: dict[tuple[str, ...], Matches] = {}
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
-        first = await tried(request, forward, self._wall)
+        attempts = request.exchange.attempts
+        known = len(attempts)
+        try:
+            answer: Response | WeirError = await forward(request)
+        except WeirError as error:
+            answer = error
+        if isinstance(answer, Response) and answer.status < 400:
+            return answer
+        first = await looked_at(answer, attempts[known:], self._wall)
         if first.failure is None:
             return first.result()
         course = _Course(self, request, first)

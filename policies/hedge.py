@@ -1,14 +1,15 @@
 """`hedge`: a second call where the first is slower than usual; the quicker answer counts, the other call is given up.
 
     - use: hedge
-      after: p95
+      after: p90
       max_extra: 5%
 
 Rules:
 1. The second call is made when the first has taken longer than a quantile of what this worker has seen of that model,
    endpoint and kind of answer; not before enough has been seen.
-2. What the calls that were given up cost stays below a share of what the others did; where prices aren't known, calls
-   are counted instead. Both are attempts like any other: guards are asked, the ledger shows them.
+2. What the calls that were given up cost stays below a share of what the others did, and goes to the slowest: the
+   quantile rises until the share pays for all. Where prices aren't known, calls are counted instead. Both calls are
+   attempts like any other: guards are asked, the ledger shows them.
 3. Only requests that make nothing but an answer are sent twice.
 4. The second call goes to another deployment of the model, if there is one.
 """
@@ -75,8 +76,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    after: Quantile = Field(default=0.95, json_schema_extra={"default": "p95"})
-    """The quantile of the time to the first token, or to a whole answer, after which the second call is made."""
+    after: Quantile = Field(default=0.9, json_schema_extra={"default": "p90"})
+    """The quantile of the time to the first token, or to a whole answer, after which the second call is made; a higher
+    one where `max_extra` doesn't pay for so many."""
     at_least: Duration = 0.02
     """It is never made earlier than this."""
     max_extra: Percent = Field(default=0.05, json_schema_extra={"default": "5%"})
@@ -89,15 +91,17 @@ class Spending:
     """What was paid for answers (`base`), and for calls that were given up (`extra`), of late. In nano-dollars."""
 
     WINDOW: Final = 10_000  # requests; then all is halved, so that a long calm doesn't pay for a storm
-    LEARNED: Final = 20  # calls given up, from which on their own mean is expected, not that of whole answers
+    PRIOR: Final = 5  # so many calls given up are assumed to have cost as much as whole answers, until more is known
 
-    __slots__ = ("_share", "base", "extra", "lost", "requests", "running", "unpriced")
+    RESERVE: Final = 20  # second calls
+
+    __slots__ = ("_share", "_unpriced", "base", "extra", "lost", "requests", "running")
 
     def __init__(self, share: float) -> None:
         self._share = share
+        self._unpriced = False
         self.base = self.extra = 0.0
         self.requests = self.lost = 0.0
-        self.unpriced = False
         self.running = 0  # second calls that are being made
 
     @property
@@ -105,24 +109,45 @@ class Spending:
         """What one request costs."""
         return self.base / self.requests if self.requests else 0.0
 
+    @property
+    def each(self) -> float:
+        """What one call that is given up is expected to cost."""
+        return (self.extra + self.PRIOR * self.usual) / (self.lost + self.PRIOR)
+
+    @property
+    def counted(self) -> bool:
+        """Whether calls are counted, for want of prices."""
+        return self._unpriced or not self.base
+
+    def left(self) -> float:
+        """How many second calls the share pays for now, if the calls that are given up cost what they do."""
+        if self.counted:
+            return self._share * self.requests - self.lost - self.running
+        return (self._share * self.base - self.extra) / self.each - self.running
+
     def allows(self) -> bool:
-        """Whether one more second call keeps the extra cost below the share, if it costs what they do."""
-        if self.unpriced or not self.base:
-            return self.lost + self.running + 1 <= self._share * self.requests
-        each = self.extra / self.lost if self.lost >= self.LEARNED else self.usual
-        return self.extra + (self.running + 1) * each <= self._share * self.base
+        """Whether one more second call keeps the extra cost below the share."""
+        return self.left() >= 1
+
+    def affordable(self) -> float:
+        """The lowest quantile at which the share pays for all second calls: so it goes to the slowest ones.
+
+        Where little is left, after many slow answers in a row, it is kept for slower ones yet.
+        """
+        rate = self._share * (1.0 if self.counted else self.usual / self.each)
+        return 1 - rate * (0.5 + 0.5 * min(max(self.left(), 0.0) / self.RESERVE, 1.0))
 
     def gave_up(self, nanodollars: int | None, streamed: bool) -> None:
         """A call was given up. What it used before its first token is estimated; a provider may well have gone on with
         an answer in one piece, so that counts in full."""
         self.lost += 1
-        self.unpriced = nanodollars is None
+        self._unpriced = nanodollars is None
         self.extra += nanodollars or 0 if streamed else max(nanodollars or 0, self.usual)
 
     def answered(self, nanodollars: int | None) -> None:
         """A request was answered."""
         self.requests += 1
-        self.unpriced = nanodollars is None
+        self._unpriced = nanodollars is None
         self.base += nanodollars or 0
         if self.requests >= self.WINDOW:
             self.base, self.extra, self.requests, self.lost = [
@@ -136,12 +161,17 @@ class Seen(msgspec.Struct, eq=False):
     times: FadingQuantile
     spending: Spending
 
+    def ended(self, exchange: Exchange) -> None:
+        """An exchange without a second call has ended."""
+        self.spending.answered(exchange.nanodollars)
 
-def delay_s(config: Config, times: FadingQuantile) -> float | None:
+
+def delay_s(config: Config, seen: Seen) -> float | None:
     """How long to wait for the first call; None while too little is known."""
-    if times.seen < config.samples:
+    if seen.times.seen < config.samples:
         return None
-    return max(times.value_s(), config.at_least)
+    share = max(config.after, seen.spending.affordable())
+    return max(seen.times.recent_s(share), config.at_least)
 
 
 def safe(request: Request) -> bool:
@@ -176,15 +206,16 @@ class Hedge:
         if not safe(request):
             return await forward(request)
         exchange, seen = request.exchange, self._of(request)
-        race = _Race(request, forward)
-        exchange.defer(partial(_answered, seen.spending, race.lost))
-        wait_s, began_s = delay_s(self._config, seen.times), self._clock()
-        if wait_s is None or not seen.spending.allows():
-            response = await forward(request)
-            if response.status < 400 and exchange.attempts:
-                seen.times.add(self._clock() - began_s)
-            return response
-        return await self._raced(race, seen, wait_s, began_s)
+        wait_s, began_s = delay_s(self._config, seen), self._clock()
+        if wait_s is not None and seen.spending.allows():
+            race = _Race(request, forward)
+            exchange.defer(partial(_answered, seen.spending, race.lost))
+            return await self._raced(race, seen, wait_s, began_s)
+        exchange.defer(seen.ended)
+        response = await forward(request)
+        if response.status < 400 and exchange.attempts:
+            seen.times.add(self._clock() - began_s)
+        return response
 
     async def _raced(self, race: _Race, seen: Seen, wait_s: float, began_s: float) -> Response:
         exchange, spending = race.request.exchange, seen.spending
@@ -215,7 +246,7 @@ class Hedge:
         key = (request.endpoint.name, request.model, request.field("stream") is True)
         seen = self._seen.get(key)
         if seen is None:
-            seen = Seen(FadingQuantile(self._config.after), Spending(self._config.max_extra))
+            seen = Seen(FadingQuantile(), Spending(self._config.max_extra))
             if len(self._seen) < self.MODELS:
                 self._seen[key] = seen
         return seen

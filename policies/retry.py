@@ -27,8 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from proxy.chain import Services
 from proxy.config import Order
 from proxy.config.scalars import Duration, OneOrList, Percent, Truth
+from proxy.errors import WeirError
 from proxy.exchange import Exchange, Forward, Request
-from proxy.failures import Failure, Kind, Try, elsewhere, repeatable, tried
+from proxy.failures import Failure, Kind, Try, elsewhere, looked_at, repeatable, tried
 from proxy.response import Response
 
 ORDER = Order(
@@ -158,24 +159,40 @@ class Retry:
         self._budgets: dict[str, RetryBudget] = {}
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
-        latest_s, made, charged = self._clock() + self._config.within, 0, False
-        while True:
-            one = await tried(request, forward, self._wall)
-            if one.attempts and not charged:
-                self._budget(one.attempts[0].upstream).called()
-            if one.failure is None:
-                return one.result()
-            made += 1
-            state = self._state(request, one, made, latest_s)
+        attempts, began_s = request.exchange.attempts, self._clock()
+        known = len(attempts)
+        try:
+            answer: Response | WeirError = await forward(request)
+        except WeirError as error:
+            answer = error
+        made = attempts[known:]
+        if made:
+            self._budget(made[0].upstream).called()
+        if isinstance(answer, Response) and answer.status < 400:
+            return answer
+        return await self._tried(request, forward, await looked_at(answer, made, self._wall), began_s)
+
+    async def _tried(self, request: Request, forward: Forward, one: Try, began_s: float) -> Response:
+        made = 1
+        while one.failure is not None:
+            state = self._state(request, one, made, began_s + self._config.within)
             why, wait_s = decide(self._config, one.failure, state, self._draw())
-            if why == "again" and (charged := not state.elsewhere):
-                why = "again" if self._budget(one.attempts[-1].upstream).take(self._clock()) else "budget"
+            if why == "again" and not state.elsewhere and not self._take(one):
+                why = "budget"
             self._note(request.exchange, one.failure, why, wait_s, made)
             if why != "again":
-                return one.result()
+                break
             await one.discard()
             if wait_s > 0:
                 await self._sleep(wait_s)
+            one = await tried(request, forward, self._wall)
+            made += 1
+            if state.elsewhere and one.attempts:
+                self._budget(one.attempts[0].upstream).called()
+        return one.result()
+
+    def _take(self, one: Try) -> bool:
+        return self._budget(one.attempts[-1].upstream).take(self._clock())
 
     def _state(self, request: Request, one: Try, made: int, latest_s: float) -> State:
         exchange = request.exchange

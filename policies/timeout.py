@@ -83,6 +83,7 @@ class Rules:
     def __init__(self, config: Config) -> None:
         own: dict[Class, Limits] = {"usual": config, "flex": config.flex, "reasoning": config.reasoning}
         self._by_class = {name: _times(config, limits) for name, limits in own.items()}
+        self._all = self._by_class["usual"] if len(set(self._by_class.values())) == 1 else None
         self._reasons = globs(list(config.reasoning_models))
 
     def class_of(self, model: str | None, field: Callable[[str], Any]) -> Class:
@@ -95,7 +96,7 @@ class Rules:
 
     def times(self, model: str | None, field: Callable[[str], Any]) -> Times:
         """The limits of a request."""
-        return self._by_class[self.class_of(model, field)]
+        return self._all or self._by_class[self.class_of(model, field)]
 
 
 def _asks(value: Any) -> bool:

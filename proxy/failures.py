@@ -168,19 +168,24 @@ class Try(msgspec.Struct, frozen=True, eq=False):
 
 
 async def tried(request: Request, forward: Forward, wall: Callable[[], float]) -> Try:
-    """Forwards once, and looks at what came. `wall` tells Unix time. A failure that an answer from elsewhere carries
-    (a cache, a shared call) is none of this exchange's attempts, so it isn't one here."""
+    """Forwards once, and looks at what came. `wall` tells Unix time."""
     attempts = request.exchange.attempts
     known = len(attempts)
     try:
-        response = await forward(request)
+        answer: Response | WeirError = await forward(request)
     except WeirError as error:
-        made = attempts[known:]
-        return Try(error, made, of_error(error, wall()) if made else None)
-    made = attempts[known:]
-    if response.status < 400 or not made:
-        return Try(response, made)
-    return Try(response, made, await of_response(response, wall()))
+        answer = error
+    return await looked_at(answer, attempts[known:], wall)
+
+
+async def looked_at(answer: Response | WeirError, attempts: list[Attempt], wall: Callable[[], float]) -> Try:
+    """What came of a `forward` that made these attempts. A failure that came without any (from a cache, from a shared
+    call) is none of this exchange's."""
+    if not attempts:
+        return Try(answer, attempts)
+    if isinstance(answer, WeirError):
+        return Try(answer, attempts, of_error(answer, wall()))
+    return Try(answer, attempts, await of_response(answer, wall()) if answer.status >= 400 else None)
 
 
 def elsewhere(failed: Attempt, exchange: Exchange) -> bool:

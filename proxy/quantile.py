@@ -1,4 +1,4 @@
-"""A quantile of durations, kept while they come in, of which the older ones fade. Pure; no clock, no samples kept."""
+"""Quantiles of durations, counted while they come in, of which the older ones fade. Pure; no clock, no samples kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class FadingQuantile:
-    """The quantile `share` of durations: a histogram of logarithmic buckets, each 4.4 % wide, halved now and then.
+    """Quantiles of durations: a histogram of logarithmic buckets, each 4.4 % wide, halved now and then.
 
     The answer is the upper edge of the bucket that holds the quantile, so it is at most 4.4 % too high, and never too
     low. A duration of which only a lower bound above the quantile is known may be added as that bound: for its rank, it
@@ -20,10 +20,9 @@ class FadingQuantile:
     WINDOW: Final = 2000  # at so many, all counts are halved
     FRESH: Final = 16  # the quantile is looked up anew after so many
 
-    __slots__ = ("_counts", "_found_s", "_looked_up_at", "_share", "_total", "seen")
+    __slots__ = ("_counts", "_found_s", "_looked_up_at", "_total", "seen")
 
-    def __init__(self, share: float) -> None:
-        self._share = share
+    def __init__(self) -> None:
         self._counts = [0] * self.BUCKETS
         self._total = 0
         self._found_s = 0.0
@@ -40,14 +39,15 @@ class FadingQuantile:
             self._counts = [count // 2 for count in self._counts]
             self._total = sum(self._counts)
 
-    def value_s(self) -> float:
-        """The duration that the share of them stays below; 0 as long as none was added."""
+    def recent_s(self, share: float) -> float:
+        """`value_s`, or what that was a few durations ago."""
         if self.seen - self._looked_up_at >= self.FRESH:
-            self._looked_up_at, self._found_s = self.seen, self._look_up()
+            self._looked_up_at, self._found_s = self.seen, self.value_s(share)
         return self._found_s
 
-    def _look_up(self) -> float:
-        wanted, below = self._share * self._total, 0
+    def value_s(self, share: float) -> float:
+        """The duration that the share of them stays below; 0 as long as none was added."""
+        wanted, below = share * self._total, 0
         for bucket, count in enumerate(self._counts):
             below += count
             if count and below >= wanted:

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI
 from pydantic import ValidationError
 
 from policies import fallback, hedge, retry, timeout
-from policies.hedge import Config, Spending, delay_s, lost_of, nanodollars_of, safe
+from policies.hedge import Config, Seen, Spending, delay_s, lost_of, nanodollars_of, safe
 from proxy.body import scan
 from proxy.endpoints import endpoint_of
 from proxy.errors import RATE_LIMIT, WeirError
@@ -315,21 +315,51 @@ def request_of(path: str, **fields: Any) -> Request:
 def test_safe(path: str, fields: dict[str, Any], may: bool) -> None:
     """Only what makes nothing but an answer, and a cheap one, is sent twice."""
     assert safe(request_of(path, **fields)) is may
-    assert hedge.foretell(Config(), request_of(path, **fields)).startswith("calls again after p95") is may
+    assert hedge.foretell(Config(), request_of(path, **fields)).startswith("calls again after p90") is may
+
+
+def seen_times(*seconds: float, share: float = 1.0) -> Seen:
+    seen = Seen(FadingQuantile(), Spending(share))
+    for one in seconds:
+        seen.times.add(one)
+    return seen
 
 
 def test_delay() -> None:
     """Nothing before enough samples; then the quantile, but never less than the floor."""
-    config, times = Config(samples=10, at_least=0.05), FadingQuantile(0.5)
-    for _ in range(9):
-        times.add(0.2)
-    assert delay_s(config, times) is None
-    times.add(0.2)
-    assert delay_s(config, times) == pytest.approx(0.2, rel=0.05)
-    quick = FadingQuantile(0.5)
-    for _ in range(20):
-        quick.add(0.001)
-    assert delay_s(config, quick) == 0.05
+    config = Config(samples=10, at_least=0.05, after=0.5)
+    assert delay_s(config, seen_times(*[0.2] * 9)) is None
+    assert delay_s(config, seen_times(*[0.2] * 10)) == pytest.approx(0.2, rel=0.05)
+    assert delay_s(config, seen_times(*[0.001] * 20)) == 0.05
+
+
+def test_the_share_goes_to_the_slowest() -> None:
+    """Where the share doesn't pay for a second call at the quantile that is asked for, a higher one counts."""
+    times = [n / 100 for n in range(1, 101)]
+    config = Config(samples=10, after=0.5)
+    seen = seen_times(*times, share=0.05)
+    for _ in range(1000):
+        seen.spending.answered(100)
+    assert seen.spending.affordable() == pytest.approx(0.95)
+    assert delay_s(config, seen) == pytest.approx(0.95, rel=0.05)
+    for _ in range(200):
+        seen.spending.gave_up(10, streamed=True)  # cheap ones: more can be paid for
+    assert seen.spending.affordable() == pytest.approx(0.6, abs=0.05)
+
+
+def test_what_is_left_is_kept_for_the_slowest() -> None:
+    """The less is left, the slower a call must be; at nothing, half as many are due as could be paid for."""
+    spending = Spending(0.1)
+    for _ in range(1000):
+        spending.answered(100)
+    quantiles = []
+    while spending.allows():
+        quantiles.append(spending.affordable())
+        spending.gave_up(100, streamed=True)
+    assert len(quantiles) == 100
+    assert quantiles == sorted(quantiles)
+    assert quantiles[0] == pytest.approx(0.9)
+    assert spending.affordable() == pytest.approx(0.95)
 
 
 @given(
@@ -342,8 +372,7 @@ def test_spending(share: float, requests: list[tuple[int, bool, float]], streame
     spending, base, extra = Spending(share), 0, 0.0
     for nanodollars, slow, part in requests:
         if slow and spending.allows():
-            each = spending.extra / spending.lost if spending.lost >= Spending.LEARNED else spending.usual
-            cost = int(each * part)
+            cost = int(spending.each * part)
             extra += cost
             spending.gave_up(cost, streamed)
         spending.answered(nanodollars)
