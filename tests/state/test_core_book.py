@@ -57,6 +57,17 @@ def test_the_oldest_keeps_room_where_it_is_passed() -> None:
     assert answered(of) == ["late"]
 
 
+def test_room_kept_for_one_that_is_refused_is_free_at_once() -> None:
+    """Where somebody leaves all its queues, those whom it kept waiting elsewhere are looked at."""
+    of = book()
+    of.reserve(hold("full", (A, 10)), 0)
+    of.reserve(hold("some", (B, 4)), 0)
+    of.reserve(hold("first", (A, 5), (B, 5)), 0)
+    assert isinstance(of.reserve(hold("late", (B, 3)), 0), Waiter)
+    of.close("full", (10,), (), 0)
+    assert answered(of) == ["late"]
+
+
 def test_a_small_one_doesn_t_overtake_a_large_one() -> None:
     """First come, first served, also where the later one would fit."""
     of = book()
@@ -302,6 +313,13 @@ class Histories(RuleBasedStateMachine):
             assert any(need.limit - need.counter.spent(0) - need.counter.held < need.ask for need in oldest.needs), (
                 "it fits, and wasn't let in"
             )
+
+    @invariant()
+    def nobody_waits_for_nothing(self) -> None:
+        """Whoever would be let in if it were looked at now has been."""
+        for waiter in self.core.book._waiters.values():
+            refused, blocked = self.core.book._verdict(waiter, 0)
+            assert refused or blocked, f"{waiter} fits, and wasn't let in"
 
 
 def described(of: Book) -> tuple[dict[str, Standing], dict[str, tuple[int, int]], set[str]]:
