@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import explain, files, keys, ledger, operate, reconcile, records, report, serve, simulate, tokenizers
+from proxy.cli import (
+    explain,
+    files,
+    keys,
+    ledger,
+    operate,
+    prices,
+    reconcile,
+    records,
+    report,
+    serve,
+    simulate,
+    tokenizers,
+)
 from proxy.cli.output import CommandError, paint, say
 
 app = typer.Typer(
@@ -26,6 +39,7 @@ app.command("check")(files.check)
 app.command("schema")(files.print_schema)
 app.command("explain")(explain.explain)
 app.add_typer(keys.app)
+app.add_typer(prices.app)
 app.add_typer(records.app)
 app.command("why")(records.why)
 app.command("report")(report.report)

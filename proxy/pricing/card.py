@@ -159,6 +159,11 @@ class RateCard:
             tiers |= {f"{each}@us" for each in tiers}
         return [sheet for each in tiers if (sheet := self._on(each)) is not None]
 
+    @property
+    def regional(self) -> bool:
+        """Whether its published prices are those of one region."""
+        return self._uplift != 1
+
     def sheet(self, tier: str | None) -> Sheet | None:
         """The prices of a service tier; None where they aren't known."""
         return self._on(tier)

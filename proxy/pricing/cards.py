@@ -102,10 +102,11 @@ class RateCards:
         return RateCards(_ENCODE(msgspec.structs.replace(self._tables, overrides=overrides_of(overrides))))
 
     def names(self, provider: str | None) -> list[str]:
-        """The models that are known by an exact name at a provider; at the first parties, if it isn't known."""
+        """Names of models at a provider; at the first parties, if it isn't known. Slow: for people who mistyped one."""
         asked = FIRST_PARTIES if provider is None else (self._known_as(provider.strip().lower()),)
         blocks = [self._provider(each) for each in asked if each in self._tables.providers]
-        return sorted({name for block in blocks for name in block.exact})
+        ids = {msgspec.msgpack.decode(model, type=Priced).id for block in blocks for model in block.models}
+        return sorted(ids.union(*(block.exact for block in blocks)))
 
     def _model(self, provider: str | None, name: str) -> tuple[str | None, Priced]:
         known = self._models.get((provider, name))

@@ -7,7 +7,8 @@ Rules: pure; what a price means is decided here and nowhere else.
 3. `multiplier` applies to every rate that isn't named.
 4. `residency` applies after all that to whatever is counted in tokens, named or not.
 5. Cached audio or image tokens without a price cost as much as those not cached.
-6. A pattern may begin with the name of an upstream in place of its provider: two regions, two prices.
+6. A pattern may begin with the name of an upstream in place of its provider, and then counts before one that begins
+   with the provider: two regions, two prices.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ def overrides_of(prices: Mapping[str, Iterable[Price]]) -> list[Override]:
     ]
 
 
+def _form(pattern: str) -> str:
+    """Patterns alike count alike: a name or a glob, with or without a seller."""
+    return f"{'*' if _is_glob(pattern) else ''}{'/' if '/' in pattern else ''}"
+
+
 def _is_glob(pattern: str) -> bool:
     return any(mark in pattern for mark in "*?[")
 
@@ -92,8 +98,14 @@ def override_for(
     overrides: list[Override], provider: str | None, model: str, upstream: str | None = None
 ) -> Override | None:
     """The prices of the deployment file that are this model's, whenever they hold."""
-    names = [model, *(f"{seller}/{model}" for seller in (upstream, provider) if seller is not None)]
-    return next((found for found in overrides if any(fnmatchcase(name, found.pattern) for name in names)), None)
+    of_upstream = f"{upstream}/{model}" if upstream is not None else model
+    names = {model, of_upstream, f"{provider}/{model}" if provider is not None else model}
+    matching = [found for found in overrides if any(fnmatchcase(name, found.pattern) for name in names)]
+    if not matching:
+        return None
+    best = _form(matching[0].pattern)
+    alike = [found for found in matching if _form(found.pattern) == best]
+    return next((found for found in alike if "/" in best and fnmatchcase(of_upstream, found.pattern)), matching[0])
 
 
 def change_at(override: Override | None, at: datetime) -> Change | None:

@@ -9,6 +9,7 @@ import pytest
 from proxy.config.upstreams import Price
 from proxy.dialects import Usage
 from proxy.pricing import RateCards
+from proxy.pricing.units import UNITS
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 THOUSAND = Usage(input_tokens=1000, output_tokens=1000)
@@ -74,6 +75,91 @@ def test_servers_of_ones_own() -> None:
     assert cost(prices, None, "llama-3.1-8b", Usage(input_tokens=1)) == 343
     assert cost(prices, "local", "Llama-3.1-8B", Usage(input_tokens=7)) == 2400
     assert cost(prices, None, "llama-3.1-70b") is None
+
+
+def test_residency() -> None:
+    """Data residency comes last and moves whatever is counted in tokens, named or not, on every tier; fees stay."""
+    prices = {"openai/gpt-5": (Price(input="1.00", multiplier="0.9", residency="1.1"),)}
+    use = Usage(input_tokens=1000, output_tokens=1000, searches=1)
+    assert cost(prices, "openai", "gpt-5", use) == 1_100_000 + 9_900_000 + 9_000_000
+    assert cost(prices, "openai", "gpt-5", use, tier="flex") == 550_000 + 4_950_000 + 9_000_000
+
+
+def test_an_upstream_counts_before_its_provider() -> None:
+    """Two upstreams of one provider may have two prices; of patterns alike the upstream's counts."""
+    prices = {"azure/gpt-5": (Price(input="2"),), "sweden/gpt-5": (Price(input="3"),), "sweden/*": (Price(input="4"),)}
+    cards, use = RateCards.compile(prices), Usage(input_tokens=1000)
+
+    def at(upstream: str, model: str) -> int | None:
+        card = cards.card("azure", model, NOW, upstream=upstream)
+        return card.cost(use) if card is not None else None
+
+    assert (at("sweden", "gpt-5"), at("texas", "gpt-5"), at("sweden", "gpt-5-mini")) == (3000_000, 2000_000, 4000_000)
+
+
+def test_address_of_a_region(cards: RateCards) -> None:
+    """Published prices of a regional address are a tenth higher for some models; contracts are as they say."""
+    use = Usage(input_tokens=1000, searches=1)
+
+    def at(source: RateCards, model: str, regional: bool) -> int | None:
+        card = source.card("openai", model, NOW, regional=regional)
+        return card.cost(use) if card is not None else None
+
+    assert at(cards, "gpt-5.4", regional=True) == 2_750_000 + 10_000_000
+    assert at(cards, "gpt-5.4", regional=False) == 2_500_000 + 10_000_000
+    assert at(cards, "gpt-5", regional=True) == at(cards, "gpt-5", regional=False)
+    assert at(cards.overridden({"gpt-5.4": [Price(input="2")]}), "gpt-5.4", regional=True) == 2_000_000 + 10_000_000
+
+
+def test_tools() -> None:
+    """The provider's own tools: searches and file searches by the thousand, containers one by one."""
+    prices = {
+        "own": (Price(input="1", search="7", search_preview="20", file_search="3", code_interpreter="0.05"),),
+    }
+    assert cost(prices, None, "own", Usage(searches=3)) == 21_000_000
+    assert cost(prices, None, "own", Usage(searches=3, preview_searches=1)) == 2 * 7_000_000 + 20_000_000
+    assert cost(prices, None, "own", Usage(file_searches=2, code_sessions=1)) == 6_000_000 + 50_000_000
+    assert cost({"own": (Price(input="1"),)}, None, "own", Usage(input_tokens=1, code_sessions=1)) is None
+
+
+def test_every_unit_has_a_field() -> None:
+    """Each unit of a price list can be set in the deployment file, and is then what it costs."""
+    used = {
+        "input": Usage(input_tokens=10**6),
+        "output": Usage(output_tokens=10**6),
+        "cached_input": Usage(input_tokens=10**6, cached_tokens=10**6),
+        "cache_write": Usage(input_tokens=10**6, cache_write_tokens=10**6),
+        "cache_write_1h": Usage(input_tokens=10**6, cache_write_1h_tokens=10**6),
+        "cache_write_12h": Usage(input_tokens=10**6, cache_write_12h_tokens=10**6),
+        "input_audio": Usage(input_tokens=10**6, input_audio_tokens=10**6),
+        "cached_audio": Usage(
+            input_tokens=10**6, input_audio_tokens=10**6, cached_tokens=10**6, cached_audio_tokens=10**6
+        ),
+        "output_audio": Usage(output_tokens=10**6, output_audio_tokens=10**6),
+        "input_image": Usage(input_tokens=10**6, input_image_tokens=10**6),
+        "cached_image": Usage(
+            input_tokens=10**6, input_image_tokens=10**6, cached_tokens=10**6, cached_image_tokens=10**6
+        ),
+        "output_image": Usage(output_tokens=10**6, output_image_tokens=10**6),
+        "reasoning": Usage(output_tokens=10**6, reasoning_tokens=10**6),
+        "citation": Usage(output_tokens=10**6, citation_tokens=10**6),
+        "characters": Usage(characters=10**6),
+        "audio_hours": Usage(audio_ms=3_600_000),
+        "search": Usage(searches=1000),
+        "search_preview": Usage(searches=1000, preview_searches=1000),
+        "file_search": Usage(file_searches=1000),
+        "code_interpreter": Usage(code_sessions=1),
+        "request": Usage(),
+    }
+    renamed = {"audio_hours": "audio_hour"}
+    assert used.keys() == {unit.name for unit in UNITS} - {"input_audio_hours"}
+    every = {renamed.get(name, name): str(number) for number, name in enumerate(used, 1)}
+    card = RateCards.compile({"own": (Price(**every),)}).card(None, "own", NOW)  # type: ignore[arg-type]
+    assert card is not None
+    request = len(used)
+    found = {name: card.cost(usage) for name, usage in used.items()}
+    wanted = {name: (number + request) * 10**9 for number, name in enumerate(used, 1)}
+    assert found == {**wanted, "request": request * 10**9}
 
 
 def test_per_request_and_per_search() -> None:
