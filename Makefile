@@ -52,9 +52,9 @@ lock: $(VENV)/.installed
 	$(LOCK) pyproject.toml --output-file requirements.lock
 	echo 'hatchling>=1.25' | $(LOCK) - --output-file requirements-build.lock
 
-# nginx (the reference), wrk, valgrind and Redis, where this machine lets us; what lacks them says so and is skipped.
+# nginx (the reference), wrk, valgrind, Redis and PostgreSQL, where this machine lets us; what lacks them says so and is skipped.
 system:
-	@.ci/system nginx:nginx-light wrk:wrk valgrind:valgrind redis-server:redis-server
+	@.ci/system nginx:nginx-light wrk:wrk valgrind:valgrind redis-server:redis-server pg_ctlcluster:postgresql
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

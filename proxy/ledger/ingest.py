@@ -348,9 +348,9 @@ class _Booking:
             db.exec_driver_sql(sql.dimension, [(id, *values) for id, values in self._labels.new.items()])
         if not count:
             return
-        for statement, these in ((sql.attempt, self._attempts), (sql.exchange, exchange_rows), (sql.saving, saved)):
-            if these:
-                db.exec_driver_sql(statement, these)
+        rows.write(db, attempts, self._attempts, sql.attempt)
+        rows.write(db, exchanges, exchange_rows, sql.exchange)
+        rows.write(db, savings, saved, sql.saving)
         kinds = [0, *([1] if saved else []), *([2] if any(row[-1] for row in exchange_rows) else [])]
         rollups.add(db, self._head.last_seq + 1, self._head.last_seq + count, tuple(kinds))
         quarters = [row[7] for row in self._attempts] + [row[4] for row in exchange_rows]

@@ -5,11 +5,11 @@ Rules: pure. What was settled for a worker that died is `estimated`, whoever say
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
-from sqlalchemy import Table
+from sqlalchemy import Connection, Table
 
 from proxy.ledger.records import (
     ARMS,
@@ -39,6 +39,20 @@ def insert(table: Table, dialect: str, *, ignore: bool = False) -> str:
     names = ", ".join(f'"{column.name}"' for column in table.columns)
     marks = ", ".join([mark] * len(table.columns))
     return f"INSERT INTO {table.name} ({names}) VALUES ({marks})" + (" ON CONFLICT DO NOTHING" if ignore else "")  # noqa: S608
+
+
+def write(db: Connection, table: Table, rows: Sequence[Row], statement: str) -> None:
+    """Inserts whole rows: by COPY where there is such a thing, else by `statement`."""
+    if not rows:
+        return
+    if db.dialect.name != "postgresql":
+        db.exec_driver_sql(statement, [*rows])
+        return
+    driver: Any = db.connection.driver_connection
+    names = ", ".join(f'"{column.name}"' for column in table.columns)
+    with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)
 
 
 def attempt(
