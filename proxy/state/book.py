@@ -218,7 +218,10 @@ class Book:
         self._review(rolling, now_ns)
 
     def forget(self, now_ns: int) -> None:
-        """Drops counters that say nothing any more."""
+        """Drops holds that hold nothing and were left behind, and counters that say nothing any more."""
+        over_ns = now_ns - REMEMBERED_NS
+        for id in [id for id, hold in self.holds.items() if hold.until_ns < over_ns and not any(hold.held)]:
+            self.close(id, (), (), now_ns)
         self._changes.counters.update(self.counters.forget(now_ns))
 
     def forget_closed(self, now_ns: int) -> None:

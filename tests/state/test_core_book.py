@@ -163,6 +163,18 @@ def test_a_closed_hold_is_forgotten_after_an_hour() -> None:
     assert isinstance(of.reserve(hold("x", (A, 6)), REMEMBERED_NS), Granted)
 
 
+def test_a_hold_of_nothing_is_closed_an_hour_after_its_time() -> None:
+    """Made to count what was spent while the state was away, and left by a worker that died: what it spent stays."""
+    of = book()
+    of.adjust("left", (0,), (4,), 10, (A,), 0)
+    of.reserve(hold("held", (A, 1)), 0)
+    of.forget(REMEMBERED_NS + 10)
+    assert sorted(of.holds) == ["held", "left"]
+    of.forget(REMEMBERED_NS + 11)
+    assert sorted(of.holds) == ["held"]
+    assert of.levels([A], 0)[0] == Level(4, 1)
+
+
 def test_a_counter_is_forgotten_once_it_says_nothing() -> None:
     """Neither an open hold's nor one that counts in its window, nor for an hour after."""
     of, day = book(), Scope("usd:day", 10, ends_ns=100)
