@@ -116,7 +116,7 @@ def test_the_largest_count_is_believed(largest: int) -> None:
 
 
 def test_parts_never_exceed_their_total() -> None:
-    """Cached and written tokens together, and audio, are parts of the input, reasoning of the output: the rest is cut."""
+    """Cached and written tokens together, and audio, fit into the input, reasoning into the output: the rest is cut."""
     read = usage(
         "chat",
         '{"prompt_tokens":10,"completion_tokens":5,'
