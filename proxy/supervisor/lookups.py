@@ -34,7 +34,7 @@ class Lookups:
     def __init__(self, home: Path, ledger: str = "") -> None:
         self._home = home
         self._ledger = ledger
-        self._usage = TenantUsage(home)
+        self._usage = TenantUsage(home, ledger=ledger)
         self._objects: ObjectFile | None = None
         self._object_thread = ThreadPoolExecutor(1, "objects")
         self._usage_thread = ThreadPoolExecutor(1, "usage")

@@ -1,24 +1,35 @@
-"""What each tenant used today and this month, summed from the journal: behind `GET /weir/me`.
+"""What each tenant used today and this month: behind `GET /weir/me`.
 
-Rules: days are UTC. Sums are kept and only what is new in the journal is read; segments that were last written before
-this month aren't read at all. Blocking: for one thread. Money is integer nano-dollars; attempts without a price are
-counted, never taken for 0.
+Rules: days are UTC. It comes from the ledger's sums and what the journal holds beyond them. Where the ledger can't be
+read, it is summed from the journal alone, as far back as that goes: sums are kept and only what is new is read;
+segments that were last written before this month aren't read at all. Blocking: for one thread. Money is integer
+nano-dollars; what has no price is counted, never taken for 0.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
 
 from proxy import journal
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+_PATIENCE_S = 15.0
 PENDING = 100_000
 """Exchanges whose attempts are settled and which haven't ended; beyond it the oldest is forgotten."""
+
+
+def _quarter(day: date) -> int:
+    """The first quarter hour of a day, as the ledger counts them."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) // 900
 
 
 class Totals(msgspec.Struct):
@@ -39,9 +50,12 @@ class Totals(msgspec.Struct):
 class TenantUsage:
     """The sums of all tenants under one home directory, by day."""
 
-    def __init__(self, home: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, home: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC), ledger: str = "") -> None:
         self._home = home
         self._now = now
+        self._ledger = ledger
+        self._engine: Engine | None = None
+        self._not_before_s = 0.0  # when to ask a ledger again that couldn't be read
         self._read_to: dict[Path, int] = {}
         self._days: dict[tuple[str, date], Totals] = {}
         self._tokens: dict[str, tuple[int, int]] = {}
@@ -50,6 +64,8 @@ class TenantUsage:
         """`today` and `month` of a tenant, up to this moment."""
         today = self._now().date()
         first = today.replace(day=1)
+        if (told := self._by_ledger(tenant, first, today)) is not None:
+            return told
         self._read_on(first)
         month = Totals()
         for (whose, day), totals in self._days.items():
@@ -57,6 +73,27 @@ class TenantUsage:
                 month.add(totals)
         now = self._days.get((tenant, today), Totals())
         return {"zone": "UTC", "today": msgspec.to_builtins(now), "month": msgspec.to_builtins(month)}
+
+    def _by_ledger(self, tenant: str, first: date, today: date) -> dict[str, Any] | None:
+        """The same from the ledger; None where there is none, or it can't be read now."""
+        if not self._ledger or time.monotonic() < self._not_before_s:
+            return None
+        from proxy.ledger.opening import address, engine_of  # takes a while to import: only where there is a ledger
+        from proxy.ledger.spool import host_id
+        from proxy.ledger.usage import used
+
+        try:
+            if self._engine is None:
+                where = address(self._ledger, self._home)
+                if where.drivername == "sqlite" and not Path(where.database or "").exists():
+                    return None
+                self._engine = engine_of(self._ledger, self._home, reading=True)
+            since, now = (_quarter(day) for day in (first, today))
+            day, month = used(self._engine, self._home, host_id(self._home), tenant, since, now)
+        except Exception:  # away, or far behind: the journal knows what is recent
+            self._not_before_s = time.monotonic() + _PATIENCE_S
+            return None
+        return {"zone": "UTC", "today": day._asdict(), "month": month._asdict()}
 
     def _read_on(self, first: date) -> None:
         self._days = {key: totals for key, totals in self._days.items() if key[1] >= first}
