@@ -1,8 +1,8 @@
 """A forecast to the end of a period, with an interval.
 
 The method, which the report names: days have a level and a weekday's factor. History is up to 56 complete days before
-now. With at least 14 days, the factor of a weekday is its mean over the mean of all days, drawn towards 1 as if seven
-days of factor 1/7 more had been seen per weekday's two (so that one odd Sunday isn't the rule); with fewer, all are 1.
+now. With at least 14 days, the factor of a weekday is its mean over the mean of all days, drawn towards 1 by the weight
+of 2/7 of a day (so that one odd Sunday isn't the rule); with fewer, all are 1.
 Dividing by them leaves the level: its mean over the last 28 days, and its standard deviation s about that mean. What
 is left of the period is the sum of its factors F times the level; its standard error is
 
@@ -26,6 +26,7 @@ from proxy.ledger.reporting.statistic import t_quantile
 METHOD = "weekday-seasonal level of the last 28 days; interval by Student's t"
 HISTORY_DAYS, LEVEL_DAYS, FEWEST_DAYS, SEASONAL_DAYS = 56, 28, 5, 14
 CONFIDENCE = 0.9
+_DRAW = 2 / 7
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -78,7 +79,7 @@ def _factors(daily: Mapping[date, int], seen: list[date]) -> list[float]:
     factors = []
     for weekday in range(7):
         own = [daily.get(day, 0) / mean for day in seen if day.weekday() == weekday]
-        factors.append((sum(own) + 1.0 / 3.5) / (len(own) + 1.0 / 3.5))
+        factors.append((sum(own) + _DRAW) / (len(own) + _DRAW))
     return factors
 
 
