@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -276,11 +277,16 @@ def ledger_errors() -> Iterator[None]:
         raise CommandError(f"the ledger can't be read: {reason}") from None
 
 
-class _AnySecret(dict[str, str]):
-    """The environment; a variable that isn't set is empty-handed but not missing: a report calls no upstream."""
+_NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
-    def get(self, key: str, default: Any = None) -> Any:
-        return super().get(key, "unset" if default is None else default)
+
+def _environment(file: Path) -> dict[str, str]:
+    """The environment, with something in place of secrets that aren't there: a report calls no upstream."""
+    try:
+        named = _NAMED.findall(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        named = []  # what is wrong with the file is told by whoever loads it
+    return dict.fromkeys(named, "unset") | dict(os.environ)
 
 
 def configuration_of(config: Path | None) -> Configuration | None:
@@ -294,9 +300,8 @@ def configuration_of(config: Path | None) -> Configuration | None:
         return None
     if not file.exists():
         raise CommandError(f"no such file: {file}")
-    environment: Mapping[str, str] = _AnySecret(os.environ)
     try:
-        return load(file, environment)
+        return load(file, _environment(file))
     except ConfigurationError as error:
         raise BadFilesError(error) from None
 
