@@ -299,7 +299,9 @@ class Purse:
 
     async def _lay(self, id: str) -> None:
         """Closes a hold that nobody wants."""
-        scopes = self._ghosts[id]
+        scopes = self._ghosts.get(id)
+        if scopes is None:
+            return  # another has just done so
         try:
             await self.store.close(id, [0] * len(scopes), scopes)
         except StateLost:

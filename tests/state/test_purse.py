@@ -45,6 +45,7 @@ class Losing(MemoryStore):
             call.close()
             raise StateLost
         answer = await call
+        await asyncio.sleep(0)  # an answer takes a while, in which others go on
         if self.lost == "after":
             raise StateLost
         return answer
@@ -269,6 +270,23 @@ async def test_the_store_is_lost(store: Losing, clock: Clock, how: str) -> None:
     await one.tell()
     assert await store.levels([TEAM]) == (Level(taken * 1000, 0),)
     assert await store.standing() == []
+
+
+async def test_many_give_up_at_once(store: Losing, clock: Clock) -> None:
+    """Holds that nobody wants are closed by whoever comes first, also while a round is made."""
+    one = purse(store, clock)
+    first = await one.reserve(parts(TEAM.limit))
+    assert isinstance(first, Ticket)
+    waiting = [asyncio.create_task(one.reserve(parts(TEAM.limit), 5.0)) for _ in range(20)]
+    await settled()
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    await asyncio.gather(one.tell(), one.tell())
+    await settled()
+    first.release()
+    await settled()
+    assert (await store.standing(), one._ghosts, one._tasks) == ([], {}, set())
 
 
 async def test_soft_scopes_never_wait(store: Losing, clock: Clock) -> None:
