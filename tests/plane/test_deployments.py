@@ -93,3 +93,16 @@ async def test_objects_stay_where_they_are(serve: Serve) -> None:
         for _ in range(5):
             await plane.get("/v1/files")
         assert (len(one.requests), len(other.requests)) == (0, 5)
+
+
+@pytest.mark.parametrize("least_latency", [False, True], ids=["weighted", "least-latency"])
+def test_what_was_given_up_comes_last(least_latency: bool) -> None:
+    """A deployment that an exchange has given up is chosen where no other is left, however quick or heavy it is."""
+    made = route(1e6, 5e6, 9e6) if least_latency else Route(route(1e6, 5e6, 9e6).deployments)
+    first, second, third = made.deployments
+    assert first.others == (second.label, third.label)
+    for _ in range(30):
+        assert made.pick(frozenset((first.label,))) is not first
+        assert made.pick(frozenset((first.label, second.label))) is third
+    everything = frozenset(deployment.label for deployment in made.deployments)
+    assert {made.pick(everything) for _ in range(60)} <= set(made.deployments)
