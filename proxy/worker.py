@@ -39,6 +39,7 @@ from proxy.wire.shed import Shed
 from proxy.wire.ticker import Ticker
 
 METRICS_S: Final = 1.0
+LESSONS_S: Final = 30.0
 LOOKUP_S: Final = 2.0
 _BACKLOG: Final = 4096
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
@@ -67,6 +68,7 @@ class Worker:
         self._numbers = itertools.count(1)
         self._stopped = asyncio.Event()
         self._drain: asyncio.Task[None] | None = None
+        self._remembering: asyncio.Task[None] | None = None
         self._home = Path()
         self._fsync_s = METRICS_S
 
@@ -175,6 +177,8 @@ class Worker:
             store=self._store,
             owner="" if state is None else state["owner"],
         )
+        if self._store is not None:
+            self._remembering = self._loop.create_task(self._remember(self._plane, self._store), name="lessons")
         await self._plane.warm()
 
     def _adopt(self, configuration: Configuration) -> None:
@@ -225,6 +229,13 @@ class Worker:
             await asyncio.sleep(self._fsync_s or METRICS_S)
             if self._plane is not None and self._fsync_s:
                 await self._sync(self._plane)
+
+    async def _remember(self, plane: DataPlane, store: Store) -> None:
+        """Takes over what was learnt about token counts, and shares what is learnt here."""
+        await plane.tokens.restore(store)
+        while True:
+            await asyncio.sleep(LESSONS_S)
+            await plane.tokens.persist(store)
 
     def _send_metrics(self) -> None:
         if self._plane is not None:
@@ -292,6 +303,8 @@ class Worker:
             server.close()
         for connection in list(self._connections):
             connection.abort()
+        if self._remembering is not None:
+            self._remembering.cancel()
         if self._plane is not None:
             await asyncio.sleep(0)  # let the aborts cancel their exchanges, which then settle
             await self._plane.aclose(patience_s=1.0)
