@@ -226,6 +226,12 @@ def _rest(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counted(events, {(name,): n for name, n in snapshot.events.items()})
     decisions = CounterMetricFamily("weir_policy_decisions", "What policies did.", labels=("policy", "action"))
     yield _counted(decisions, {(policy, action): n for policy, action, n in snapshot.decisions})
+    shares = GaugeMetricFamily(
+        "weir_budget_used_ratio", "How much of a budget's limit is used.", labels=("policy", "subject", "limit")
+    )
+    for policy, subject, limit, used in snapshot.shares:
+        shares.add_metric((policy, subject, limit), used)
+    yield shares
 
 
 def _supervisor(facts: Facts) -> Iterator[Metric]:

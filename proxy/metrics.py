@@ -102,6 +102,7 @@ class Snapshot(msgspec.Struct):
     gauges: Gauges = msgspec.field(default_factory=Gauges)
     events: dict[str, int] = {}
     decisions: list[tuple[str, str, int]] = []
+    shares: list[tuple[str, str, str, float]] = []  # policy, subject, limit, and how much of it is used
 
 
 class Metrics:
@@ -113,6 +114,7 @@ class Metrics:
         self._attempts: dict[tuple[str, str, str, int | str], AttemptSeries] = {}
         self._events: dict[str, int] = {}
         self._decisions: dict[tuple[str, str], int] = {}
+        self._shares: dict[tuple[str, str, str], float] = {}
         self._labels: dict[str, str] = {}
         self._seen = 0
         self.adopt(models)
@@ -194,6 +196,12 @@ class Metrics:
         key = (policy, action)
         self._decisions[key] = self._decisions.get(key, 0) + n
 
+    def share(self, policy: str, subject: str, limit: str, used: float) -> None:
+        """How much of a limit is used now. No part of `subject` may be chosen by a client."""
+        key = (policy, subject, limit)
+        if key in self._shares or len(self._shares) < MAX_SERIES:
+            self._shares[key] = used
+
     def snapshot(self) -> dict[str, Any]:
         """All totals as JSON-able builtins, for `Channel.send("metrics", snapshot=…)`."""
         for series in self._attempts.values():
@@ -204,6 +212,7 @@ class Metrics:
             gauges=self.gauges,
             events=self._events,
             decisions=[(policy, action, n) for (policy, action), n in self._decisions.items()],
+            shares=[(*key, used) for key, used in self._shares.items()],
         )
         builtins: dict[str, Any] = msgspec.to_builtins(whole)
         return builtins
@@ -232,6 +241,7 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
     attempts: dict[tuple[str, str, str, int | str], AttemptSeries] = {}
     decisions: dict[tuple[str, str], int] = {}
     events: dict[str, int] = {}
+    shares: dict[tuple[str, str, str], float] = {}
     gauges = Gauges()
     for given in snapshots:
         snapshot = given if isinstance(given, Snapshot) else msgspec.convert(given, Snapshot)
@@ -249,6 +259,8 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
             events[name] = events.get(name, 0) + n
         for policy, action, n in snapshot.decisions:
             decisions[policy, action] = decisions.get((policy, action), 0) + n
+        for policy, subject, limit, used in snapshot.shares:  # all speak of the same: who looked last isn't known
+            shares[policy, subject, limit] = max(used, shares.get((policy, subject, limit), 0.0))
         _add_fields(gauges, snapshot.gauges)
     return Snapshot(
         exchanges=[*exchanges.values()],
@@ -256,6 +268,7 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
         gauges=gauges,
         events=events,
         decisions=[(policy, action, n) for (policy, action), n in decisions.items()],
+        shares=[(*key, used) for key, used in shares.items()],
     )
 
 
@@ -263,6 +276,7 @@ def retire(snapshot: Mapping[str, Any] | Snapshot) -> Snapshot:
     """What remains of a worker that is gone: its counters without its gauges."""
     remains = merge([snapshot])
     remains.gauges = Gauges()
+    remains.shares = []
     return remains
 
 

@@ -27,6 +27,7 @@ from proxy.state.protocol import Refused, StateLost
 
 FRESH_S: Final = 1.0  # knowledge older than this is asked for anew, where the ladder needs it
 LOOK_S: Final = 0.005
+_NAMED: Final = ("org", "team", "project", "key")
 _TIERED: Final = ("chat.completions", "responses")
 _MOST_DAYS_S: Final = 40 * 86_400.0
 
@@ -47,6 +48,7 @@ class Budget:
         self._services = services
         self._purse = services.purse
         self.tokens = services.tokens
+        self._shown = all(dimension in _NAMED for dimension in config.per)  # no label may be of a client's choosing
         self._now_ns = now_ns
         self._accounts = Accounts(self.name, config, self.zone, counting=services.observing)
 
@@ -149,7 +151,9 @@ class Budget:
     # --- what people are told
 
     def _header(self, account: Account) -> bytes:
-        line, spent, _ = self._used(account)
+        line, spent, used = self._used(account)
+        if self._shown and int(used * 100) != line.told_percent:
+            self._services.metrics.share(self.name, account.shown, str(line.limit), used)
         return header(account, line, spent, self.zone)
 
     def reached(self, account: Account, line: Line) -> None:

@@ -37,6 +37,8 @@ async def test_counts_what_is_billed(serve: Serve, simulator: Simulator) -> None
             answer = await plane.chat(max_tokens=50, stream=stream)
             assert answer.status == 200
             assert answer.header(b"x-weir-budget") == b"everything; 0% of 1 USD/rolling 1h"
+        ((*labels, used),) = plane.metrics.snapshot()["shares"]
+        assert (labels, 0 <= used < 0.01) == (["budget", "everything", "1 USD/rolling 1h"], True)
         purse = plane.plane.purse
         assert purse is not None
         await purse.tell()
