@@ -14,7 +14,7 @@ Rules: pure arithmetic over the integers of a sheet. The proof, for each band of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 
 _CACHED: Final = ("cached_tokens", "cache_write_tokens", "cache_write_1h_tokens", "cache_write_12h_tokens")
 _MEDIA_IN: Final = ("input_audio_tokens", "input_image_tokens")
@@ -23,16 +23,28 @@ _TEXT_OUT: Final = ("reasoning_tokens", "citation_tokens")
 _MEDIA_OUT: Final = ("output_audio_tokens", "output_image_tokens")
 
 
-class Weighted(Protocol):
-    """A band of a sheet."""
+class Dearest(NamedTuple):
+    """The most that one of each can cost in a band: pairs are (text alone, media too)."""
 
-    @property
-    def weights(self) -> Mapping[str, int]:
-        """What one of each field of `Usage` costs."""
+    request: int
+    input: tuple[int, int]
+    output: tuple[int, int]
+    character: int
+    by_time: bool
+
+
+def dearest(weights: Mapping[str, int]) -> Dearest:
+    """Of the weights of a band."""
+    text_in = weights.get("input_tokens", 0) + _largest(weights, _CACHED)
+    media_in = text_in + _largest(weights, _MEDIA_IN) + _largest(weights, _CACHED_MEDIA)
+    out = weights.get("output_tokens", 0)
+    text_out, media_out = out + _largest(weights, _TEXT_OUT), out + _largest(weights, (*_TEXT_OUT, *_MEDIA_OUT))
+    characters, by_time = weights.get("characters", 0), bool(weights.get("audio_ms"))
+    return Dearest(weights.get("one", 0), (text_in, media_in), (text_out, media_out), characters, by_time)
 
 
 def most(
-    bands: Iterable[tuple[int, int | None, Weighted]],
+    bands: Iterable[tuple[int, int | None, Dearest]],
     denominator: int,
     input_tokens: int,
     output_tokens: int | None,
@@ -47,27 +59,15 @@ def most(
     for above, up_to, band in bands:
         if input_tokens <= above:
             break
-        weights = band.weights
-        dearest_out = _output(weights, media)
-        if weights.get("audio_ms") or (dearest_out and output_tokens is None):
+        dearest_out = band.output[media]
+        if band.by_time or (dearest_out and output_tokens is None) or (band.character and characters is None):
             return None
-        if weights.get("characters") and characters is None:
-            return None
-        inside = input_tokens if up_to is None else min(input_tokens, up_to)
-        total = weights.get("one", 0) + inside * _input(weights, media)
-        total += (output_tokens or 0) * dearest_out + (characters or 0) * weights.get("characters", 0)
-        highest = max(highest, total)
+        inside = input_tokens if up_to is None or input_tokens < up_to else up_to
+        total = band.request + inside * band.input[media]
+        total += (output_tokens or 0) * dearest_out + (characters or 0) * band.character
+        if total > highest:
+            highest = total
     return -(-highest // denominator)
-
-
-def _input(weights: Mapping[str, int], media: bool) -> int:
-    found = weights.get("input_tokens", 0) + _largest(weights, _CACHED)
-    return found + (_largest(weights, _MEDIA_IN) + _largest(weights, _CACHED_MEDIA) if media else 0)
-
-
-def _output(weights: Mapping[str, int], media: bool) -> int:
-    kinds = (*_TEXT_OUT, *_MEDIA_OUT) if media else _TEXT_OUT
-    return weights.get("output_tokens", 0) + _largest(weights, kinds)
 
 
 def _largest(weights: Mapping[str, int], fields: Sequence[str]) -> int:

@@ -46,6 +46,7 @@ class RateCard:
 
     __slots__ = (
         "_least_audio_ms",
+        "_served",
         "_sheets",
         "_uplift",
         "change",
@@ -79,6 +80,7 @@ class RateCard:
         self.max_output = (change and change.max_output) or priced.max_output
         self._uplift = uplift
         self._least_audio_ms = priced.least_audio_ms
+        self._served: dict[str | None, list[Sheet]] = {}
         self._sheets: dict[str | None, Sheet | None] = {None: self.standard, "default": self.standard}
 
     @classmethod
@@ -151,6 +153,14 @@ class RateCard:
 
     def _may_be_served(self, asked: str | None) -> list[Sheet]:
         """The prices of every tier that an answer may name; those that have none aren't sold."""
+        found = self._served.get(asked)
+        if found is None:
+            found = self._which_may_be_served(asked)
+            if len(self._served) < _TIERS:
+                self._served[asked] = found
+        return found
+
+    def _which_may_be_served(self, asked: str | None) -> list[Sheet]:
         tier, _, region = (asked or "auto").partition("@")
         tiers: set[str] = {"", tier}
         if tier == "auto":

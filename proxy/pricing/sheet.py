@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Final
 
 from proxy.dialects.usage import Usage
-from proxy.pricing.bound import most
+from proxy.pricing.bound import dearest, most
 from proxy.pricing.units import NANO, UNITS
 
 # What one unit costs: the rate in nano-dollars, and (start, rate) of the bands above it, in rising order.
@@ -31,6 +31,7 @@ _USED: Final = (
     "file_searches",
     "code_sessions",
 )
+_TOKENS: Final = ("input_tokens", "output_tokens")
 _MEASURES: Final = ("audio_ms", "characters")
 _IN_FULL: Final = "input_tokens", "output_tokens", "cached_tokens", "one"
 
@@ -48,22 +49,26 @@ def rebased(rate: Rate, base: Fraction) -> Rate:
 class Sheet:
     """The price of one model on one service tier at one time."""
 
-    __slots__ = ("_bands", "_denominator", "_starts", "_unsold", "rates")
+    __slots__ = ("_bands", "_denominator", "_edges", "_half", "_starts", "_unsold", "rates")
 
     def __init__(self, rates: Rates) -> None:
         self.rates = rates
         self._denominator = denominator_of(rates)
         sold = {field for index in rates for field, _ in UNITS[index].counts}
-        self._unsold = () if "one" in sold else tuple(field for field in _USED if field not in sold)
+        self._unsold = tuple(field for field in _USED if field not in sold and not _included(field, sold))
+        self._half = not set(_TOKENS).isdisjoint(self._unsold)
         starts = sorted({start for _, above in rates.values() for start, _ in above})
         self._starts = starts
         self._bands = [_Band(_at(rates, least), self._denominator) for least in [-1, *starts]]
+        every = [dearest(band.weights) for band in self._bands]
+        self._edges = tuple(zip([-1, *starts], [*starts, None], every, strict=True))
 
     def cost(self, usage: Usage) -> int | None:
         """Nano-dollars; None if something was used that has no price here (tokens, where audio is priced by time)."""
-        for field in self._unsold:
-            if getattr(usage, field) and not self._measures(usage):
-                return None
+        # Most usage is tokens alone, and most models sell both kinds: then there is nothing to look for.
+        more = usage.searches or usage.file_searches or usage.code_sessions or usage.audio_ms or usage.characters
+        if (more or self._half) and self._lacks_price(usage):
+            return None
         band = self._bands[bisect_left(self._starts, usage.input_tokens)] if self._starts else self._bands[0]
         total = (
             band.request
@@ -71,14 +76,20 @@ class Sheet:
             + usage.output_tokens * band.output
             + usage.cached_tokens * band.cached
         )
-        for field, weight in band.rest:
+        for field, weight in band.parts:
             total += getattr(usage, field) * weight
+        if more:
+            for field, weight in band.more:
+                total += getattr(usage, field) * weight
         denominator = self._denominator
         return (2 * total + denominator) // (2 * denominator) if total > 0 else 0
 
-    def _measures(self, usage: Usage) -> bool:
-        """Whether it is told in seconds or characters, and billed so: then its tokens, if told too, cost nothing."""
-        return any(field not in self._unsold and getattr(usage, field) for field in _MEASURES)
+    def _lacks_price(self, usage: Usage) -> bool:
+        """Whether something was used that isn't sold. What is billed by seconds or characters may tell tokens too."""
+        for field in self._unsold:
+            if getattr(usage, field):
+                return not any(field not in self._unsold and getattr(usage, field) for field in _MEASURES)
+        return False
 
     def reserve(self, input_tokens: int, output_cap: int, n: int) -> int:
         """Nano-dollars of a request with this much input and `n` answers of at most `output_cap` tokens, nothing
@@ -86,16 +97,12 @@ class Sheet:
         """
         band = self._bands[bisect_left(self._starts, input_tokens)]
         total = band.request + input_tokens * band.input + n * output_cap * band.output
-        for field, weight in band.rest:
-            if field == "characters":
-                total += input_tokens * CHARACTERS_A_TOKEN * weight
+        total += input_tokens * CHARACTERS_A_TOKEN * band.weights.get("characters", 0)
         return max(0, (2 * total + self._denominator) // (2 * self._denominator))
 
     def bound(self, input_tokens: int, output_tokens: int | None, characters: int | None, *, media: bool) -> int | None:
         """Nano-dollars that no usage within these bounds exceeds; None where nothing bounds it."""
-        edges = [-1, *self._starts]
-        bands = zip(edges, [*self._starts, None], self._bands, strict=True)
-        return most(bands, self._denominator, input_tokens, output_tokens, characters, media=media)
+        return most(self._edges, self._denominator, input_tokens, output_tokens, characters, media=media)
 
     def __repr__(self) -> str:
         prices = (f"{UNITS[index].name} {_dollars(index, rate)}" for index, rate in self.rates.items())
@@ -105,7 +112,7 @@ class Sheet:
 class _Band:
     """One weight per field of `Usage`, over the sheet's denominator."""
 
-    __slots__ = ("cached", "input", "output", "request", "rest", "weights")
+    __slots__ = ("cached", "input", "more", "output", "parts", "request", "weights")
 
     def __init__(self, rates: Mapping[int, Fraction], denominator: int) -> None:
         weights: dict[str, Fraction] = {}
@@ -117,7 +124,14 @@ class _Band:
         self.input = whole.get("input_tokens", 0)
         self.output = whole.get("output_tokens", 0)
         self.cached = whole.get("cached_tokens", 0)
-        self.rest = tuple((field, weight) for field, weight in whole.items() if weight and field not in _IN_FULL)
+        rest = [(field, weight) for field, weight in whole.items() if weight and field not in _IN_FULL]
+        self.parts = tuple((field, weight) for field, weight in rest if field.endswith("_tokens"))
+        self.more = tuple((field, weight) for field, weight in rest if not field.endswith("_tokens"))
+
+
+def _included(field: str, sold: set[str]) -> bool:
+    """Whether a request's own price covers it: all but tokens, and tokens too where they have no price at all."""
+    return "one" in sold and (field not in _TOKENS or not sold.intersection(_TOKENS))
 
 
 def _marginal(rates: Mapping[int, Fraction]) -> dict[int, Fraction]:
