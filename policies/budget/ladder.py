@@ -19,7 +19,7 @@ Action = Literal["warn", "use_model", "tier", "queue", "refuse"]
 _ACTIONS: Final = ("warn", "use_model", "tier", "queue", "refuse")
 _SPENDS: Final = ("use_model", "tier")
 _SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
-_TIERS: Final = ("flex", "batch")
+_TIERS: Final = ("flex",)
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -292,3 +292,55 @@ async def test_near_the_end_inputs_are_counted(serve: Serve, simulator: Simulato
         assert (await plane.chat(**asked)).status == 200
         assert counter.asked == 1
     assert len(simulator.requests) == 1
+
+
+async def test_what_was_spent_stays_spent(serve: Serve, simulator: Simulator) -> None:
+    """A reload with another limit goes on where the old one was."""
+    who = "authorization: Bearer wk-a"
+    before, after = (
+        entry("budget", per="team", limit="1 USD/month", overrides={"search": f"{amount} USD/month"})
+        for amount in ("0.0001", "0.001")
+    )
+    keys = [key("wk-a", "key-a", team="search")]
+    async with serve(policies=[before], registry=REGISTRY, keys=keys, store=MemoryStore()) as plane:
+        assert (await plane.chat(who, "x-sim-tokens: 20", max_tokens=30)).status == 200
+        while (await plane.chat(who, "x-sim-tokens: 20", max_tokens=30)).status == 200:
+            pass
+        spent = billed(simulator)
+        await plane.plane.reconfigure(plane.remake([after]), keys, None)
+        answer = await plane.chat(who, "x-sim-tokens: 20", max_tokens=30)
+        assert answer.status == 200
+        (told,) = (await plane.get("/weir/me", who)).json["budgets"]
+        assert (told["limit"], told["spent"]) == ("0.001 USD/month", billed(simulator))
+        assert told["spent"] > spent
+
+
+async def test_reading_again_is_free(serve: Serve, simulator: Simulator) -> None:
+    """A stored answer costs when it is made, and nothing when it is read, however often."""
+    async with serve(
+        policies=[entry("budget", limit="1 USD/rolling 1h")], registry=REGISTRY, store=MemoryStore()
+    ) as plane:
+        made = await plane.post("/v1/responses", {"model": "gpt-4o-mini", "input": "Hello", "store": True})
+        assert made.status == 200
+        spent = billed(simulator)
+        for _ in range(3):
+            read = await plane.get(f"/v1/responses/{made.json['id']}")
+            assert (read.status, read.json["usage"]) == (200, made.json["usage"])
+        (told,) = (await plane.get("/weir/me")).json["budgets"]
+        assert told["spent"] == spent == billed(simulator)
+        batch = await plane.post("/v1/batches", {"input_file_id": "f", "endpoint": "/v1/chat/completions"})
+        assert (batch.status, batch.error["code"]) == (403, "unpriced_endpoint")
+
+
+async def test_the_deadline_comes_first(serve: Serve, simulator: Simulator) -> None:
+    """Nobody waits past the time that the request may take: the client learns why before it is over."""
+    policies = [entry("budget", limit="0.0005 USD/rolling 1h", max_wait="1h")]
+    async with serve(policies=policies, registry=REGISTRY, store=MemoryStore()) as plane:
+        async with asyncio.timeout(10):
+            first = asyncio.create_task(plane.chat("x-sim-ttft-ms: 2000", max_tokens=300))
+            while not simulator.requests:
+                await asyncio.sleep(0.01)
+            second = await plane.chat("x-weir-deadline: 500ms", max_tokens=300)
+            assert (second.status, second.error["code"]) == (429, "budget_reserved")
+            assert second.header(b"retry-after") is not None
+            assert (await first).status == 200
