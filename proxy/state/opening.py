@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -54,12 +55,17 @@ def socket_path(home: Path) -> Path:
     return directory / SOCKET
 
 
-def open_store(url: str, socket: str | Path = "", bound_s: float = BOUND_S) -> Store:
-    """A Store; to be called in the loop that uses it, and closed by `aclose`. `socket` is the state process'."""
+def open_store(
+    url: str, socket: str | Path = "", bound_s: float = BOUND_S, log: Callable[..., object] | None = None
+) -> Store:
+    """A Store; to be called in the loop that uses it, and closed by `aclose`. `socket` is the state process'.
+
+    `log(level, event, **fields)` hears of a server that may forget what it is told.
+    """
     if has_process(url):
         from proxy.state.client import SocketStore
 
         return SocketStore(socket, bound_s)
     from proxy.state.redis import RedisStore
 
-    return RedisStore(url, bound_s=bound_s)
+    return RedisStore(url, bound_s=bound_s, log=log)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, Final
@@ -32,11 +31,9 @@ from proxy.state.blobs import check
 from proxy.state.protocol import Granted, Hold, Level, Part, Rate, Refused, Scope, Standing, StateLost, Taken
 from proxy.state.redis_line import Line, Script, Server
 from proxy.state.redis_listening import Wakes, following, position_of
+from proxy.state.redis_owed import Owed
 
 EXACT: Final = 2**53
-_MOST_OWED: Final = 10_000
-_OWED_S: Final = 3000.0  # less than a closed hold is remembered, or a close could be counted twice
-_AGAIN_S: Final = 0.25
 _TICKET_POLLS: Final = 3  # how many polls a ticket outlives
 
 _RESERVE, _WITHDRAW, _ADJUST, _CLOSE, _LEVELS, _STANDING = (
@@ -79,9 +76,7 @@ class RedisStore:
         self._tickets = count(1)
         self._wakes = Wakes(self._server, f"{self._money.base}:wake:{self._name}")
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._owed: deque[tuple[float, Script, tuple[str | bytes, ...]]] = deque()
-        self._paying: asyncio.Task[Any] | None = None
-        self._closed = False
+        self._owed = Owed(self._money)
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._server!r} {self._money!r}>"
@@ -109,7 +104,7 @@ class RedisStore:
                 if called is not None:
                     await _heard(called, min(self._poll_s, ends_s - time()))
         except (StateLost, asyncio.CancelledError):
-            self._owe(_WITHDRAW, asked, ticket)  # on the same connection: after whatever is still under way
+            self._owed.add(_WITHDRAW, asked, ticket)
             raise
         finally:
             self._wakes.forget(ticket)
@@ -131,7 +126,7 @@ class RedisStore:
         try:
             return bool(await self._money.run(_CLOSE, *words))
         except (StateLost, asyncio.CancelledError):
-            self._owe(_CLOSE, *words)
+            self._owed.add(_CLOSE, *words)
             raise
 
     async def levels(self, scopes: Sequence[Scope]) -> tuple[Level, ...]:
@@ -210,38 +205,13 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Lets go of connections; what is owed is told first, if the server takes it."""
-        self._closed = True
+        await self._owed.aclose()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._wakes.aclose()
         for line in (self._money, self._rates, self._blobs, self._fleet):
             await line.aclose()
 
     # --- inside
-
-    def _owe(self, script: Script, *words: str | bytes) -> None:
-        """What has to reach the server, whenever it is back; told twice, it changes nothing."""
-        while len(self._owed) >= _MOST_OWED:
-            self._owed.popleft()
-        self._owed.append((asyncio.get_running_loop().time(), script, words))
-        if self._paying is None or self._paying.done():
-            self._paying = self._background(self._pay())
-
-    async def _pay(self) -> None:
-        time = asyncio.get_running_loop().time
-        while self._owed:
-            since_s, script, words = owed = self._owed[0]
-            try:
-                if time() - since_s < _OWED_S:
-                    await self._money.run(script, *words)
-            except StateLost:
-                if self._closed:
-                    return
-                await asyncio.sleep(_AGAIN_S)
-                continue
-            except ValueError:  # its caller has been told
-                pass
-            if self._owed and self._owed[0] is owed:
-                self._owed.popleft()
 
     async def _following(
         self, topic: str, after: str, last: asyncio.Task[str] | None

@@ -2,8 +2,8 @@
 
 Rules:
 1. Calls are written as they come and answered in order: many in flight cost one connection and few system calls.
-2. Every call ends within `bound_s`, with an answer or `StateLost`. A call that isn't answered in time takes the
-   connection with it, so that a frozen server costs each caller one bound, and the next one connects anew.
+2. Every call ends within `bound_s`, with an answer or `StateLost`. One that isn't answered in time, or finds nobody,
+   takes the connection with it: further calls are lost at once, until a new connection stands, which is made by itself.
 3. Nothing is sent twice, unless the server said that it did nothing (a script it doesn't know, a slot that has moved).
 4. redis-py makes the connection (URL, TLS, passwords, the protocol); nothing of it is seen outside of this module.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -25,6 +26,7 @@ from proxy.state.protocol import StateLost
 
 _LOST: Final = (RedisError, OSError, EOFError)
 _REDIRECTS: Final = 3
+_AGAIN_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 
 class Script:
@@ -160,6 +162,7 @@ class Line:
         self._elsewhere: tuple[str, int] | None = None
         self._link: Link | None = None
         self._opening: asyncio.Task[Link] | None = None
+        self._mending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -177,9 +180,10 @@ class Line:
     async def aclose(self) -> None:
         """Lets go of the connection."""
         self._closed = True
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+        for task in (self._mending, self._opening):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         self._drop(StateLost("closed"))
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -194,6 +198,7 @@ class Line:
             lost = StateLost(f"redis: no answer within {within_s:g} s")
             if before is not None and self._link is before:  # a newer one isn't to blame
                 self._drop(lost)
+                self._mend()
             raise lost from None
         except ResponseError as error:
             if "LENGTH" in str(error):
@@ -212,6 +217,8 @@ class Line:
         for _ in range(_REDIRECTS):
             link = self._link
             if link is None or link.broken is not None:
+                if self._mending is not None:
+                    raise StateLost("redis: it doesn't answer")
                 link = await self._open()
             try:
                 return await link.ask(words)
@@ -239,10 +246,25 @@ class Line:
             self._link = Link(await self._server.connect(self._elsewhere))
         except BaseException:
             self._elsewhere = None  # the node may have gone: ask the one that the URL names
+            self._mend()
             raise
         if self._connected is not None:
             self._background(self._connected(self))
         return self._link
+
+    def _mend(self) -> None:
+        if self._mending is None and not self._closed:
+            self._mending = asyncio.get_running_loop().create_task(self._keep_connecting(), name="redis reconnecting")
+
+    async def _keep_connecting(self) -> None:
+        try:
+            for attempt in itertools.count():
+                await asyncio.sleep(_AGAIN_S[min(attempt, len(_AGAIN_S) - 1)])
+                with contextlib.suppress(StateLost, *_LOST):
+                    await self._open()
+                    return
+        finally:
+            self._mending = None
 
     def _drop(self, why: BaseException) -> None:
         link, self._link = self._link, None

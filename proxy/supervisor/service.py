@@ -139,7 +139,7 @@ class Supervisor:
         if not plan.state:
             return state, None
         place = self.upkeep.state = state.place
-        store = place.open(RECOVERY_BOUND_S)
+        store = place.open(RECOVERY_BOUND_S, self.log)
         stack.push_async_callback(store.aclose)
         host = await asyncio.to_thread(host_id, plan.home)
         recovery = Recovery(plan.home, host, store, self.log)

@@ -17,9 +17,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from proxy.control import Channel
-from proxy.logs import LEVELS, Log
+from proxy.logs import LEVELS, Level, Log
 from proxy.state.opening import BOUND_S, has_process, open_store, socket_path
 from proxy.state.process import OWNED
 from proxy.state.protocol import StateLost, Store
@@ -44,9 +45,14 @@ class StatePlace:
     url: str
     socket: str
 
-    def open(self, bound_s: float = BOUND_S) -> Store:
-        """A Store of it, in the running loop."""
-        return open_store(self.url, self.socket, bound_s)
+    def open(self, bound_s: float = BOUND_S, log: Log | None = None) -> Store:
+        """A Store of it, in the running loop; the log hears of a server that may forget what it is told."""
+
+        def say(level: Level, event: str, **fields: Any) -> None:
+            if log is not None:
+                log.write(level, event, fields)
+
+        return open_store(self.url, self.socket, bound_s, say)
 
 
 class StateKeeper:

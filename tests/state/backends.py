@@ -97,8 +97,7 @@ class Redis(Backend):
 
     async def crash(self, store: Any) -> None:
         """Its sockets end, and it says nothing any more."""
-        store._closed = True
-        store._owe = lambda *words: None
+        store._owed.add = lambda *words: None
         store._money.run = store._money.call = _never
         await store._wakes.aclose()
         await store._money.aclose()

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from proxy.state.protocol import Granted, Hold, Part, Refused, Scope, Store
-from tests.state.asking import HOUR_NS
+from tests.state.asking import HOUR_NS, eventually
 from tests.state.backends import BACKENDS, Backend
 from tests.state.servers import Server
 
@@ -97,7 +97,7 @@ class Workers(RuleBasedStateMachine):
 
     def hold(self, worker: int, scopes: tuple[Scope, ...], given: list[int], late: bool = False) -> Hold:
         self.numbers += 1
-        until_ns = time.time_ns() + (-HOUR_NS if late else HOUR_NS)
+        until_ns = time.time_ns() + (-HOUR_NS // 60 if late else HOUR_NS)
         parts = tuple(Part(scope, amount) for scope, amount in zip(scopes, given, strict=False))
         return Hold(f"hold {self.numbers}", self.owner(worker), until_ns, parts)
 
@@ -276,6 +276,9 @@ class Workers(RuleBasedStateMachine):
         assert {one.id: list(one.spent) for one in found} == late
         self.calm()
 
+    async def _nobody_waits(self) -> bool:
+        return not any(level.waiting for level in await self.stores[1].levels(SCOPES))
+
     def teardown(self) -> None:
         if not hasattr(self, "loop"):
             return
@@ -287,7 +290,7 @@ class Workers(RuleBasedStateMachine):
                 del self.open[id]
             self.calm()
             assert self.run(self.stores[0].standing()) == []
-            assert not any(level.waiting for level in self.run(self.stores[1].levels(SCOPES)))
+            self.run(eventually(self._nobody_waits))
         finally:
             self.run(self.backend.stack.aclose())
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -73,6 +74,17 @@ async def test_what_was_spent_goes_when_it_says_nothing_any_more(store: RedisSto
         assert await store._money.call("PTTL", key) == -1
         await store.close(id, [5])
         assert least_ms <= await store._money.call("PTTL", key) <= most_ms
+
+
+async def test_holds_that_hold_nothing_go_an_hour_after_their_time(store: RedisStore) -> None:
+    """Their owners left them behind, and what they spent is counted."""
+    now_ns = await store.ping()
+    await store.adjust("left", [0], [20], now_ns - 2 * HOUR_NS, [TEAM])
+    await store.adjust("late", [0], [1], now_ns - HOUR_NS // 2, [TEAM])
+    held = await granted(store, (TEAM, 5), until_ns=now_ns - 2 * HOUR_NS)
+    assert sorted(one.id for one in await store.standing()) == sorted(["late", held])
+    assert not await store.close("left", [20], [TEAM])
+    assert await numbers(store, TEAM) == [(21, 5)]
 
 
 async def test_rolling_windows_go_by_sixtieths_the_oldest_whole(store: RedisStore) -> None:
@@ -173,6 +185,34 @@ async def test_schemes_and_passwords(tmp_path: Path, scheme: str) -> None:
             with pytest.raises(StateLost, match=r"(?i)password|auth"):
                 await wrong.ping()
             await wrong.aclose()
+
+
+async def test_a_user_that_may_do_no_more_than_it_needs(tmp_path: Path) -> None:
+    """The rights that the guide names are enough for everything, warnings too; and without those two all but these."""
+    guide = (Path(__file__).parents[2] / "docs/guide/redis.md").read_text()
+    (rights,) = re.findall(r"user of its own needs `(.*?)`", guide)
+    with servers.running(_program(), tmp_path, "--save", "", "--appendonly", "no") as server:
+        for number, given in enumerate((rights.split(), rights.replace("+info +config|get", "").split())):
+            server.say("ACL", "SETUSER", f"u{number}", "on", ">secret", *given)
+            log = Log()
+            store = RedisStore(f"redis://u{number}:secret@127.0.0.1:{server.port}/0", bound_s=BOUND_S, log=log)
+            id = await granted(store, (TEAM, 60))
+            waiting = await queued(store, hold((TEAM, 60)))
+            assert await store.close(id, [0])
+            assert isinstance(await waiting, Granted)
+            await store.close((await store.standing())[0].id, [0])
+            assert (await store.take([Rate("a", 5, HOUR_NS)]))[0].allowed
+            await store.put("k", b"v", 60, ["t"])
+            assert await store.keys("") == ["k"]
+            assert await store.delete_tagged("t") == 1
+            assert await store.claim("duty", f"u{number}", 60)
+            await store.resign("duty", f"u{number}")
+            await store.publish("t", b"m")
+            following = store.follow("t", "")
+            assert (await anext(following))[1] == b"m"
+            await following.aclose()  # type: ignore[attr-defined]
+            await store.aclose()
+            assert [event for event, _ in log.said] == (["redis_not_durable"] if number == 0 else [])
 
 
 async def test_a_socket_of_this_host(tmp_path_factory: pytest.TempPathFactory) -> None:
