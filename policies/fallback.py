@@ -36,7 +36,7 @@ from proxy.response import Response
 
 ORDER = Order(
     outside=("retry",),
-    inside=("timeout", "hedge", "budget", "cache", "coalesce"),
+    inside=("timeout", "hedge", "budget", "ratelimit", "cascade", "cache", "coalesce"),
     why="a model is given up when its retries are used up, and what is given to the client may come from any of them",
 )
 

@@ -37,7 +37,7 @@ from proxy.response import Response
 
 ORDER = Order(
     outside=("fallback", "retry"),
-    inside=("timeout", "budget", "cache", "coalesce"),
+    inside=("timeout", "budget", "ratelimit", "cascade", "cache", "coalesce"),
     why="each of the two calls is tried again and falls back on its own",
 )
 
@@ -222,7 +222,7 @@ class Hedge:
         winner: Call | None = None
         hedged = False
         try:
-            late = await race.first(wait_s)
+            late = await race.first(wait_s) and race.sent
             if late and (hedged := spending.allows()):
                 spending.running += 1
                 race.second()
@@ -263,12 +263,18 @@ class _Race:
         self.streamed = request.field("stream") is True
         self.lost: list[Attempt] = []
         self._known = len(request.exchange.attempts)
+        self._open = len(request.exchange.open_answers)
         self._calls: list[Call] = []
 
     async def first(self, wait_s: float) -> bool:
         """Makes the first call; whether it takes longer than that."""
         await asyncio.wait((self._call("first"),), timeout=wait_s)
         return not self._calls[0].done()
+
+    @property
+    def sent(self) -> bool:
+        """Whether the first call waits for an upstream, and not for a guard or its next try."""
+        return any(not answer.over for answer in self.request.exchange.open_answers[self._open :])
 
     def second(self) -> None:
         """Makes the second call, somewhere else if possible."""

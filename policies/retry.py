@@ -33,7 +33,8 @@ from proxy.failures import Failure, Kind, Try, elsewhere, looked_at, repeatable,
 from proxy.response import Response
 
 ORDER = Order(
-    inside=("timeout", "hedge", "fallback", "budget", "cache", "coalesce"), why="each call of theirs is tried again"
+    inside=("timeout", "hedge", "fallback", "budget", "ratelimit", "cascade", "cache", "coalesce"),
+    why="each call of theirs is tried again",
 )
 
 BURST: Final = 10.0  # retries that may come at once after a quiet time

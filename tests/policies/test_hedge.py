@@ -201,6 +201,38 @@ async def test_guards_see_both(serve: Serve, simulator: Simulator) -> None:
             assert len(simulator.requests) == 2 - seed
 
 
+async def test_waiting_for_a_guard_is_not_slow(serve: Serve, simulator: Simulator) -> None:
+    """A call that waits in a queue isn't with an upstream: a second one would only wait behind it."""
+
+    async def queue(request: Request, forward: Forward) -> Response:
+        async def guard(attempt: Attempt) -> None:
+            if request.field("seed") == 1:
+                await asyncio.sleep(0.3)
+
+        request.exchange.guard(guard)
+        return await forward(request)
+
+    async with hedging(serve, outer={"queue": queue}) as plane:
+        await warm(plane, CHAT)
+        assert (await plane.chat(seed=1)).status == 200
+        assert plane.journal("ended")[-1]["attempts"] == 1
+        assert plane.journal("ended")[-1]["decisions"] == []
+    assert len(simulator.requests) == SAMPLES + 1
+
+
+async def test_waiting_for_a_retry_is_not_slow(serve: Serve, simulator: Simulator) -> None:
+    """While the upstream has asked to be left alone, nobody else asks it."""
+    policies = [entry("hedge", **EAGER), entry("retry", backoff="0s")]
+    async with serve(policies=policies, registry={"hedge": hedge, "retry": retry}) as plane:
+        await warm(plane, CHAT)
+        simulator.reset()
+        simulator.fault("rate-limit:0.3", nth=1)
+        assert (await plane.chat()).status == 200
+        actions = [decision["action"] for decision in plane.journal("ended")[-1]["decisions"]]
+    assert actions == ["retried"]
+    assert len(simulator.requests) == 2
+
+
 async def test_another_deployment(serve: Serve, simulator: Simulator) -> None:
     """The second call goes where the first didn't."""
     async with Simulator(seed=2) as slow:
