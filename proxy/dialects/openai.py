@@ -173,6 +173,11 @@ def read_answer(body: bytes) -> Reading:
         return _read_loosely(body)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    return reading_of(told)
+
+
+def reading_of(told: Answer) -> Reading:
+    """What an answer says that has the API's own form."""
     reading = Reading(model=told.model, service_tier=told.service_tier, response_id=told.id)
     if told.choices:
         reading.finish_reason = told.choices[0].finish_reason
@@ -209,7 +214,9 @@ class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class _Answer(msgspec.Struct, gc=False):
+class Answer(msgspec.Struct, gc=False):
+    """An answer as far as it moves money."""
+
     id: str | None = None
     model: str | None = None
     service_tier: str | None = None
@@ -218,7 +225,7 @@ class _Answer(msgspec.Struct, gc=False):
     error: Any = None
 
 
-_answer: Final = msgspec.json.Decoder(_Answer).decode
+_answer: Final = msgspec.json.Decoder(Answer).decode
 
 
 class _Chunk(msgspec.Struct, gc=False):

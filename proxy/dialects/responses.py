@@ -6,11 +6,14 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.dialects.openai import read_answer, usage_of
+from proxy.dialects.openai import Answer, read_answer, reading_of, usage_of
 from proxy.dialects.reading import UNREADABLE, Reading, Verdict, as_error, whole
 from proxy.dialects.tools import Calls, Item, Tool, ToolUsage, calls_of, with_calls
 
 ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
+
+
+_WORDS: Final = frozenset(("message", "reasoning", "function_call"))  # items that cost nothing but tokens
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -24,33 +27,40 @@ class _Output(msgspec.Struct, gc=False):
     tools: list[Tool] | None = None
 
 
+class _Whole(Answer, gc=False):
+    output: list[Item] | None = None
+    tool_usage: ToolUsage | None = None
+    tools: list[Tool] | None = None
+
+
 class _ItemDone(msgspec.Struct, gc=False):
     item: Item | None = None
 
 
 _decode: Final = msgspec.json.Decoder(_Event).decode
-_output: Final = msgspec.json.Decoder(_Output).decode
+_whole: Final = msgspec.json.Decoder(_Whole).decode
 _item: Final = msgspec.json.Decoder(_ItemDone).decode
 
 
 def read(body: bytes) -> Reading:
     """A unary answer, or a stored response."""
-    reading = read_answer(body)
-    if b"_call" in body or b"tool_usage" in body:
-        reading.usage = with_calls(reading.usage, _calls(body))
+    try:
+        told = _whole(body)
+    except msgspec.ValidationError:
+        reading = read_answer(body)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    else:
+        reading = reading_of(told)
+        for item in told.output or ():
+            if item.type not in _WORDS:
+                reading.usage = with_calls(reading.usage, calls_of(told.output, told.tool_usage, told.tools))
+                break
     if reading.error is not None and reading.usage is not None:
         reading.error = (
             None  # a failed response is an object with an `error` field, told with status 200: it passes as it is
         )
     return reading
-
-
-def _calls(body: bytes) -> Calls:
-    try:
-        told = _output(body)
-    except UNREADABLE:  # its items have another form
-        return Calls()
-    return calls_of(told.output, told.tool_usage, told.tools)
 
 
 class ResponsesStream:
