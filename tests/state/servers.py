@@ -5,11 +5,13 @@ started anew.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from pathlib import Path
 from tests.real import environments
 
 PATIENCE_S = 20
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 ATTEMPTS = 5  # another program may take the port before the server does
 
 
@@ -90,7 +93,9 @@ class Server:
             *self.options,
         ]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_with_its_parent
+            )
         self.port, before = port, self.port
         ends_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends_s and self._process.poll() is None:
@@ -103,6 +108,12 @@ class Server:
         self.kill()
         self.port = before
         return False
+
+
+def _with_its_parent() -> None:
+    """Linux ends the server when the tests are killed; elsewhere it would stay."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def packed(words: Iterable[str | bytes]) -> bytes:
