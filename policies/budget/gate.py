@@ -16,7 +16,6 @@ from policies.budget import refusals
 from policies.budget.accounts import Account, Line
 from policies.budget.cost import Worst, came_to, fitting_cap, likely, worst
 from proxy.body import Body
-from proxy.errors import WeirError
 from proxy.exchange import Attempt, Exchange, Settle
 from proxy.state.lease import Ticket
 from proxy.state.protocol import Part, Refused, StateLost
@@ -49,6 +48,7 @@ _FREE: Final = frozenset(
     )
 )
 _TRIES: Final = 8
+_JOINED: Final = 64
 _MARGIN: Final = 8  # beyond an exact count: what is asked for may still be framed in another way
 _EARLY_S: Final = 0.05  # before the deadline, so that the client learns why
 
@@ -64,11 +64,24 @@ class Claim(NamedTuple):
 class Gate:
     """Asked before each attempt of an exchange."""
 
-    __slots__ = ("_purse", "budgets")
+    __slots__ = ("_joined", "_otherwise_cap", "_purse", "_sends_cap", "budgets")
 
     def __init__(self, purse: Purse | None, budgets: tuple[Budget, ...]) -> None:
         self._purse = purse
         self.budgets = budgets
+        self._otherwise_cap = min((b.max_output for b in budgets if b.max_output is not None), default=None)
+        self._sends_cap = any(budget.send_cap for budget in budgets)
+        self._joined: dict[Budget, Gate] = {}
+
+    def joined(self, budget: Budget) -> Gate:
+        """The gate of these budgets and one more; made once."""
+        found = self._joined.get(budget)
+        if found is None:
+            if len(self._joined) >= _JOINED:
+                self._joined.clear()  # of chains that are gone
+            budgets = self.budgets if budget in self.budgets else (*self.budgets, budget)
+            found = self._joined[budget] = Gate(self._purse, budgets)
+        return found
 
     def __repr__(self) -> str:
         return f"<Gate {', '.join(budget.name for budget in self.budgets)}>"
@@ -100,13 +113,9 @@ class Gate:
     # --- amounts
 
     def _worst(self, attempt: Attempt) -> Worst:
-        otherwise = min((b.max_output for b in self.budgets if b.max_output is not None), default=None)
-        most = worst(attempt, otherwise)
-        if attempt.output_cap is None and most.cap is not None and attempt.request.endpoint.name in CAPPED:
-            for budget in self.budgets:
-                if budget.send_cap:
-                    attempt.output_cap = most.cap
-                    break
+        most = worst(attempt, self._otherwise_cap)
+        if self._sends_cap and attempt.output_cap is None and attempt.request.endpoint.name in CAPPED:
+            attempt.output_cap = most.cap
         return most
 
     def _parts(self, attempt: Attempt, claims: Sequence[Claim], most: Worst) -> tuple[Part, ...]:
@@ -256,19 +265,11 @@ class Observing(Gate):
         return None
 
 
-def join(exchange: Exchange, budget: Budget, purse: Purse | None) -> None:
+def join(exchange: Exchange, budget: Budget) -> None:
     """Has the budget asked before each attempt that follows, together with those that have joined."""
-    if budget.observing:
-        exchange.guard(Observing(purse, (budget,)))
-        return
-    for index, guard in enumerate(exchange.guards):
-        if type(guard) is Gate:
-            if budget not in guard.budgets:
-                exchange.guards[index] = Gate(purse, (*guard.budgets, budget))
-            return
-    exchange.guard(Gate(purse, (budget,)))
-
-
-def refused(error: WeirError) -> bool:
-    """Whether an error is a budget's own."""
-    return any(name == b"x-weir-budget" for name, _ in error.headers)
+    if not budget.observing:
+        for index, guard in enumerate(exchange.guards):
+            if type(guard) is Gate:
+                exchange.guards[index] = guard.joined(budget)
+                return
+    exchange.guard(budget.gate)

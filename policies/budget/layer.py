@@ -16,7 +16,7 @@ import orjson
 from policies.budget import refusals
 from policies.budget.accounts import NONE, Account, Accounts, Line, header, resets, share, subject_of
 from policies.budget.config import Config
-from policies.budget.gate import CAPPED, join
+from policies.budget.gate import CAPPED, Gate, Observing, join
 from policies.budget.ladder import NOTHING, Verdict, verdict
 from proxy.body import Body
 from proxy.chain import Services
@@ -50,6 +50,7 @@ class Budget:
         self.tokens = services.tokens
         self._shown = all(dimension in _NAMED for dimension in config.per)  # no label may be of a client's choosing
         self._now_ns = now_ns
+        self.gate = (Observing if services.observing else Gate)(services.purse, (self,))
         self._accounts = Accounts(self.name, config, self.zone, counting=services.observing)
 
     def __repr__(self) -> str:
@@ -60,7 +61,7 @@ class Budget:
         metered = request.endpoint.metered
         if metered and self._config.ladder:
             request = await self._climb(request)
-        join(exchange, self, self._purse)
+        join(exchange, self)
         response = await forward(request)
         if metered and self._purse is not None:
             response.headers = [*response.headers, (b"x-weir-budget", self._header(self.account(request)))]
