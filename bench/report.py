@@ -1,7 +1,8 @@
 """How long a report over many events takes: `python -m bench.report --events 10000000`.
 
-A ledger is made of its roll-ups alone, with the cardinality of a company: teams, projects and keys by Zipf's law, a dozen
-models, tags, an hourly and a weekly pattern. Then `weir report` is run as a process, several times.
+A ledger is made of its roll-ups alone, with the cardinality of a company: teams, projects and keys by Zipf's law, seven
+models, tags, a pattern of hours. Then `weir report` is run as a process, several times, in several zones: the further a
+zone is from UTC, the more hours a day are read by the quarter.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import math
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -88,7 +90,7 @@ def rows(events: int, ids: int, chance: random.Random) -> Iterator[dict[str, int
 
 def make(home: Path, events: int, ids: int) -> int:
     """A ledger in `home`. Returns how many rows its roll-up by quarter has."""
-    chance = random.Random(7)  # noqa: S311
+    chance = random.Random(7)
     engine = open_ledger("sqlite:///ledger.db", home)
     count = 0
     days: dict[tuple[int, int], dict[str, int]] = {}
@@ -108,3 +110,39 @@ def make(home: Path, events: int, ids: int) -> int:
         db.execute(insert(tables.days), [{"day": day, "dimension": d} | sums for (day, d), sums in days.items()])
     engine.dispose()
     return count
+
+
+def timed(home: Path, zone: str, options: list[str]) -> tuple[float, float]:
+    """Seconds that the command took, and of CPU."""
+    period = ["--from", "2026-04-02", "--to", "2026-05-01", "--time-zone", zone]
+    command = [sys.executable, "-m", "proxy.cli", "report", "--home", str(home), *period, *options]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    took, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def main() -> None:
+    """Makes the ledger, runs the command, prints a line a zone."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=10_000_000)
+    parser.add_argument("--dimensions", type=int, default=1000, help="sets of team, project, key, model, tags, …")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--home", type=Path, help="keep the ledger there, and use it again")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        home = given.home or Path(temporary)
+        if not (home / "ledger.db").exists():
+            home.mkdir(parents=True, exist_ok=True)
+            count = make(home, given.events, given.dimensions)
+            size = (home / "ledger.db").stat().st_size / 2**20
+            print(f"{given.events:,} events, {given.dimensions:,} dimensions, {count:,} quarters' rows, {size:.0f} MiB")
+        for zone in ("UTC", "Europe/Berlin", "Asia/Kolkata", "America/Los_Angeles"):
+            for options in (["--by", "team"], ["--by", "team,model", "--compare", "previous", "--format", "json"]):
+                runs = [timed(home, zone, options) for _ in range(given.runs)]
+                took, used = median(run[0] for run in runs), median(run[1] for run in runs)
+                print(f"{zone:20} {' '.join(options):50} {took:.2f} s, {used:.2f} s of CPU")
+
+
+if __name__ == "__main__":
+    main()
