@@ -1,7 +1,7 @@
 """What moves a price or bounds it, and isn't in the price database: each figure with its source.
 
 Rules: pure tables over ids of providers and models, applied once, when the cards are compiled; whatever the price
-database says itself counts before them. Figures are of November 2026.
+database says itself counts before them. Figures are of November 2026, as the pages named are quoted in price lists.
 
 1. Cache lifetimes: an hour costs twice the input at Anthropic and where its models are resold at its prices; twelve
    hours cost 2.5 times the input at OpenAI, from gpt-5.6 on.

@@ -1,10 +1,12 @@
-"""Costs that were computed elsewhere, from a second price map and by hand from published price pages."""
+"""Costs that were computed elsewhere: from a second price map, and by hand from published prices."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from fractions import Fraction
+from math import floor
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,16 @@ def wrong(cards: RateCards, table: list[Line]) -> Iterator[tuple[str, int, int |
             yield f"{line['provider']}/{line['model']} {line['tier']} {line['usage']}", int(line["nanodollars"]), found
 
 
+def worked_out(working: str) -> int:
+    """The sum of products that stands in a line, `6006*2500+10000*185/6`, rounded half up."""
+    total = Fraction()
+    for product in working.split("+"):
+        above, _, below = product.partition("/")
+        count, rate = above.split("*")
+        total += Fraction(int(count) * int(rate), int(below or 1))
+    return floor(total + Fraction(1, 2))
+
+
 def test_second_price_map(cards: RateCards) -> None:
     """Every line costs to the nano-dollar what the second map says."""
     table = lines("vectors.csv")
@@ -50,10 +62,11 @@ def test_second_price_map(cards: RateCards) -> None:
 
 
 def test_by_hand(cards: RateCards) -> None:
-    """Every line costs to the nano-dollar what the price page says; each names its page."""
+    """Every line costs to the nano-dollar what its working says; each names the page of its rates."""
     table = lines("by_hand.csv")
     assert len(table) >= 40
     assert [line for line in table if not line["source"].startswith("https://")] == []
+    assert [line for line in table if worked_out(line["working"]) != int(line["nanodollars"])] == []
     assert list(wrong(cards, table))[:5] == []
 
 
