@@ -96,6 +96,8 @@ def _close(configuration: Configuration | None, home: Path, month: Month) -> Clo
     from proxy.ledger.ingest import Ingest, Moved
     from proxy.ledger.labels import Accounts
     from proxy.ledger.opening import open_ledger
+    from proxy.ledger.reporting.budgets import budgets_of
+    from proxy.ledger.reporting.kept import keep
 
     accounts = accounts_of(configuration) if configuration else Accounts()
     engine = open_ledger(url_of(configuration), home)
@@ -106,7 +108,9 @@ def _close(configuration: Configuration | None, home: Path, month: Month) -> Clo
                 break
         except Moved:  # the running proxy does the same
             continue
-    return closing(engine, month, time.time_ns(), accounts)
+    closed = closing(engine, month, time.time_ns(), accounts)
+    keep(engine, month.name, budgets_of(configuration) if configuration else ())
+    return closed
 
 
 def url_of(configuration: Configuration | None) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import DDL, BigInteger, Column, Index, Integer, MetaData, Table, Text, UniqueConstraint, event, text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, UniqueConstraint, event, text
 
 VERSION: Final = "1"
 QUARTER_S: Final = 900
@@ -108,7 +108,8 @@ attempts: Final = Table(
 Index("attempts_quarter", attempts.c.quarter)
 LATE: Final = text("at_ns - reserved_ns > 3600000000000")
 """Took more than an hour, as batches do. A query must say it in these words for its index to be used."""
-event.listen(attempts, "after_create", DDL(f"CREATE INDEX attempts_late ON attempts (quarter) WHERE {LATE.text}"))
+_LATE_INDEX: Final = text(f"CREATE INDEX attempts_late ON attempts (quarter) WHERE {LATE.text}")
+event.listen(attempts, "after_create", lambda table, db, **_: db.execute(_LATE_INDEX))  # no dialect is loaded for it
 
 exchanges: Final = Table(
     "exchanges",

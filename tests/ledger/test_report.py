@@ -21,6 +21,7 @@ from proxy.ledger.reporting.budgets import Budget, Extra, Limit, budgets_of, lim
 from proxy.ledger.reporting.cells import DIMENSIONS, NONE, UNTAGGED, Belonging, Cell, Sums, Where, cut, reader, total
 from proxy.ledger.reporting.effects import effect, effects
 from proxy.ledger.reporting.forecast import forecast
+from proxy.ledger.reporting.kept import keep
 from proxy.ledger.reporting.periods import Period, edges, label_of, midnight_s
 from proxy.ledger.reporting.report import Asked, Report, report
 from proxy.ledger.reporting.savings import observed
@@ -271,7 +272,7 @@ def test_accruals_of_an_open_month(filled: Filled) -> None:
 
 
 def test_a_closed_month_is_the_same_for_ever(home: Path, engine: Engine) -> None:
-    """What is settled, corrected or paid later, and the time at which one asks, don't change a byte of it."""
+    """What is settled later, other budgets, and the time at which one asks don't change a byte of it."""
     from proxy.ledger.ingest import Ingest
     from proxy.ledger.reporting.page import to_html
     from proxy.ledger.reporting.plain import to_csv, to_json
@@ -283,8 +284,8 @@ def test_a_closed_month_is_the_same_for_ever(home: Path, engine: Engine) -> None
         while not ingest.step().caught_up:
             pass
 
-    def written(now_s: float) -> list[bytes]:
-        found = again(engine, now_s=now_s, compare=True)
+    def written(now_s: float, budget: int = 100) -> list[bytes]:
+        found = again(engine, now_s=now_s, compare=True, budgets=(Budget("teams", (), (Limit("usd", budget, 0),)),))
         parts = sections(found)
         return [to_json(found, parts), to_xlsx(parts), to_html(parts), *(to_csv(part) for part in parts)]
 
@@ -294,11 +295,12 @@ def test_a_closed_month_is_the_same_for_ever(home: Path, engine: Engine) -> None
     ingested("2026-12-01 00:10")
     open_ = written(float(at("2026-12-01 00:20") // 10**9))
     closing.close(engine, closing.month("2026-11"), at("2026-12-02 00:00"))
+    keep(engine, "2026-11", (Budget("teams", (), (Limit("usd", 100, 0),)),))
     first = written(float(at("2026-12-02 00:00") // 10**9))
     late = settled(exchange_id(90), at("2026-12-02 03:00"), nanodollars=99_000)
     journal(home, *whole(exchange_id(3), november + 2 * SECOND), late, started_ns=november + 1)
     ingested("2027-02-01 00:00")
-    assert written(float(at("2027-02-01 00:00") // 10**9)) == first
+    assert written(float(at("2027-02-01 00:00") // 10**9), budget=999) == first
     assert first != open_
     december = again(engine, Period.month("2026-12", UTC_ZONE))
     assert december.sums.nanodollars == 99_000 + 7_000

@@ -15,6 +15,7 @@ from proxy.ledger.reporting.budgets import Actual, Budget, actuals
 from proxy.ledger.reporting.cells import Cell, Line, Sums, Where, by_day, cut, distinct, total, within
 from proxy.ledger.reporting.effects import Effect, Mover, effects, movers
 from proxy.ledger.reporting.forecast import HISTORY_DAYS, Forecast, forecast
+from proxy.ledger.reporting.kept import kept
 from proxy.ledger.reporting.periods import Period, offset_at
 from proxy.ledger.reporting.savings import Claim, claims, observed
 from proxy.ledger.reporting.savings import Effect as Observed
@@ -86,7 +87,7 @@ def report(source: Source, asked: Asked) -> Report:
         lines_before=lines_before,
         effects=effects(before, cells) if asked.compare else [],
         movers=movers(lines_before, lines) if asked.compare else [],
-        budgets=actuals(asked.budgets, cells, period),
+        budgets=actuals(asked.budgets if closing is None else kept(source.connection, period.name), cells, period),
         forecast=_forecast(cells, history, asked, began, closing),
         claims=claims(saved, cells),
         observed=observed(arms, cells),
