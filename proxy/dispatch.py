@@ -122,7 +122,7 @@ class Dispatch:
         if exchange.ended or exchange.deadline <= loop.time():
             raise _too_late(attempt, settles)
         lowered = _is_lower(attempt.output_cap, asked.output_cap)
-        if lowered and endpoint.metered:
+        if lowered and endpoint.metered and not attempt.holds:  # else a guard has said what it reserved
             self._estimate(attempt, upstream)
         self._reserve(attempt, settles)
         inject = may_inject and asked.stream and _wants_injection(request, upstream)
@@ -260,7 +260,7 @@ class Dispatch:
                 attempt.model,
                 attempt.deployment,
                 attempt.upstream,
-                Estimate(attempt.estimated_input_tokens, attempt.output_cap, attempt.estimate_nanodollars),
+                Estimate(attempt.estimated_input_tokens, attempt.output_cap, attempt.estimate_nanodollars, attempt.n),
                 attempt.holds,
                 exchange.parent,
                 exchange.started_by,

@@ -51,6 +51,7 @@ class Estimate(msgspec.Struct, frozen=True, gc=False):
     input_tokens: int
     output_cap: int | None
     nanodollars: int | None
+    n: int = 1
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, tag_field="event"):

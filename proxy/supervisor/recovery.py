@@ -111,7 +111,7 @@ class Told(msgspec.Struct):
             case "tok":
                 if came is not None:
                     return came.tokens.get("input_tokens", 0) + came.tokens.get("output_tokens", 0)
-                return estimate.input_tokens + (estimate.output_cap or 0)
+                return estimate.input_tokens + estimate.n * (estimate.output_cap or 0)
             case "req":
                 return 1
         return 0  # what is in use at a time (`con`) is spent by nobody
