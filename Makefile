@@ -38,6 +38,8 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml proxy policies
+	$(BIN)/python .ci/audit
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
