@@ -77,11 +77,6 @@ def exact(nano: int) -> str:
     return f"{'-' * (nano < 0)}{whole}.{part:09d}"
 
 
-def shortest(nano: int) -> str:
-    """The same without zeros at its end: `0.00123`, `12`."""
-    return exact(nano).rstrip("0").rstrip(".")
-
-
 def readable(nano: int) -> str:
     """For people: cents, and for amounts below a dollar the digits that matter, up to six."""
     if abs(nano) >= NANO or nano == 0:

@@ -134,13 +134,6 @@ def number_of(day: date) -> int:
     return (day - _EPOCH).days
 
 
-def start_of(day: date, grain: Grain) -> date:
-    """The first day of the week (Monday) or month that a day is in, or the day itself."""
-    if grain == "week":
-        return day - timedelta(days=day.weekday())
-    return day.replace(day=1) if grain == "month" else day
-
-
 @lru_cache(maxsize=4096)
 def label_of(day: date, grain: Grain) -> str:
     """`2026-11-23`, `2026-W48` or `2026-11`: they sort as time goes."""
