@@ -177,7 +177,8 @@ class Gate:
             shrunk = self._shrunk(attempt, claims, answer, most, counted, loop.time() < ends_s)
             if shrunk is None or not last:
                 claim = claims[answer.part]
-                raise claim.budget.refusal(attempt.exchange, claim.account, claim.line, answer, wait_s)
+                asked = parts[answer.part].amount
+                raise claim.budget.refusal(attempt.exchange, claim.account, claim.line, answer, wait_s, asked)
             parts = shrunk
         raise AssertionError("the last try refuses or admits")
 

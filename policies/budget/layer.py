@@ -85,13 +85,17 @@ class Budget:
         """Records what it did."""
         exchange.note(self.name, action, self._source, **numbers)
 
-    def refusal(self, exchange: Exchange, account: Account, line: Line, answer: Refused, waited_s: float) -> WeirError:
+    def refusal(
+        self, exchange: Exchange, account: Account, line: Line, answer: Refused, waited_s: float, asked: int
+    ) -> WeirError:
         """What the client is told."""
         level = answer.levels[answer.part]
         now_ns = self._now_ns()
         self.note(exchange, "refused", subject=account.shown, why=answer.why, spent=level.spent, held=level.held)
         if answer.why == "spent":
-            return refusals.spent(self.name, account, line, level.spent, self.zone, now_ns, answer.retry_ns)
+            return refusals.spent(
+                self.name, account, line, level.spent, self.zone, now_ns, answer.retry_ns, asked=asked
+            )
         return refusals.reserved(self.name, account, line, level.spent, level.held, self.zone, waited_s)
 
     # --- the ladder

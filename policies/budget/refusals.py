@@ -22,15 +22,21 @@ def spent(
     now_ns: int,
     retry_ns: int = 0,
     limit_share: float = 1.0,
+    asked: int = 0,
 ) -> WeirError:
     """The budget is used up, or this request doesn't fit what is left: waiting for others can't help."""
     whole = f"{line.limit}" if limit_share >= 1 else f"{limit_share * 100:g}% of {line.limit}"
     when = f" It resets on {resets(line, zone)}." if line.scope.ends_ns else ""
     rest = line.limit.amount - used
-    room = "" if rest <= 0 or limit_share < 1 else " What is left is less than this request may cost."
-    message = (
-        f"The budget `{name}` of {account.shown} is spent: {spent_text(line, used)} of {whole} are used.{room}{when}"
-    )
+    taken = f"{spent_text(line, used)} of {whole} are used"
+    if rest <= 0 or limit_share < 1:
+        message = f"The budget `{name}` of {account.shown} is spent: {taken}.{when}"
+    else:
+        may = f"it may take up to {spent_text(line, asked)}" if asked else "it may take more than is left"
+        message = (
+            f"The budget `{name}` of {account.shown} has too little left for this request: {taken}, and {may}. "
+            f"A smaller `max_tokens` lowers that.{when}"
+        )
     wait_ns = retry_ns or (line.scope.ends_ns - now_ns if line.scope.ends_ns else 0)
     return WeirError(
         429,
