@@ -69,6 +69,7 @@ def choose(config: Path | None, upstream: str | None, demo: bool, env: Mapping[s
 
 
 def serve(
+    file: Annotated[Path | None, typer.Argument(help="Deployment file, as `--config`.", show_default=False)] = None,
     config: ConfigOption = None,
     upstream: Annotated[str | None, typer.Option(metavar="URL", help="Proxy to this OpenAI-compatible API.")] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Proxy to the built-in simulator: no key, no cost.")] = False,
@@ -81,7 +82,9 @@ def serve(
     """Run the proxy. SIGTERM or Ctrl-C drains it, a second one stops it at once."""
     from proxy.config.loading import find
 
-    choice = choose(config, upstream, demo, os.environ, find({}))
+    if file is not None and config is not None:
+        raise UsageError("the deployment file is given twice: as FILE and by --config")
+    choice = choose(config or file, upstream, demo, os.environ, find({}))
     if choice.path is not None:
         file_of(choice.path)
     given = overrides(listen=listen, workers=workers, home=home, policies=policies)
