@@ -50,6 +50,7 @@ from proxy.wire.head import Head
 from proxy.wire.ticker import Ticker
 
 T = TypeVar("T")
+_LEVELS: Final = {"deployment_closed": "info", "upstream_key_accepted": "info", "upstream_key_aside": "error"}
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
 _COMMITTED: Final = [_EVENTS, (b"cache-control", b"no-cache")]
@@ -108,7 +109,7 @@ class DataPlane:
         try:
             for name, config in configuration.deployment.upstreams.items():
                 upstreams[name] = self._kept(name, configuration, previous) or Upstream(
-                    name, config, configuration, self.connector, self.ticker, self._env
+                    name, config, configuration, self.connector, self.ticker, self._env, self._tell
                 )
             state = self._compiled(configuration, previous, upstreams)
         except BaseException:
@@ -126,7 +127,7 @@ class DataPlane:
         answer_limits = AnswerLimits(
             limits.unary_buffer_bytes, limits.stream_buffer_bytes, limits.event_bytes, limits.unparsed_event_bytes
         )
-        routes, shared = Routes(configuration, upstreams), deployment.keys == "required"
+        routes, shared = Routes(configuration, upstreams, self._loop.time), deployment.keys == "required"
         dispatch = Dispatch(
             routes, self.journal, self.metrics, answer_limits, self._cards, shared, self.tokens, self.log
         )
@@ -152,6 +153,11 @@ class DataPlane:
         old, new = previous.configuration.deployment, configuration.deployment
         same = (old.upstreams[name], old.timeouts, old.keys) == (new.upstreams[name], new.timeouts, new.keys)
         return self._upstreams[name] if same else None
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        """Something happened to a deployment that operators want to know of."""
+        self.metrics.count(event)
+        self.log(_LEVELS.get(event, "warning"), event, **fields)
 
     def _services(self, entry: PolicyEntry, configuration: Configuration) -> Services:
         return Services(

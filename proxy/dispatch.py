@@ -33,7 +33,7 @@ from proxy.ownership import used_by
 from proxy.pricing import RateCard, RateCards, is_regional, provider_of
 from proxy.response import Response
 from proxy.tokens import Estimator
-from proxy.upstreams import Deployment, Routes, Upstream
+from proxy.upstreams import Deployment, NoDeploymentError, Routes, Upstream
 from proxy.wire.call import BodyReader
 from proxy.wire.client import Progress, UpstreamConnection, WireError
 from proxy.wire.ticker import NEVER
@@ -82,7 +82,13 @@ class Dispatch:
         """One attempt at the deployment whose turn it is. Raises WeirError where there is no answer to pass on."""
         exchange, model = request.exchange, request.model
         avoid = exchange.avoided(model) if exchange.avoid else _NOTHING
-        return self.send(request, self._routes.route(model).pick(avoid))
+        try:
+            deployment = self._routes.route(model).pick(request, avoid)
+        except NoDeploymentError as error:
+            self._metrics.count("no_deployment_available")
+            _not_sent(request, error)
+            raise
+        return self.send(request, deployment)
 
     async def send(self, request: Request, deployment: Deployment) -> Response:
         """One attempt at a given deployment."""
@@ -118,7 +124,10 @@ class Dispatch:
         endpoint, loop = request.endpoint, self._loop
         if endpoint.metered:
             self._estimate(attempt, upstream)
-        settles = await _admitted(exchange, attempt) if exchange.guards else _NOBODY
+        flight = deployment.begin(attempt) if deployment.watched else None
+        settles: list[Settle] = _NOBODY if flight is None else [flight.land]
+        if exchange.guards:
+            settles = await _admitted(exchange, attempt, settles)
         if exchange.ended or exchange.deadline <= loop.time():
             raise _too_late(attempt, settles)
         lowered = _is_lower(attempt.output_cap, asked.output_cap)
@@ -142,19 +151,18 @@ class Dispatch:
         exchange.open_answers.append(answer)  # given up with the exchange, if nobody did before
         try:
             body = _wire_body(request, model, inject, attempt.output_cap if lowered else None)
-            await self._exchange_bytes(request, upstream, model, answer, body)
+            await self._exchange_bytes(request, deployment, model, answer, body)
         except Failed as failed:
-            if deployment.measured:
-                deployment.failed()
+            if flight is not None:
+                flight.failed(failed.fault.error)
+            else:
+                deployment.failed(attempt, failed.fault.error)
             raise failed.fault.error from None
         except BaseException:
             answer.cancel()
             raise
-        if deployment.measured:
-            if answer.status == 429:
-                deployment.failed()
-            elif answer.status < 400:
-                deployment.took(attempt.ttft_ns or 0)
+        if flight is not None:
+            flight.heard(answer)
         if inject and answer.status == 400 and _rejects_injection(answer):
             return None
         return answer.response()
@@ -162,13 +170,14 @@ class Dispatch:
     # --- the wire
 
     async def _exchange_bytes(
-        self, request: Request, upstream: Upstream, model: str, answer: Answer, body: bytes | BodyReader
+        self, request: Request, deployment: Deployment, model: str, answer: Answer, body: bytes | BodyReader
     ) -> None:
+        upstream, key = deployment.upstream, deployment.key
         if isinstance(body, BodyReader):
-            head = upstream.head(request, model) + _framing(request.method, body.length)
+            head = upstream.head(request, model, key) + _framing(request.method, body.length)
             await self._upload(upstream, head, body, answer)
             return
-        head = upstream.head(request, model) + _framing(request.method, len(body))
+        head = upstream.head(request, model, key) + _framing(request.method, len(body))
         connection = upstream.pool.take() or await _connected(upstream, answer, fresh=False)
         answer.stale_ok = connection.used > 0
         answer.attach(connection)
@@ -312,7 +321,13 @@ class Dispatch:
             _tell(answer.settles, attempt)
         if attempt.error == "upstream_key_refused":
             self._metrics.count("upstream_key_refused")
-            self._log("error", "upstream_key_refused", upstream=attempt.upstream, status=attempt.status)
+            self._log(
+                "error",
+                "upstream_key_refused",
+                upstream=attempt.upstream,
+                deployment=attempt.deployment,
+                status=attempt.status,
+            )
 
     def _price(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
         """What the attempt cost, and how that is known: observed, estimated, unknown (maybe billed), or unpriced."""
@@ -384,9 +399,9 @@ async def _connected(upstream: Upstream, answer: Answer, fresh: bool) -> Upstrea
     return connection
 
 
-async def _admitted(exchange: Exchange, attempt: Attempt) -> list[Settle]:
-    """Asks every guard, outermost first; if one refuses, those that admitted are told that nothing was sent."""
-    settles: list[Settle] = []
+async def _admitted(exchange: Exchange, attempt: Attempt, told: list[Settle]) -> list[Settle]:
+    """Asks every guard, outermost first; if one refuses, those that admitted (and who else is told) hear of it."""
+    settles = [*told]
     try:
         async with asyncio.timeout_at(None if exchange.deadline == NEVER else exchange.deadline) as limit:
             for guard in exchange.guards:
@@ -405,6 +420,16 @@ def _too_late(attempt: Attempt, settles: list[Settle]) -> WeirError:
     _unsent(attempt, settles, "deadline_exceeded")
     message = "The time that this request may take was over before it could be sent upstream."
     return WeirError(504, message, type=OVERLOADED, code="deadline_exceeded")
+
+
+def _not_sent(request: Request, error: NoDeploymentError) -> None:
+    """Nobody can take it: an attempt that failed, for layers that would try again, but never was in the journal."""
+    exchange, deployment = request.exchange, error.deployment
+    number, model = len(exchange.attempts) + 1, deployment.model or request.model or ""
+    attempt = Attempt(exchange, request, number, deployment.label, deployment.upstream.name, model)
+    exchange.attempts.append(attempt)
+    attempt.known = "observed"
+    _unsent(attempt, _NOBODY, "no_deployment_available")
 
 
 def _unsent(attempt: Attempt, settles: list[Settle], error: str) -> None:

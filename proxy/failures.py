@@ -106,15 +106,20 @@ def of_error(error: WeirError, now_s: float) -> Failure | None:
 
 async def of_response(response: Response, now_s: float) -> Failure:
     """The failure that an upstream's refusal tells. Its body is looked at if it is held, and stays what it is."""
-    error = _error_in(await response.read()) if response.whole else {}
+    return of_answer(response.status, response.headers, await response.read() if response.whole else b"", now_s)
+
+
+def of_answer(status: int, headers: Headers, body: bytes, now_s: float) -> Failure:
+    """The same, of a refusal's parts."""
+    error = _error_in(body)
     code, kind = error.get("code"), error.get("type")
     inner = error.get("innererror")
     if isinstance(inner, dict) and str(inner.get("code")) in _BY_CODE:
         code = inner["code"]
     message = error.get("message")
-    found = _kind(response.status, str(code), str(kind), message if isinstance(message, str) else "")
-    final = get(response.headers, b"x-should-retry") == b"false"
-    return Failure(found, response.status, False, told(response.headers, error, now_s), final)
+    found = _kind(status, str(code), str(kind), message if isinstance(message, str) else "")
+    final = get(headers, b"x-should-retry") == b"false"
+    return Failure(found, status, False, told(headers, error, now_s), final)
 
 
 def _kind(status: int, code: str | None, type: str, message: str) -> Kind:

@@ -137,9 +137,9 @@ def _upstream(source: Source, found: DeploymentFile, name: str) -> None:
             f"most servers answer under {upstream.url}/v1",
             warning=True,
         )
-    if upstream.auth == "none" and upstream.key is not None:
+    if upstream.auth == "none" and upstream.secrets:
         source.report((*location, "auth"), "none sends no key, but there is one", "leave out one of the two")
-    if parts.scheme == "http" and upstream.key is not None and not Address(parts.hostname or "", 0).loopback:
+    if parts.scheme == "http" and upstream.secrets and not Address(parts.hostname or "", 0).loopback:
         source.report((*location, "url"), "the key would travel unencrypted", "use https", warning=True)
 
 

@@ -77,9 +77,8 @@ class Configuration(Strict):
         shown = self.model_dump(mode="json", exclude={"references", "watched", "warnings"})
         for upstream in shown["deployment"]["upstreams"].values():
             if upstream["key"] is not None:
-                upstream["key"] = (
-                    f"${{{upstream['key']['env']}}}" if upstream["key"]["env"] else {"file": upstream["key"]["file"]}
-                )
+                upstream["key"] = _source_of(upstream["key"])
+            upstream["keys"] = [_source_of(key) for key in upstream["keys"]]
             upstream["headers"] = dict.fromkeys(upstream["headers"], MASK)
         for path, text in self.references.items():
             _put(shown, path.split("\0"), text)
@@ -91,6 +90,10 @@ class Configuration(Strict):
         return f"<Configuration {self.hash} {self.file or '(no file)'} upstreams=[{upstreams}] policies=[{policies}]>"
 
     __str__ = __repr__
+
+
+def _source_of(key: dict[str, Any]) -> Any:
+    return f"${{{key['env']}}}" if key["env"] else {"file": key["file"]}
 
 
 def _put(tree: Any, path: list[str], text: str) -> None:

@@ -77,6 +77,9 @@ class Resolving:
         found = self.with_files(("upstreams", name), value, ("ca",))
         if "key" in found:
             found["key"] = self.key(("upstreams", name, "key"), found["key"])
+        if isinstance(found.get("keys"), list):
+            place = ("upstreams", name, "keys")
+            found["keys"] = [self.key((*place, index), key) for index, key in enumerate(found["keys"])]
         return found
 
     def with_files(self, location: Location, value: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

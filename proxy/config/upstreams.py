@@ -8,17 +8,31 @@ from __future__ import annotations
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
+from proxy.config.balancing import Breaker, Outliers
 from proxy.config.limits import Pool, Positive, UpstreamTimeouts
 from proxy.config.scalars import OneOrList, wrong
 from proxy.config.secret import Secret
 from proxy.config.strict import Strict
 
 KEY_PATTERN = r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$"
+
+KEY_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "pattern": KEY_PATTERN},
+        {
+            "type": "object",
+            "properties": {"file": {"type": "string"}},
+            "required": ["file"],
+            "additionalProperties": False,
+        },
+    ],
+    "examples": ["${OPENAI_API_KEY}", {"file": "/run/secrets/openai"}],
+}
 
 Usd = Annotated[Decimal, Field(ge=0), WithJsonSchema({"type": ["number", "string"], "minimum": 0})]
 
@@ -52,24 +66,11 @@ class Upstream(Strict):
 
     url: Annotated[str, AfterValidator(_upstream_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
     """The base address, with its version: `https://api.openai.com/v1`."""
-    key: Annotated[
-        Secret | None,
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": "string", "pattern": KEY_PATTERN},
-                    {
-                        "type": "object",
-                        "properties": {"file": {"type": "string"}},
-                        "required": ["file"],
-                        "additionalProperties": False,
-                    },
-                ],
-                "examples": ["${OPENAI_API_KEY}", {"file": "/run/secrets/openai"}],
-            }
-        ),
-    ] = None
+    key: Annotated[Secret | None, WithJsonSchema(KEY_SCHEMA)] = None
     """The upstream's key: `"${NAME}"` or `{file: path}`. Without one the client's own key passes through."""
+    keys: Annotated[tuple[Secret, ...], WithJsonSchema({"type": "array", "items": KEY_SCHEMA, "minItems": 1})] = ()
+    """Several keys, used in turn, each within its own limits; instead of `key`. What is kept upstream belongs to the
+    first."""
     auth: Literal["bearer", "api-key", "x-api-key", "none"] = "bearer"
     """The header that carries the key: `Authorization: Bearer`, `api-key` (Azure), `x-api-key` (Anthropic)."""
     ca: Path | None = None
@@ -94,6 +95,19 @@ class Upstream(Strict):
     """Header fields of its answers that clients may see besides the usual ones."""
     stream_end: Literal["required", "optional"] = "required"
     """Whether a stream that ends without its closing event counts as cut off."""
+    breaker: Breaker = Breaker()
+    """When its deployments count as broken, and how they come back."""
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> Upstream:
+        if self.key is not None and self.keys:
+            raise wrong("key and keys say the same", "write all of them under keys")
+        return self
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """All its keys."""
+        return self.keys if self.key is None else (self.key,)
 
 
 class Deployment(Strict):
@@ -105,6 +119,8 @@ class Deployment(Strict):
     """The model's name there; without it, the name that the client asked for."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Its share, relative to the model's other deployments."""
+    max_concurrent: Positive | None = None
+    """How many calls it may have at a time, for each worker (and each key)."""
 
 
 class Model(Strict):
@@ -112,8 +128,13 @@ class Model(Strict):
 
     deployments: tuple[Deployment, ...] = Field(min_length=1)
     """Where it runs."""
-    balance: Literal["weighted", "least-latency"] = "weighted"
-    """How a deployment is chosen."""
+    balance: Literal["weighted", "least-latency", "prefix-affinity"] = "weighted"
+    """How a deployment is chosen: in proportion to the weights; the quickest to its first token; or the one that has
+    most of the prompt in its cache."""
+    max_load: Annotated[float, Field(gt=1)] = 1.25
+    """With `prefix-affinity`: so many times its fair share of the calls may one have."""
+    outliers: Outliers = Outliers()
+    """When a deployment stands out from the others so that it is left out for a while."""
 
     @model_validator(mode="before")
     @classmethod
@@ -122,7 +143,7 @@ class Model(Strict):
             return value
         if "upstream" not in value:
             raise wrong("names no upstream", "write {upstream: name} or {deployments: [{upstream: name}]}")
-        short = {name: value[name] for name in ("upstream", "model", "weight") if name in value}
+        short = {name: value[name] for name in Deployment.model_fields if name in value}
         rest = {name: value[name] for name in value if name not in short}
         return {"deployments": [short], **rest}
 

@@ -57,7 +57,7 @@ def example_key(configuration: Configuration) -> str:
     """What stands for the key: ours, the provider's, or anything where the upstream asks for none or has its own."""
     if configuration.deployment.keys == "required":
         return "$WEIR_KEY"
-    if any(one.key is None and one.url.startswith("https://") for one in configuration.deployment.upstreams.values()):
+    if any(not one.secrets and one.url.startswith("https://") for one in configuration.deployment.upstreams.values()):
         return "$OPENAI_API_KEY"
     return "any"
 
