@@ -45,7 +45,7 @@ _pack: Final = _FRAME.pack
 _checksum: Final = crc32c.crc32c
 
 
-class Estimate(msgspec.Struct, frozen=True, gc=False):
+class Estimate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What an attempt may cost, before it is sent."""
 
     input_tokens: int

@@ -183,7 +183,7 @@ def _estimated(reserved: Reserved) -> Settled:
         attempt=reserved.attempt,
         worker=reserved.worker,
         outcome="lost",
-        tokens={"input_tokens": estimate.input_tokens or 0, "output_tokens": estimate.output_cap or 0},
+        tokens={"input_tokens": estimate.input_tokens or 0, "output_tokens": estimate.n * (estimate.output_cap or 0)},
         nanodollars=estimate.nanodollars,
         known="estimated" if estimate.nanodollars is not None else "unpriced",
         error="worker_died",

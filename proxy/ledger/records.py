@@ -20,6 +20,7 @@ class Estimate(msgspec.Struct, frozen=True, gc=False):
     input_tokens: int | None = None
     output_cap: int | None = None
     nanodollars: int | None = None
+    n: int = 1
 
 
 class Reserved(msgspec.Struct, tag_field="event", tag="reserved", gc=False):
