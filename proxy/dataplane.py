@@ -36,6 +36,7 @@ from proxy.journal import Ended, Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.objects import RemoteObjects
+from proxy.overload import Gate, answer
 from proxy.own import OWN, PROBES, Lookup, no_such_path, own, probe_or_preflight
 from proxy.pricing import RateCards
 from proxy.relay import Heartbeat, broken, relay, relay_late
@@ -100,7 +101,9 @@ class DataPlane:
         self._chains: list[Chain] = []  # the present one, and those that running exchanges still use
         self._version = object()  # changes with whatever `Known` was found out from
         self.in_flight = InFlight(configuration.deployment.limits.in_flight_bytes)
+        self.gate = Gate(self._loop.time)
         self.state = self._build(configuration, None)
+        self._set_gate()
 
     # --- configuration
 
@@ -188,12 +191,18 @@ class DataPlane:
             raise
         self.in_flight.limit = configuration.deployment.limits.in_flight_bytes
         self.state = state
+        self._set_gate()
         self._version = object()
         await self.warm()
         for name, upstream in old_upstreams.items():
             if self._upstreams.get(name) is not upstream:
                 upstream.pool.close()
         self.spawn(self._retire(old), "retire chain")
+
+    def _set_gate(self) -> None:
+        configuration = self.state.configuration
+        high = self.state.ranks.high or configuration.honour.priority == "any"
+        self.gate.adopt(configuration.deployment.overload, high=high)
 
     async def _retire(self, old: Generation) -> None:
         """Closes what no later chain took over, once the last exchange that uses it has ended."""
@@ -286,7 +295,16 @@ class DataPlane:
     def _known(self, head: Head, endpoint: Endpoint, state: Generation) -> Known:
         identity = state.identities.identify(head.headers)
         wished = wishes(head.headers, state.configuration, identity.tags)
-        return Known(identity, endpoint, wished, Heads(head.headers), self._version, state.identities.until(identity))
+        rank = state.ranks.of(identity, wished.priority, state.configuration.honour.priority)
+        until = state.identities.until(identity)
+        return Known(identity, endpoint, wished, Heads(head.headers), self._version, until, rank)
+
+    def shed(self, intake: Intake) -> bytes | None:
+        """The ready answer to a request that is refused because this worker has too much to do; None to go on."""
+        known = intake.known
+        if known is None or known.endpoint is OWN or self.state.cors is not None or not self._holds(known):
+            return None  # the ordinary way knows what to say
+        return answer(known.endpoint.name.startswith("messages")) if self.gate.refuses(known.rank) else None
 
     def respond(self, call: Call) -> Awaitable[None]:
         """Answers one request. Raises nothing but CancelledError, when the client is gone."""
@@ -296,7 +314,21 @@ class DataPlane:
         if known.endpoint is OWN:
             policies = [item.policy for item in self.state.chain.built]
             return own(call, known.identity, self.lookup, policies)
-        return self._exchange(call, known, self.state)
+        if self.gate.enters(known.rank):
+            return self._exchange(call, known, self.state)
+        return self._waits(call, known)
+
+    async def _waits(self, call: Call, known: Known) -> None:
+        """There is no room now: waits for it, within bounds."""
+        try:
+            await self.gate.wait(known.rank)
+        except WeirError as error:
+            state = self.state
+            headers = [] if state.cors is None else state.cors.answer(call.head.headers)
+            error.typed = known.endpoint.name.startswith("messages")
+            call.send_error(error, headers)
+            return
+        await self._exchange(call, known, self.state)
 
     async def _exchange(self, call: Call, known: Known, state: Generation) -> None:
         endpoint, wished = known.endpoint, known.wishes
@@ -361,6 +393,7 @@ class DataPlane:
             if heartbeat is not None:
                 heartbeat.stop()
             self.metrics.gauges.exchanges -= 1
+            self.gate.leave()
             state.chain.left()
             exchange.release()
 

@@ -40,6 +40,8 @@ class WorkerFacts:
     silent_s: float
     cpu_s: float
     resident_bytes: int
+    lag_s: float = 0.0
+    limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,7 @@ def _rest(snapshot: Snapshot) -> Iterator[Metric]:
         ("weir_streams", "Streamed answers that run now.", gauges.streams),
         ("weir_body_bytes_in_flight", "Bytes of bodies held in memory now.", gauges.bytes_in_flight),
         ("weir_upstream_connections", "Connections to upstreams open now.", gauges.upstream_connections),
+        ("weir_exchanges_waiting", "Client requests that wait for room.", gauges.exchanges_waiting),
     ):
         yield GaugeMetricFamily(name, text, value=value)
     events = CounterMetricFamily("weir_events", "Rare events of the workers, by name.", labels=("event",))
@@ -290,12 +293,18 @@ def _workers(workers: Iterable[WorkerFacts]) -> Iterator[Metric]:
     )
     memory = GaugeMetricFamily("weir_worker_resident_memory_bytes", "Resident memory.", labels=("worker",))
     cpu = CounterMetricFamily("weir_worker_cpu_seconds", "CPU time of the running process.", labels=("worker",))
+    lag = GaugeMetricFamily("weir_worker_loop_lag_seconds", "How long a turn of its loop takes.", labels=("worker",))
+    limit = GaugeMetricFamily(
+        "weir_worker_exchange_limit", "Requests that may run at a time under overload; 0: no limit.", labels=("worker",)
+    )
     for worker in workers:
         label = (str(worker.index),)
         silent.add_metric(label, worker.silent_s)
         memory.add_metric(label, worker.resident_bytes)
         cpu.add_metric(label, worker.cpu_s)
-    yield from (silent, memory, cpu)
+        lag.add_metric(label, worker.lag_s)
+        limit.add_metric(label, worker.limit)
+    yield from (silent, memory, cpu, lag, limit)
 
 
 def _error_type(status: int | str) -> str:

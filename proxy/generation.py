@@ -14,6 +14,7 @@ from proxy.dispatch import Dispatch
 from proxy.exchange import Identity, Spawn
 from proxy.identity import Keys, Open
 from proxy.models import Catalogue
+from proxy.priority import Ranks
 
 T = TypeVar("T")
 
@@ -38,6 +39,7 @@ class Generation:
         self.limits = deployment.limits
         self.heartbeat_s = deployment.heartbeat_s
         self.catalogue = Catalogue(configuration)
+        self.ranks = Ranks(deployment.overload.priorities)
         self.cors = CorsRules(deployment.cors) if deployment.cors else None
         self.on_end = partial(on_end, policies_hash=configuration.policy_hash)
         self._spawn = spawn

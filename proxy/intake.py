@@ -15,9 +15,11 @@ import msgspec
 from proxy import idempotency
 from proxy.body import Body, scan
 from proxy.config import Configuration
+from proxy.config.overload import Priority
 from proxy.endpoints import Endpoint
 from proxy.errors import WeirError
 from proxy.exchange import Heads, Identity
+from proxy.priority import CLASSES, NORMAL
 from proxy.wire.call import Call
 from proxy.wire.head import Head
 from proxy.wire.headers import Headers, get
@@ -35,6 +37,7 @@ class Wishes(msgspec.Struct, frozen=True):
     bypass: frozenset[str] = frozenset()
     deadline_s: float | None = None
     idempotency_key: bytes | None = None
+    priority: Priority | None = None
 
 
 class Known(msgspec.Struct, frozen=True, eq=False):
@@ -46,11 +49,13 @@ class Known(msgspec.Struct, frozen=True, eq=False):
     heads: Heads
     version: object
     until: float = float("inf")  # Unix seconds: when the key expires
+    rank: int = NORMAL  # whose requests come first under overload
 
 
 def wishes(headers: Headers, configuration: Configuration, own: dict[str, str]) -> Wishes:
-    """Reads `x-weir-tags`, `-bypass`, `-deadline`, and `idempotency-key`. The key's own tags can't be overwritten."""
-    tags, bypass, deadline_s, key = own, frozenset[str](), None, None
+    """Reads `x-weir-tags`, `-bypass`, `-deadline`, `-priority`, and `idempotency-key`. The key's own tags can't be
+    overwritten."""
+    tags, bypass, deadline_s, key, priority = own, frozenset[str](), None, None, None
     honour = configuration.honour
     for name, value in headers:
         if not name.startswith(b"x-weir-"):
@@ -64,7 +69,18 @@ def wishes(headers: Headers, configuration: Configuration, own: dict[str, str]) 
             bypass = frozenset(part.strip() for part in text.split(",")) & frozenset(honour.bypass)
         elif name == b"x-weir-deadline" and honour.deadline:
             deadline_s = _duration(text)
-    return Wishes(tags, bypass, deadline_s, key)
+        elif name == b"x-weir-priority" and honour.priority != "none":
+            priority = _priority(text)
+    return Wishes(tags, bypass, deadline_s, key, priority)
+
+
+def _priority(text: str) -> Priority:
+    found = text.strip().lower()
+    for known in CLASSES:
+        if found == known:
+            return known
+    message = "x-weir-priority must be high, normal or low."
+    raise WeirError(400, message, code="invalid_header", param="x-weir-priority")
 
 
 def _tags(text: str) -> dict[str, str]:

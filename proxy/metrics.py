@@ -92,6 +92,9 @@ class Gauges(msgspec.Struct):
     streams: int = 0
     bytes_in_flight: int = 0
     upstream_connections: int = 0
+    exchanges_waiting: int = 0
+    loop_lag_us: int = 0
+    exchange_limit: int = 0  # 0: none
 
 
 class Snapshot(msgspec.Struct):

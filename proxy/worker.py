@@ -29,7 +29,10 @@ from proxy.dataplane import DataPlane
 from proxy.journal import Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
+from proxy.overload import UNLIMITED, Gate
+from proxy.pressure import Watch
 from proxy.pricing import RateCards
+from proxy.priority import CLASSES
 from proxy.state.opening import open_store
 from proxy.state.protocol import Store
 from proxy.wire.call import ServerLimits
@@ -42,6 +45,7 @@ METRICS_S: Final = 1.0
 LESSONS_S: Final = 30.0
 LOOKUP_S: Final = 2.0
 _BACKLOG: Final = 4096
+_RESERVED: Final = 64  # descriptors for whatever isn't a client's or an upstream's connection
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 _QUIET_GC: Final = (50_000, 50, 1000)
@@ -64,6 +68,8 @@ class Worker:
         self._connections: set[ServerConnection] = set()
         self._limits = ServerLimits()
         self._most_connections = 4096
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._watch: Watch | None = None
         self._questions: dict[int, asyncio.Future[dict[str, Any] | None]] = {}
         self._numbers = itertools.count(1)
         self._stopped = asyncio.Event()
@@ -179,11 +185,14 @@ class Worker:
         )
         if self._store is not None:
             self._remembering = self._loop.create_task(self._remember(self._plane, self._store), name="lessons")
+        self._watch = Watch(self._loop, self._plane.gate, self._pressure)
         await self._plane.warm()
 
     def _adopt(self, configuration: Configuration) -> None:
         limits, timeouts = configuration.deployment.limits, configuration.deployment.timeouts
         self._most_connections = limits.connections
+        assert self._watch is not None
+        self._watch.adopt(configuration.deployment.overload, configuration.deployment.workers)
         self._limits = ServerLimits(
             line_bytes=limits.line_bytes,
             headers=limits.headers,
@@ -212,10 +221,22 @@ class Worker:
 
     def _connection(self) -> asyncio.Protocol:
         assert self._plane is not None
-        if len(self._connections) >= self._most_connections:
+        if len(self._connections) >= self._most_connections or self._few_descriptors(self._plane):
             self._metrics.count("connections_shed")
             return Shed()
         return ServerConnection(self._plane, self._limits, self._ticker, self._connections)
+
+    def _few_descriptors(self, plane: DataPlane) -> bool:
+        """Whether one more client could leave a request without a descriptor for its upstream."""
+        clients = len(self._connections)
+        return clients + max(clients, plane.upstream_connections) + _RESERVED >= self._descriptors
+
+    def _pressure(self) -> float:
+        """How much is used of what isn't time: bytes of bodies, descriptors. 1 is too much."""
+        assert self._plane is not None
+        in_flight = self._plane.in_flight
+        descriptors = len(self._connections) + self._plane.upstream_connections + _RESERVED
+        return max(in_flight.held / (0.8 * in_flight.limit), descriptors / (0.95 * self._descriptors))
 
     # --- cold work
 
@@ -243,7 +264,18 @@ class Worker:
             gauges.connections = len(self._connections)
             gauges.bytes_in_flight = self._plane.in_flight.held
             gauges.upstream_connections = self._plane.upstream_connections
+            self._count_overload(self._plane.gate)
         self._channel.send("metrics", snapshot=self._metrics.snapshot())
+
+    def _count_overload(self, gate: Gate) -> None:
+        gauges, limit = self._metrics.gauges, gate.limit.now
+        gauges.exchanges_waiting = gate.waiting
+        gauges.exchange_limit = 0 if limit == UNLIMITED else int(limit)
+        gauges.loop_lag_us = 0 if self._watch is None else int(self._watch.lag_s * 1e6)
+        for rank, name in enumerate(CLASSES):
+            if gate.shed[rank]:
+                self._metrics.count(f"exchanges_shed_{name}", gate.shed[rank])
+                gate.shed[rank] = 0
 
     async def _sync(self, plane: DataPlane) -> None:
         """Group fsync of the journal, off the loop."""
@@ -305,6 +337,8 @@ class Worker:
             connection.abort()
         if self._remembering is not None:
             self._remembering.cancel()
+        if self._watch is not None:
+            self._watch.close()
         if self._plane is not None:
             await asyncio.sleep(0)  # let the aborts cancel their exchanges, which then settle
             await self._plane.aclose(patience_s=1.0)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from proxy.config.globs import specificity
 from proxy.config.limits import Bytes, Limits, Positive, Seconds, Timeouts
+from proxy.config.overload import Overload
 from proxy.config.problems import suggestion
 from proxy.config.scalars import (
     Address,
@@ -155,6 +156,8 @@ class DeploymentFile(Strict):
     """What a request may take."""
     timeouts: Timeouts = Timeouts()
     """How long each step may take."""
+    overload: Overload = Overload()
+    """When a worker has too much to do, and whose requests come first then."""
     tls: Tls | None = None
     """Serve https on the data port."""
     cors: Cors | None = None

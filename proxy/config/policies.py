@@ -18,6 +18,7 @@ from proxy.config.scalars import OneOrList, Percent, Truth, Version, wrong
 from proxy.config.strict import Strict
 
 Arm = Literal["in", "out", "holdout"]
+Chosen = Literal["none", "lower", "any"]
 
 
 def _mode(value: object) -> object:
@@ -119,6 +120,9 @@ class Honour(Strict):
     """`x-weir-deadline: 15m` says how long the answer may take."""
     bypass: Annotated[tuple[str, ...], OneOrList()] = ()
     """Policies, by name, that `x-weir-bypass` may skip."""
+    priority: Chosen = "lower"
+    """Which class `x-weir-priority: high|normal|low` may choose when a worker is overloaded: `none`, one `lower` than
+    the key's, or `any`."""
 
 
 class PolicyFile(Strict):

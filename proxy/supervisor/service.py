@@ -293,7 +293,13 @@ class Supervisor:
         return Facts(
             started_at_s=self._started_at_s,
             workers=tuple(
-                WorkerFacts(worker.index, worker.ready, now_s - worker.heard_s, *usage_of(worker.pid))
+                WorkerFacts(
+                    worker.index,
+                    worker.ready,
+                    now_s - worker.heard_s,
+                    *usage_of(worker.pid),
+                    *((told.gauges.loop_lag_us / 1e6, told.gauges.exchange_limit) if (told := worker.snapshot) else ()),
+                )
                 for worker in (fleet.workers if fleet is not None else ())
             ),
             workers_wanted=status.workers_wanted,

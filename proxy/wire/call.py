@@ -70,10 +70,23 @@ class InFlight:
         self.held += size
 
 
+class Door(Protocol):
+    """Whether there is room for one request more."""
+
+    pressed: bool  # some could be refused now: `Application.shed` is asked
+
+
 class Application(Protocol):
     """What stands behind the connections."""
 
     in_flight: InFlight
+
+    @property
+    def gate(self) -> Door:
+        """Looked at before each request."""
+
+    def shed(self, intake: Intake) -> bytes | None:
+        """The whole answer to a request that there is no room for; None to go on."""
 
     def accept(self, head: Head, previous: Intake | None) -> Intake:
         """Looks at the head before the body is read; raises WeirError to refuse it.

@@ -186,6 +186,11 @@ class ServerConnection(asyncio.Protocol):
         """Takes a whole request whose head is the last one's again, without parsing it. False: it isn't one."""
         if last.template is None or (body := last.template.body_of(data)) is None or self.draining:
             return False
+        if self._app.gate.pressed and (refusal := self._app.shed(last.intake)) is not None:
+            self._transport.write(refusal)
+            if not self.write_paused:
+                self.deadline = self._next_deadline()
+            return True
         head = last.head.copy()
         head.keep_alive, head.content_length = True, len(body)
         try:
@@ -321,10 +326,26 @@ class ServerConnection(asyncio.Protocol):
             self.pause_reading()
 
     def _start(self, call: Call) -> None:
+        if self._app.gate.pressed and self._shed(call):
+            return
         self._running = call
         if self._reading is None:
             self.deadline = NEVER
         self._task = self._loop.create_task(self._run(call), name="exchange")
+
+    def _shed(self, call: Call) -> bool:
+        """Answers at once where there is no room; a task for it would cost more than the answer."""
+        ordinary = call.keep_alive and not self.draining and call.head.version == "1.1" and call.head.method != "HEAD"
+        if not ordinary or isinstance(call.body, BodyReader):
+            return False
+        refusal = self._app.shed(call.intake)
+        if refusal is None:
+            return False
+        self._release(call)
+        self._transport.write(refusal)
+        call.started = call.finished = True
+        self._finish(call)
+        return True
 
     def _start_next(self) -> None:
         self._start(self._waiting.popleft())

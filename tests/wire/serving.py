@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.errors import WeirError
-from proxy.wire.call import BodyReader, Call, InFlight, Intake, ServerLimits
+from proxy.wire.call import BodyReader, Call, Door, InFlight, Intake, ServerLimits
 from proxy.wire.head import Head
 from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
@@ -42,6 +42,12 @@ async def echo(call: Call) -> None:
     call.send(200, [(b"content-type", b"text/plain"), (b"x-target", call.head.target)], body)
 
 
+class Always:
+    """There is room for everybody."""
+
+    pressed = False
+
+
 @dataclass
 class App:
     """An application whose answers are made by `handler`. Bodies of paths under /upload stream through."""
@@ -54,6 +60,11 @@ class App:
     running: int = 0
     connections: set[ServerConnection] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    gate: Door = field(default_factory=Always)
+
+    def shed(self, intake: Intake) -> bytes | None:
+        return None
 
     def accept(self, head: Head, previous: Intake | None) -> Intake:
         if head.path == "/refused":

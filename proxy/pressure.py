@@ -1,0 +1,103 @@
+"""How hard a worker is pressed, measured ten times a second: its loop, its CPU, its memory.
+
+Rules: measuring costs a few microseconds, fifty times a second, whatever the load. A turn of the loop is measured as
+such: a callback asked for now runs in the next turn. Of five turns the middle one counts, so that one that took long
+(a collection of garbage, a neighbour on the core) is no overload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from proxy.config.overload import Overload
+from proxy.overload import Gate
+
+PROBE_S: Final = 0.02
+PROBES: Final = 5  # in one look
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_LIMIT_FILES: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_STATM: Final = Path("/proc/self/statm")
+
+
+class Watch:
+    """Measures this worker and tells its gate, ten times a second. `others` is the pressure on what is counted
+    elsewhere: bytes, descriptors."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, gate: Gate, others: Callable[[], float]) -> None:
+        self.lag_s = 0.0  # in the last look
+        self._loop = loop
+        self._gate = gate
+        self._others = others
+        self._lag_limit_s = Overload().lag_s
+        self._memory_limit = 0
+        self._lags: list[float] = []
+        self._most = 0
+        self._due = 0.0
+        self._began = (0.0, 0.0)
+        self._handle: asyncio.TimerHandle | None = None
+        self._pages = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC) if _STATM.exists() else -1
+
+    def adopt(self, options: Overload, workers: int) -> None:
+        """Other options; begins to measure."""
+        self._lag_limit_s = options.lag_s
+        self._memory_limit = options.memory_bytes or int(memory_bytes() / workers * 0.8)
+        if self._handle is None:
+            self._began = (self._loop.time(), time.thread_time())
+            self._next()
+
+    def close(self) -> None:
+        """Ends measuring."""
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._pages >= 0:
+            os.close(self._pages)
+            self._pages = -1
+
+    def _next(self) -> None:
+        self._due = self._loop.time() + PROBE_S
+        self._handle = self._loop.call_at(self._due, self._probe)
+
+    def _probe(self) -> None:
+        at_s = time.monotonic()
+        self._most = max(self._most, self._gate.running)
+        self._loop.call_soon(self._turned, at_s, max(0.0, self._loop.time() - self._due))
+
+    def _turned(self, at_s: float, late_s: float) -> None:
+        """The loop has turned once since the probe."""
+        self._lags.append(max(time.monotonic() - at_s, late_s))
+        self._gate.tick()
+        if len(self._lags) >= PROBES:
+            self._look()
+        self._next()
+
+    def _look(self) -> None:
+        self.lag_s = sorted(self._lags)[PROBES // 2]
+        wall_s, cpu_s = self._loop.time() - self._began[0], time.thread_time() - self._began[1]
+        pressure = max(self.lag_s / self._lag_limit_s, self._others(), self._memory())
+        self._gate.look(pressure, cpu_s / max(wall_s, 1e-3), max(self._most, self._gate.running))
+        self._lags, self._most = [], 0
+        self._began = (self._loop.time(), time.thread_time())
+
+    def _memory(self) -> float:
+        if self._pages < 0 or not self._memory_limit:
+            return 0.0
+        resident = int(os.pread(self._pages, 64, 0).split()[1]) * _PAGE_BYTES
+        return resident / self._memory_limit
+
+
+def memory_bytes(files: tuple[str, ...] = _LIMIT_FILES) -> int:
+    """What the container may use, else what the machine has."""
+    physical = os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
+    for name in files:
+        try:
+            text = Path(name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return min(int(text), physical)
+    return physical
