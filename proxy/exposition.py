@@ -235,6 +235,19 @@ def _rest(snapshot: Snapshot) -> Iterator[Metric]:
     for policy, subject, limit, used in snapshot.shares:
         shares.add_metric((policy, subject, limit), used)
     yield shares
+    for name, text in _LEVELS.items():
+        family = GaugeMetricFamily(f"weir_{name}", text, labels=("policy",))
+        for policy, level, amount in snapshot.levels:
+            if level == name:
+                family.add_metric((policy,), amount)
+        yield family
+
+
+# What policies have now, summed over the workers.
+_LEVELS = {
+    "cache_entries": "Answers in the memory of the workers; each has its own.",
+    "cache_bytes": "What they take there.",
+}
 
 
 def _supervisor(facts: Facts) -> Iterator[Metric]:

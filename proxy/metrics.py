@@ -106,6 +106,7 @@ class Snapshot(msgspec.Struct):
     events: dict[str, int] = {}
     decisions: list[tuple[str, str, int]] = []
     shares: list[tuple[str, str, str, float]] = []  # policy, subject, limit, and how much of it is used
+    levels: list[tuple[str, str, float]] = []  # policy, what it has (a name of the program), and how much
 
 
 class Metrics:
@@ -118,6 +119,7 @@ class Metrics:
         self._events: dict[str, int] = {}
         self._decisions: dict[tuple[str, str], int] = {}
         self._shares: dict[tuple[str, str, str], float] = {}
+        self._levels: dict[tuple[str, str], float] = {}
         self._labels: dict[str, str] = {}
         self._seen = 0
         self.adopt(models)
@@ -205,6 +207,10 @@ class Metrics:
         if key in self._shares or len(self._shares) < MAX_SERIES:
             self._shares[key] = used
 
+    def level(self, policy: str, name: str, value: float) -> None:
+        """How much of something a policy has in this worker now. Both names come from configuration and program."""
+        self._levels[policy, name] = value
+
     def snapshot(self) -> dict[str, Any]:
         """All totals as JSON-able builtins, for `Channel.send("metrics", snapshot=…)`."""
         for series in self._attempts.values():
@@ -216,6 +222,7 @@ class Metrics:
             events=self._events,
             decisions=[(policy, action, n) for (policy, action), n in self._decisions.items()],
             shares=[(*key, used) for key, used in self._shares.items()],
+            levels=[(*key, value) for key, value in self._levels.items()],
         )
         builtins: dict[str, Any] = msgspec.to_builtins(whole)
         return builtins
@@ -245,6 +252,7 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
     decisions: dict[tuple[str, str], int] = {}
     events: dict[str, int] = {}
     shares: dict[tuple[str, str, str], float] = {}
+    levels: dict[tuple[str, str], float] = {}
     gauges = Gauges()
     for given in snapshots:
         snapshot = given if isinstance(given, Snapshot) else msgspec.convert(given, Snapshot)
@@ -264,6 +272,8 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
             decisions[policy, action] = decisions.get((policy, action), 0) + n
         for policy, subject, limit, used in snapshot.shares:  # all speak of the same: who looked last isn't known
             shares[policy, subject, limit] = max(used, shares.get((policy, subject, limit), 0.0))
+        for policy, name, value in snapshot.levels:
+            levels[policy, name] = levels.get((policy, name), 0.0) + value
         _add_fields(gauges, snapshot.gauges)
     return Snapshot(
         exchanges=[*exchanges.values()],
@@ -272,6 +282,7 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
         events=events,
         decisions=[(policy, action, n) for (policy, action), n in decisions.items()],
         shares=[(*key, used) for key, used in shares.items()],
+        levels=[(*key, value) for key, value in levels.items()],
     )
 
 
@@ -279,7 +290,7 @@ def retire(snapshot: Mapping[str, Any] | Snapshot) -> Snapshot:
     """What remains of a worker that is gone: its counters without its gauges."""
     remains = merge([snapshot])
     remains.gauges = Gauges()
-    remains.shares = []
+    remains.shares, remains.levels = [], []
     return remains
 
 

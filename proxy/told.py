@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
 from proxy.cors import CorsRules
 from proxy.exchange import Attempt, Exchange
 from proxy.wire.call import http_date
 from proxy.wire.headers import Headers
 from proxy.wire.sse import comment
+
+_NOTHING: Final = (b"x-weir-cost", b"0.000000000")  # no upstream was called
 
 
 def fields(given: Headers, exchange: Exchange, cors: CorsRules | None, asked: Headers, whole: bool) -> Headers:
@@ -24,6 +27,10 @@ def fields(given: Headers, exchange: Exchange, cors: CorsRules | None, asked: He
             headers.append((b"x-weir-cost", _cost(exchange)))
     else:
         headers.append((b"date", http_date()))
+        if whole and exchange.status < 400:
+            headers.append(_NOTHING)
+    if exchange.savings:
+        headers.append((b"x-weir-saved", _dollars(exchange.saved_nanodollars)))
     if exchange.decisions:
         acted = ", ".join(dict.fromkeys(f"{d.policy}={d.action}" for d in exchange.decisions))
         headers.append((b"x-weir-policies", _printable(acted)[:1024]))
@@ -44,9 +51,11 @@ def last_words(exchange: Exchange) -> bytes:
 
 def _cost(exchange: Exchange) -> bytes:
     """US dollars with nine decimals, that is to the nano-dollar; `unpriced` where no price is known."""
-    if exchange.nanodollars is None:
-        return b"unpriced"
-    return b"%d.%09d" % divmod(exchange.nanodollars, 1_000_000_000)
+    return b"unpriced" if exchange.nanodollars is None else _dollars(exchange.nanodollars)
+
+
+def _dollars(nanodollars: int) -> bytes:
+    return b"%d.%09d" % divmod(nanodollars, 1_000_000_000)
 
 
 @lru_cache(1024)

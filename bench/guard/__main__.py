@@ -77,7 +77,7 @@ def _profile() -> int:
     with tempfile.TemporaryDirectory(prefix="weir-guard-") as name:
         dataplane.prepare(Path(name))
         for scenario in driver.scenarios():
-            with driver.driving(Path(name)) as send:
+            with driver.driving(Path(name), cached=scenario.cached) as send:
                 driver.verify(scenario, send(scenario, scenario.warm_up))
                 profile = cProfile.Profile()
                 profile.runcall(send, scenario, scenario.requests)

@@ -30,7 +30,7 @@ def python_counts(directory: Path, busy: slowdown.Plan | None = None) -> dict[st
     """Counts of all scenarios, made in this process."""
     found: dict[str, Counts] = {}
     for scenario in driver.scenarios():
-        with driver.driving(directory, busy.work(scenario.name) if busy else None) as send:
+        with driver.driving(directory, busy.work(scenario.name) if busy else None, cached=scenario.cached) as send:
             driver.verify(scenario, send(scenario, scenario.warm_up))
             found[scenario.name] = {**_calls(send, scenario), **_memory(send, scenario)}
     return found
@@ -69,7 +69,7 @@ def _memory(send: Send, scenario: driver.Scenario) -> Counts:
 
 def unit_ns(directory: Path, scenario: driver.Scenario) -> float:
     """CPU of one unit in this process, for calibrating a slow-down."""
-    with driver.driving(directory) as send:
+    with driver.driving(directory, cached=scenario.cached) as send:
         send(scenario, scenario.warm_up)
         start = time.process_time_ns()
         send(scenario, scenario.requests)
@@ -117,7 +117,7 @@ def main() -> None:
     busy = slowdown.Plan.decoded(sys.argv[2]) if sys.argv[2] != "-" else None
     wanted = dict(pair.split("=") for pair in sys.argv[3:])
     for scenario in driver.scenarios():
-        with driver.driving(directory, busy.work(scenario.name) if busy else None) as send:
+        with driver.driving(directory, busy.work(scenario.name) if busy else None, cached=scenario.cached) as send:
             driver.verify(scenario, send(scenario, scenario.warm_up + int(wanted[scenario.name])))
 
 

@@ -28,28 +28,35 @@ upstreams:
 models:
   "*": {upstream: up}
 """
-_CONFIGURATION, _CARDS = "configuration.json", "cards"
+_CACHING = """
+policies:
+  - use: cache
+    exact: {sampled: true}
+"""
+_CONFIGURATIONS, _CARDS = {False: "configuration.json", True: "caching.json"}, "cards"
 _numbers = itertools.count()
 
 
 def prepare(directory: Path) -> None:
     """Write what every data plane of a run is made from: the slow part, done once."""
-    (directory / "weir.yaml").write_text(_FILE)
-    (directory / _CONFIGURATION).write_text(load(directory / "weir.yaml", {}).model_dump_json())
+    (directory / "policies.yaml").write_text(f"version: 1{_CACHING}")
+    for cached, name in _CONFIGURATIONS.items():
+        (directory / "weir.yaml").write_text(_FILE + "policies: policies.yaml\n" * cached)
+        (directory / name).write_text(load(directory / "weir.yaml", {}).model_dump_json())
     (directory / _CARDS).write_bytes(RateCards.compile().to_bytes())
 
 
 class Plane:
     """A worker without its sockets."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, cached: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._ticker = Ticker(self._loop)
         self._resolver = Resolver()
         self._connections: set[ServerConnection] = set()
         number = next(_numbers)
         self._plane = DataPlane(
-            Configuration.model_validate_json((directory / _CONFIGURATION).read_text()),
+            Configuration.model_validate_json((directory / _CONFIGURATIONS[cached]).read_text()),
             journal=Journal(directory / f"journal-{number}", number),
             metrics=Metrics(),
             keys=[],
@@ -87,8 +94,8 @@ class Plane:
             raise AssertionError(f"{event}: {fields}")
 
 
-async def make(directory: Path) -> Plane:
-    """The data plane on the running loop."""
-    plane = Plane(directory)
+async def make(directory: Path, *, cached: bool = False) -> Plane:
+    """The data plane on the running loop; `cached`: with a cache."""
+    plane = Plane(directory, cached)
     await plane.warm()
     return plane

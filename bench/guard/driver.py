@@ -1,7 +1,7 @@
 """Requests through the data plane in memory: what one unit of each scenario is, and how many of them to run.
 
-A scenario's unit is a unary request, or one chunk of a stream of 200. The upstream's answers are those of
-`bench.payloads`.
+A scenario's unit is a unary request, one chunk of a stream of 200, or a request that the cache answers. The upstream's
+answers are those of `bench.payloads`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+import orjson
 
 from bench import payloads
 from bench.guard import dataplane
@@ -43,15 +45,21 @@ class Scenario:
     ended: Callable[[bytes], bool]
     warm_up: int
     requests: int
+    cached: bool = False  # the data plane has a cache, which answers all but the first
 
 
 def scenarios() -> list[Scenario]:
     unary = wire.request(URL, payloads.unary_request())
     stream = wire.request(URL, payloads.stream_request(CHUNKS, 10))
     return [
-        Scenario("unary request", unary, 1, lambda data: data.endswith(payloads.unary_answer()[-40:]), 50, 200),
+        Scenario("unary request", unary, 1, _answered, 50, 200),
         Scenario("streamed chunk", stream, CHUNKS, lambda data: data.endswith(_LAST_CHUNK), 3, 10),
+        Scenario("exact hit", unary, 1, _answered, 50, 200, cached=True),
     ]
+
+
+def _answered(data: bytes) -> bool:
+    return data.endswith(payloads.unary_answer()[-40:])
 
 
 def reply(request: bytes) -> list[bytes]:
@@ -97,19 +105,23 @@ class Client:
     async def exchange(self, scenario: Scenario) -> bytes:
         self._answer, self._ended, self._waiter = [], scenario.ended, self._loop.create_future()
         waiter = self._waiter
+        if scenario.cached and self._loop.on_deliver is not None:
+            self._loop.on_deliver()  # no delivery of an upstream's comes of it
         self._protocol.data_received(scenario.request)
         await waiter
         return b"".join(self._answer)
 
 
 @contextmanager
-def driving(directory: Path, busy: Callable[[], None] | None = None) -> Iterator[Callable[[Scenario, int], bytes]]:
+def driving(
+    directory: Path, busy: Callable[[], None] | None = None, *, cached: bool = False
+) -> Iterator[Callable[[Scenario, int], bytes]]:
     """A data plane in memory, made from what was prepared in `directory`, and the function that sends it requests one
     after another and returns the last answer.
     """
     loop = MemoryLoop(reply)
     loop.on_deliver = busy
-    plane = loop.run_until_complete(dataplane.make(directory))
+    plane = loop.run_until_complete(dataplane.make(directory, cached=cached))
     client = loop.run_until_complete(_connected(loop, plane))
 
     async def send(scenario: Scenario, requests: int) -> bytes:
@@ -144,7 +156,9 @@ def _close(loop: MemoryLoop, closing: Awaitable[None]) -> None:
 def verify(scenario: Scenario, answer: bytes) -> None:
     """Raise ValueError unless the answer is the upstream's: a guard that counts refusals would guard nothing."""
     body = wire.answer_body(answer)
-    if scenario.units == 1:
+    if scenario.cached:
+        right = b"\r\nx-weir-cache: hit\r\n" in answer and _but_its_own(body) == _but_its_own(payloads.unary_answer())
+    elif scenario.units == 1:
         right = body == payloads.unary_answer()
     else:
         right = _without_comments(body) in payloads.expected_streams(CHUNKS, b"%0*d" % (payloads.ID_DIGITS, 1))
@@ -154,3 +168,8 @@ def verify(scenario: Scenario, answer: bytes) -> None:
 
 def _without_comments(body: bytes) -> bytes:
     return b"".join(part + b"\n\n" for part in body.split(b"\n\n")[:-1] if not part.startswith(b":"))
+
+
+def _but_its_own(body: bytes) -> dict[str, object]:
+    """An answer without its id and time of making: a hit has its own."""
+    return {name: value for name, value in orjson.loads(body).items() if name not in ("id", "created")}

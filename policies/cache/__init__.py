@@ -1,10 +1,11 @@
 """`cache`: answers requests from earlier answers.
 
 - use: cache
-  exact: {ttl: 24h, share: team, sampled: true}
+  exact: {ttl: 24h, share: tenant, sampled: true}
 
 What lives here: the layer. `key.py` says what the same request is, `freshness.py` how old an answer may be, `entry.py`
-what is kept and how it is given, `tiers.py` where it is, `exact.py` the exact tier.
+what is kept and how it is given, `keepable.py` which answers may be, `tiers.py` where they are, `exact.py` the exact
+tier.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from policies.cache.exact import ExactTier, only_if_cached
-from policies.cache.key import key_of, uncacheable
+from policies.cache.exact import MISS, ExactTier, only_if_cached
+from policies.cache.key import LARGE_BYTES, asked, key_of
 from policies.cache.options import Config
 from policies.cache.tiers import Tiers
+from proxy.body import Body
 from proxy.chain import Services
 from proxy.exchange import Forward, Request
 from proxy.response import Response
@@ -28,8 +30,9 @@ __all__ = ["STORE", "CachePolicy", "Config", "build", "foretell"]
 
 def foretell(config: Config, request: Request) -> str:
     """What `weir explain` says about a request that meets this layer."""
-    why = uncacheable(request, config.exact.sampled)
-    return f"passes by ({why})" if why else f"looks for {key_of(request, config.exact.share)}"
+    told, exact = asked(request, config.exact.sampled), config.exact
+    vary = frozenset(name.lower().encode() for name in exact.vary)
+    return f"passes by ({told.why})" if told.why else f"looks for {key_of(request, exact.share, vary, told)}"
 
 
 class CachePolicy:
@@ -37,30 +40,40 @@ class CachePolicy:
 
     def __init__(self, config: Config, services: Services, wall: Callable[[], float] = time.time) -> None:
         self._services = services
-        self._tiers = Tiers(services.store, config.memory, config.store_timeout, services.metrics.count)
-        self._exact = ExactTier(config.exact, services, self._tiers, wall)
+        memo_bytes = config.memory // 16  # requests that are known again by their bytes; the rest is for answers
+        left_bytes = config.memory - memo_bytes
+        self._tiers = Tiers(services.store, left_bytes, config.store_timeout, services.metrics, services.name)
+        self._exact = ExactTier(config.exact, services, self._tiers, wall, memo_bytes)
         self._following: asyncio.Task[None] | None = None
         if services.store is not None:
             self._following = asyncio.get_running_loop().create_task(self._tiers.follow(), name="follow evictions")
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         exact, exchange = self._exact, request.exchange
-        name, source = self._services.name, self._services.source
-        why = exact.why_not(request)
-        if why is not None:
-            exchange.note(name, "passed", source, reason=why)
+        name, source, observing = self._services.name, self._services.source, self._services.observing
+        large = isinstance(request.body, Body) and len(request.body) > LARGE_BYTES
+        told = await asyncio.to_thread(exact.asked, request) if large else exact.asked(request)
+        if told.why is not None:
+            exchange.note(name, "passed", source, reason=told.why)
             return await forward(request)
-        wish, key = exact.wish(request), exact.key(request)
-        if wish.read and (found := await exact.found(request, key, wish, forward)) is not None:
-            exchange.note(name, "hit", source, key=key)
-            return found
+        wish, key = exact.wish(request), exact.key(request, told)
+        found = await exact.find(request, told, key, wish) if wish.read else None
+        if found is not None and observing:
+            exchange.note(name, "would_hit", source, key=key, nanodollars=found.made.entry.nanodollars)
+            return await forward(request)
+        if found is not None and (response := exact.answer(request, told, found)) is not None:
+            exchange.note(name, "hit" if found.verdict == "fresh" else "stale", source, key=key)
+            if found.verdict == "stale":
+                exact.renew(request, key, forward)
+            return response
         if wish.only:
             raise only_if_cached()
-        exchange.note(name, "miss", source, key=key)
+        exchange.note(name, "would_miss" if observing else "miss", source, key=key)
+        before = len(exchange.attempts)
         response = await forward(request)
         if wish.store:
-            exact.watch(exchange, response, key, request)
-        response.headers = [*response.headers, (b"x-weir-cache", b"miss")]
+            exact.watch(exchange, response, key, request, before)
+        response.headers = [*response.headers, *MISS]
         return response
 
     async def aclose(self) -> None:

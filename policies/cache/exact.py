@@ -1,23 +1,25 @@
 """The exact tier: the same request gets the same answer, from memory.
 
 Rules:
-1. Kept is only a whole, successful answer: nothing that was cut short, refused, filtered or failed, and nothing that
-   ended early because of a cap that the proxy itself set.
+1. Kept is only what `keepable` says. What it cost is what all attempts cost that were made for it.
 2. A hit costs no guard: budgets and rate limits are asked for attempts, and there is none.
-3. Nothing waits for keeping: an answer is kept after it has left.
+3. Nothing waits for keeping: an answer is kept after it has left. What is large is worked on in a thread.
+4. Observing looks and keeps, so that it can tell what would have hit; it answers nothing and claims no saving.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 import orjson
 
 from policies.cache.entry import Entry, Rendering
-from policies.cache.freshness import NOTHING, Wish, judged, wish_of
-from policies.cache.key import key_of, uncacheable
+from policies.cache.freshness import NOTHING, Verdict, Wish, judged, wish_of
+from policies.cache.keepable import keepable
+from policies.cache.key import Asked, asked, key_of
 from policies.cache.options import Exact
 from policies.cache.tiers import Tiers
 from proxy.chain import Services
@@ -28,134 +30,257 @@ from proxy.response import Outcome, Response
 from proxy.wire.headers import Headers, get
 from proxy.wire.sse import Event
 
-_WHOLE_ENDS: Final = frozenset((None, "stop", "tool_calls", "function_call", "end_turn", "stop_sequence", "tool_use"))
-_CUT_ENDS: Final = frozenset(("length", "max_tokens"))
 _RENEW_S: Final = 600.0
 _EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
+MISS: Final[Headers] = [(b"x-weir-cache", b"miss"), (b"cache-status", b"weir; fwd=miss")]
+_LARGE_BYTES: Final = 32 * 1024  # an answer, to be worked on in a thread
+_REMEMBERED_BYTES: Final = 64 * 1024  # the largest request that is known again by its bytes
+
+
+class Found(NamedTuple):
+    """An answer that may be given."""
+
+    made: Rendering
+    verdict: Verdict
+    age_s: float
+    now_s: float
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What is to be kept, taken from an exchange before it lets go of it."""
+
+    key: str
+    endpoint: str
+    dialect: str | None
+    model: str
+    streamed: bool
+    kind: str
+    pieces: list[bytes]
+    attempt: Attempt
+    long_enough: bool
+    nanodollars: int | None
+    tags: tuple[str, ...]
 
 
 class ExactTier:
     """Looks up, answers, keeps."""
 
-    def __init__(self, config: Exact, services: Services, tiers: Tiers, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, config: Exact, services: Services, tiers: Tiers, wall: Callable[[], float], memo_bytes: int = 0
+    ) -> None:
         self._config = config
         self._services = services
         self._tiers = tiers
         self._wall = wall
         self._renewing: set[str] = set()
-        self._ttl_s = config.ttl
         self._stale_s = config.stale_while_revalidate
+        self._vary = frozenset(name.lower().encode() for name in config.vary)
+        self._known = _Known(memo_bytes)
 
-    def why_not(self, request: Request) -> str | None:
-        """Why a request passes by, in a word."""
-        return uncacheable(request, self._config.sampled)
+    def asked(self, request: Request) -> Asked:
+        """What the request's body asks."""
+        known = self._known.get((request.endpoint.name, getattr(request.body, "raw", b"")))
+        return asked(request, self._config.sampled) if known is None else known
 
-    def key(self, request: Request) -> str:
+    def key(self, request: Request, told: Asked) -> str:
         """The key of a request that doesn't pass by."""
-        return key_of(request, self._config.share)
+        return key_of(request, self._config.share, self._vary, told)
 
     def wish(self, request: Request) -> Wish:
         """What the request says about caching, where the policy honours it."""
         return wish_of(request.headers) if self._config.honour_cache_control else NOTHING
 
-    async def found(self, request: Request, key: str, wish: Wish, forward: Forward) -> Response | None:
-        """The answer from the cache, if it has one that may be given."""
-        made = self._tiers.near(key) or await self._tiers.find(key)
+    async def find(self, request: Request, told: Asked, key: str, wish: Wish) -> Found | None:
+        """The answer that the cache has, if it may be given."""
+        found = self._judged(self._tiers.near(key), wish)
+        if found is None or found.verdict == "stale":  # another worker may have a newer one
+            found = self._judged(await self._tiers.find(key, newer=found is not None), wish) or found
+        if found is not None:
+            self._known.add((request.endpoint.name, getattr(request.body, "raw", b"")), told)
+        return found
+
+    def _judged(self, made: Rendering | None, wish: Wish) -> Found | None:
         if made is None:
             return None
-        now = self._wall()
-        verdict = judged(max(0.0, now - made.entry.made_s), made.entry.ttl_s, self._stale_s, wish)
-        if verdict == "expired":
-            return None
-        response = answered(request, made, now, verdict, self._services.name)
-        if response is not None and verdict == "stale":
-            self._renew(request, key, forward)
-        return response
+        now_s = self._wall()
+        age_s = max(0.0, now_s - made.entry.made_s)
+        verdict = judged(age_s, self._config.ttl, self._stale_s, wish)
+        return None if verdict == "expired" else Found(made, verdict, age_s, now_s)
 
-    def _renew(self, request: Request, key: str, forward: Forward) -> None:
+    def answer(self, request: Request, told: Asked, found: Found) -> Response | None:
+        """A hit as a response; None where it can't be given in the form that is asked for."""
+        made, exchange, now_s = found.made, request.exchange, found.now_s
+        entry = made.entry
+        if told.streamed and entry.dialect is not None:
+            size = made.size_bytes
+            body = made.streamed(exchange.id, now_s, include_usage=told.usage)
+            if body is None:
+                return None
+            kind = _EVENTS
+            if made.size_bytes != size:
+                self._tiers.grown(made)
+        else:
+            body, kind = made.whole(exchange.id, now_s), (b"content-type", entry.kind.encode("latin-1"))
+        if entry.nanodollars:
+            saving = Saving(self._services.name, entry.nanodollars, entry.served or entry.model, entry.tokens)
+            exchange.save(saving)
+        fresh = found.verdict == "fresh"
+        number = exchange.id.encode()
+        headers = [
+            kind,
+            (b"request-id" if entry.dialect == "anthropic" else b"x-request-id", number),
+            (b"age", b"%d" % found.age_s),
+            (b"cache-status", b"weir; hit; ttl=%d" % (self._config.ttl - found.age_s)),
+            (b"x-weir-cache", b"hit" if fresh else b"stale"),
+            (b"x-weir-cache-entry", entry.key.encode()),
+        ]
+        if not exchange.attempts:
+            headers.append((b"x-weir-model", (entry.served or entry.model).encode("ascii", "replace")))
+        if entry.nanodollars is None:
+            headers.append((b"x-weir-saved", b"unpriced"))
+        return Response(200, headers, body)
+
+    def renew(self, request: Request, key: str, forward: Forward) -> None:
         """Asks anew, once at a time, in an exchange that no client waits for."""
-        if key in self._renewing or self._services.observing:
+        if key in self._renewing:
             return
         self._renewing.add(key)
 
         async def run(background: Exchange) -> None:
-            try:
-                response = await forward(request.using(exchange=background))
-                self.watch(background, response, key, request)
-                if response.whole:
-                    response.held()
-                else:
-                    await response.read()
-            finally:
-                self._renewing.discard(key)
+            response = await forward(request.using(exchange=background))
+            self.watch(background, response, key, request, 0)
+            if response.whole:
+                response.held()
+            else:
+                await response.read()
 
-        request.exchange.detached("revalidation", run, timeout_s=_RENEW_S, policy=self._services.name)
+        task = request.exchange.detached("revalidation", run, timeout_s=_RENEW_S, policy=self._services.name)
+        task.add_done_callback(lambda _: self._renewing.discard(key))
 
-    def watch(self, exchange: Exchange, response: Response, key: str, request: Request) -> None:
-        """Keeps the answer, once it has come whole."""
+    # --- keeping
+
+    def watch(self, exchange: Exchange, response: Response, key: str, request: Request, before: int) -> None:
+        """Keeps the answer, once it has come whole. `before`: how many attempts aren't for it."""
         if response.status != 200:
             return
-        seen: list[bytes] = []
-        size = 0
+        pieces: list[bytes] = []
+        size, most = 0, self._config.max_entry
+        kind = (get(response.headers, b"content-type") or b"application/json").decode("latin-1")
+        streamed = kind.startswith("text/event-stream")
 
         def tap(event: Event | Outcome) -> None:
             nonlocal size
             if isinstance(event, Event):
-                piece = event.raw if not streamed or event.data is None else event.data
+                piece = event.data if streamed else event.raw
+                if piece is None or size > most:
+                    return
                 size += len(piece)
-                if size <= self._config.max_entry and (not streamed or event.data is not None):
-                    seen.append(piece)
-            elif event is Outcome.COMPLETE and 0 < size <= self._config.max_entry:
-                self._keep(exchange, request, key, streamed, kind, seen)
+                if size <= most:
+                    pieces.append(piece)
+                else:
+                    pieces.clear()
+            elif event is Outcome.COMPLETE and pieces and size <= most:
+                kept = self._to_keep(exchange, request, key, before, streamed, kind, pieces)
+                if kept is not None:
+                    assert self._services.spawn is not None
+                    self._services.spawn(self._keep(kept, size), "keep cache entry")
 
-        kind = (get(response.headers, b"content-type") or b"application/json").decode("latin-1")
-        streamed = kind.startswith("text/event-stream")
         response.tap(tap)
 
-    def _keep(
-        self, exchange: Exchange, request: Request, key: str, streamed: bool, kind: str, seen: list[bytes]
-    ) -> None:
-        attempt = exchange.attempts[-1] if exchange.attempts else None
-        if attempt is None or attempt.error is not None or attempt.known != "observed":
-            return
-        speech = request.endpoint.name == "audio.speech"
-        dialect = None if speech else request.endpoint.dialect
-        try:
-            body = _whole_body(dialect or "", seen, attempt) if streamed else b"".join(seen)
-            if body is None or (dialect is not None and not self._keepable(orjson.loads(body), request, attempt)):
-                return
-        except ValueError:
-            return
-        entry = Entry(
+    def _to_keep(
+        self,
+        exchange: Exchange,
+        request: Request,
+        key: str,
+        before: int,
+        streamed: bool,
+        kind: str,
+        pieces: list[bytes],
+    ) -> Kept | None:
+        attempts = [attempt for attempt in exchange.attempts[before:] if attempt.outcome]
+        serving = next((attempt for attempt in reversed(attempts) if attempt.outcome == "complete"), None)
+        if serving is None or serving.error is not None:
+            return None
+        costs = [attempt.nanodollars for attempt in attempts]
+        return Kept(
             key,
-            body,
-            "application/json" if streamed else kind,
-            dialect,
-            self._wall(),
+            request.endpoint.name,
+            request.endpoint.dialect if request.endpoint.name != "audio.speech" else None,
             request.model or "",
-            attempt.served,
-            attempt.usage.counts() if attempt.usage is not None else {},
-            attempt.nanodollars,
-            self._ttl_s,
+            streamed,
+            kind,
+            pieces,
+            serving,
+            serving.output_cap == _asked_cap(request),
+            None if None in costs else sum(cost for cost in costs if cost is not None),
             self._tags(request),
         )
-        assert self._services.spawn is not None
-        self._services.spawn(self._tiers.keep(entry, self._ttl_s + self._stale_s), "keep cache entry")
 
     def _tags(self, request: Request) -> tuple[str, ...]:
         tenant = request.exchange.identity.tenant
         own = (f"{name}={value}" for name, value in request.exchange.tags.items() if name in self._config.tags)
         return (f"tenant={tenant}", f"model={request.model}", f"policy={self._services.name}", *own)
 
-    def _keepable(self, answer: Any, request: Request, attempt: Attempt) -> bool:
-        if not isinstance(answer, dict) or answer.get("error") is not None:
-            return False
-        ends = {answer.get("stop_reason")} | {choice.get("finish_reason") for choice in answer.get("choices") or ()}
-        if answer.get("status") not in (None, "completed"):
-            return False
-        if not ends <= _WHOLE_ENDS | _CUT_ENDS or (ends & _CUT_ENDS and attempt.output_cap != _asked_cap(request)):
-            return False
-        return self._config.refusals or not any(_refused(choice) for choice in answer.get("choices") or ())
+    async def _keep(self, kept: Kept, size: int) -> None:
+        if size > _LARGE_BYTES:
+            entry = await asyncio.to_thread(self._entry, kept)
+        else:
+            entry = self._entry(kept)
+        if entry is not None:
+            await self._tiers.keep(entry, self._config.ttl + self._stale_s)
+
+    def _entry(self, kept: Kept) -> Entry | None:
+        """The answer as an entry; None where it may not be kept."""
+        attempt = kept.attempt
+        try:
+            body = _whole_body(kept.dialect or "", kept.pieces, attempt) if kept.streamed else b"".join(kept.pieces)
+            if body is None or not self._keepable(kept, body):
+                return None
+        except (ValueError, TypeError, AttributeError, KeyError):  # JSON of another form than the dialect's
+            return None
+        return Entry(
+            kept.key,
+            body,
+            "application/json" if kept.streamed else kept.kind,
+            kept.dialect,
+            self._wall(),
+            kept.model,
+            attempt.served,
+            attempt.usage.counts() if attempt.usage is not None else {},
+            kept.nanodollars,
+            self._config.ttl,
+            kept.tags,
+        )
+
+    def _keepable(self, kept: Kept, body: bytes) -> bool:
+        if kept.endpoint == "audio.speech":
+            return True
+        usage = kept.attempt.usage
+        if kept.dialect is not None and (usage is None or usage.clamped):
+            return False  # in the other form it would be missing, or wrong
+        long_enough, refusals = kept.long_enough, self._config.refusals
+        return keepable(kept.endpoint, orjson.loads(body), long_enough=long_enough, refusals=refusals)
+
+
+class _Known:
+    """Bodies that were asked before, known again by their bytes: a repeated one isn't read a second time. Bounded."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._asked: dict[tuple[str, bytes], Asked] = {}
+        self.get = self._asked.get
+
+    def add(self, body: tuple[str, bytes], told: Asked) -> None:
+        """Remembers one; beyond the bound all are forgotten, and the most asked are soon back."""
+        size = len(body[1]) + 512
+        if body in self._asked or len(body[1]) > _REMEMBERED_BYTES or size > self._most_bytes:
+            return
+        if self._bytes + size > self._most_bytes:
+            self._asked.clear()
+            self._bytes = 0
+        self._asked[body] = told
+        self._bytes += size
 
 
 def _asked_cap(request: Request) -> int | None:
@@ -163,12 +288,7 @@ def _asked_cap(request: Request) -> int | None:
     return max((cap for cap in caps if isinstance(cap, int)), default=None)
 
 
-def _refused(choice: Any) -> bool:
-    message = choice.get("message") if isinstance(choice, dict) else None
-    return isinstance(message, dict) and bool(message.get("refusal"))
-
-
-def _whole_body(dialect: str, payloads: list[bytes], attempt: Attempt) -> bytes | None:
+def _whole_body(dialect: str, payloads: Sequence[bytes], attempt: Attempt) -> bytes | None:
     """A stream as the whole answer, with the usage that may have been taken out of it."""
     answer = gathered(dialect, payloads)
     if answer is None:
@@ -177,34 +297,6 @@ def _whole_body(dialect: str, payloads: list[bytes], attempt: Attempt) -> bytes 
         given = attempt.usage.given
         answer["usage"] = orjson.loads(bytes(given)) if isinstance(given, msgspec.Raw) else given
     return orjson.dumps(answer)
-
-
-def answered(request: Request, made: Rendering, now: float, verdict: str, policy: str) -> Response | None:
-    """A hit as a response; None where it can't be given in the form that is asked for."""
-    entry, exchange = made.entry, request.exchange
-    body: bytes | None
-    if request.field("stream") is True and entry.dialect is not None:
-        options = request.field("stream_options")
-        usage = isinstance(options, dict) and options.get("include_usage") is True
-        body, kind = made.streamed(exchange.id, now, include_usage=usage), _EVENTS
-    else:
-        body, kind = made.whole(exchange.id, now), (b"content-type", entry.kind.encode("latin-1"))
-    if body is None:
-        return None
-    if entry.nanodollars:
-        exchange.save(Saving(policy, entry.nanodollars, entry.served or entry.model, entry.tokens))
-    return Response(200, [kind, *told("hit" if verdict == "fresh" else "stale", entry, now)], body)
-
-
-def told(how: str, entry: Entry, now: float) -> Headers:
-    """What a client sees of a hit."""
-    age = int(max(0.0, now - entry.made_s))
-    return [
-        (b"age", b"%d" % age),
-        (b"x-weir-cache", how.encode()),
-        (b"x-weir-cache-entry", entry.key.encode()),
-        (b"x-weir-saved", b"unpriced" if entry.nanodollars is None else b"%d.%09d" % divmod(entry.nanodollars, 10**9)),
-    ]
 
 
 def only_if_cached() -> WeirError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from policies.cache.key import Share
 from proxy.config.scalars import Duration, Names, Size, Truth
@@ -18,8 +20,10 @@ class Exact(BaseModel):
     stale_while_revalidate: Duration = 0.0
     """How long after that it is still given, while it is asked for anew."""
     share: Share = "user"
-    """Among whom answers are shared: `user` (the request's `safety_identifier` or `user`, within a key), `key`,
-    `project`, `team` or `tenant`. Never across tenants."""
+    """Among whom answers are shared: `user` (whoever the request names in `safety_identifier`, `user` or
+    `metadata.user_id`, within a key), `key` or `tenant`. Never across tenants."""
+    vary: Names = ()
+    """Request headers that can change the answer, besides those that choose an API's version."""
     sampled: Truth = False
     """Also requests whose answers vary: those whose temperature isn't 0."""
     refusals: Truth = False
@@ -44,3 +48,9 @@ class Config(BaseModel):
     """What each worker may hold in memory."""
     store_timeout: Duration = 0.005
     """How long a request waits for the shared level; after that it is a miss."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.exact.max_entry > self.memory:
+            raise ValueError("`exact.max_entry` is larger than `memory`, which has to hold it")
+        return self

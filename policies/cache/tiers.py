@@ -3,24 +3,29 @@
 Rules:
 1. Memory is bounded in bytes; what was used least recently leaves first.
 2. The Store is asked for a few milliseconds at most: a Store that is slow or lost is a miss, never a failure.
-3. What is evicted is forgotten by all workers: evictions are told through the Store's feed.
+3. What is evicted is forgotten by all workers: evictions are told through the Store's feed. A worker that lost the feed
+   hears what it missed when it has it again.
+4. Packing and unpacking of what is large is done in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 from cachetools import LRUCache
 
 from policies.cache.entry import Entry, Rendering, decoded, encoded
+from proxy.metrics import Metrics
+from proxy.state.blobs import MOST_BLOB_BYTES
 from proxy.state.protocol import StateLost, Store
 
 TOPIC: Final = "cache"
 PREFIX: Final = "cache/"
 _AGAIN_S: Final = 1.0  # before a lost feed is followed again
+_LARGE_BYTES: Final = 8 * 1024  # packing takes 0.1 ms
+_AT_ONCE: Final = 1000  # entries looked through before others have their turn
 
 
 class Eviction(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -34,64 +39,112 @@ _told: Final = msgspec.json.Decoder(Eviction).decode
 _tell: Final = msgspec.json.Encoder().encode
 
 
-class Tiers:
-    """Both levels, as one."""
+class _Memory(LRUCache[str, Rendering]):
+    """Entries up to a size; counts those that left to make room."""
 
-    def __init__(self, store: Store | None, memory_bytes: int, bound_s: float, count: Callable[..., object]) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(most_bytes, getsizeof=lambda made: made.size_bytes)
+        self.left = 0
+
+    def popitem(self) -> tuple[str, Rendering]:
+        self.left += 1
+        return super().popitem()
+
+
+class Tiers:
+    """Both levels, as one. `name` is the policy's, for metrics."""
+
+    def __init__(self, store: Store | None, memory_bytes: int, bound_s: float, metrics: Metrics, name: str) -> None:
         self._store = store
         self._bound_s = bound_s
-        self._count = count
-        self._memory: LRUCache[str, Rendering] = LRUCache(memory_bytes, getsizeof=lambda made: made.entry.size_bytes)
+        self._metrics = metrics
+        self._name = name
+        self._memory = _Memory(memory_bytes)
+        self.near = self._memory.get  # from this worker's memory, by key
+
+    def __repr__(self) -> str:
+        return f"<Tiers {self.held[0]} entries, {self.held[1]} bytes>"
 
     @property
     def held(self) -> tuple[int, int]:
         """Entries and bytes in this worker's memory."""
         return len(self._memory), int(self._memory.currsize)
 
-    def near(self, key: str) -> Rendering | None:
-        """From this worker's memory."""
-        return self._memory.get(key)
-
-    async def find(self, key: str) -> Rendering | None:
-        """From the Store; what is found is kept in memory."""
+    async def find(self, key: str, *, newer: bool = False) -> Rendering | None:
+        """From the Store; what is found is kept in memory. `newer`: only if it is newer than what is there."""
         if self._store is None:
             return None
         try:
             async with asyncio.timeout(self._bound_s):
                 data = await self._store.get(PREFIX + key)
         except (StateLost, TimeoutError):
-            self._count("cache_store_lost")
+            self._metrics.count("cache_store_lost")
             return None
-        entry = decoded(data) if data is not None else None
-        return self.remember(entry) if entry is not None else None
-
-    def remember(self, entry: Entry) -> Rendering | None:
-        """Keeps an entry in memory, if it isn't larger than all of it."""
-        try:
-            made = Rendering(entry)
-            self._memory[entry.key] = made
-        except ValueError:
+        if data is None:
             return None
+        made = await asyncio.to_thread(_unpacked, data) if len(data) > _LARGE_BYTES else _unpacked(data)
+        if made is None or made.entry.key != key:
+            return None
+        old = self._memory.get(key)
+        if newer and old is not None and old.entry.made_s >= made.entry.made_s:
+            return None
+        self._remember(made)
         return made
 
     async def keep(self, entry: Entry, lifetime_s: float) -> None:
         """Keeps an entry in both."""
-        if self.remember(entry) is None or self._store is None:
+        large = len(entry.body) > _LARGE_BYTES
+        try:
+            made = await asyncio.to_thread(Rendering, entry) if large else Rendering(entry)
+        except ValueError:
             return
-        data = await asyncio.to_thread(encoded, entry) if len(entry.body) > 65536 else encoded(entry)
+        if not self._remember(made) or self._store is None:
+            return
+        data = await asyncio.to_thread(encoded, entry) if large else encoded(entry)
+        if len(data) > MOST_BLOB_BYTES:
+            self._metrics.count("cache_entry_too_large")
+            return
         try:
             await self._store.put(PREFIX + entry.key, data, lifetime_s, [PREFIX + tag for tag in entry.tags])
         except StateLost:
-            self._count("cache_store_lost")
+            self._metrics.count("cache_store_lost")
 
-    def forget(self, told: Eviction) -> int:
-        """Forgets entries in memory; says how many."""
-        gone = [key for key in told.keys if key in self._memory]
-        if told.tag is not None:
-            gone += [key for key, made in self._memory.items() if told.tag in made.entry.tags]
-        for key in gone:
+    def _remember(self, made: Rendering) -> bool:
+        """Keeps an entry in memory, if it isn't larger than all of it."""
+        try:
+            self._memory[made.entry.key] = made
+        except ValueError:
+            return False
+        self._tell_size()
+        return True
+
+    def grown(self, made: Rendering) -> None:
+        """An entry keeps more than it did: others may have to leave."""
+        key = made.entry.key
+        if key in self._memory and not self._remember(made):
             self._memory.pop(key, None)
+            self._tell_size()
+
+    async def forget(self, told: Eviction) -> int:
+        """Forgets entries in memory; says how many."""
+        gone = [key for key in told.keys if self._memory.pop(key, None) is not None]
+        if told.tag is not None:
+            entries = list(self._memory.items())
+            for start in range(0, len(entries), _AT_ONCE):
+                for key, made in entries[start : start + _AT_ONCE]:
+                    if told.tag in made.entry.tags and self._memory.pop(key, None) is not None:
+                        gone.append(key)
+                await asyncio.sleep(0)
+        self._tell_size()
         return len(gone)
+
+    def _tell_size(self) -> None:
+        memory, metrics, name = self._memory, self._metrics, self._name
+        metrics.level(name, "cache_entries", len(memory))
+        metrics.level(name, "cache_bytes", memory.currsize)
+        if memory.left:
+            metrics.decision(name, "dropped", memory.left)
+            memory.left = 0
 
     async def follow(self) -> None:
         """Hears of evictions, for ever."""
@@ -101,16 +154,25 @@ class Tiers:
             try:
                 async for position, message in self._store.follow(TOPIC, at):
                     at = position
-                    self._heard(message)
+                    await self._heard(message)
             except StateLost:
-                self._memory.clear()  # what was evicted meanwhile isn't known
-                await asyncio.sleep(_AGAIN_S)
+                at = at or ""  # nothing was heard yet: all that is kept is heard again, which forgets a little too much
+            await asyncio.sleep(_AGAIN_S)
 
-    def _heard(self, message: bytes) -> None:
+    async def _heard(self, message: bytes) -> None:
         try:
-            self.forget(_told(message))
+            await self.forget(_told(message))
         except msgspec.MsgspecError:
             self._memory.clear()
+            self._tell_size()
+
+
+def _unpacked(data: bytes) -> Rendering | None:
+    entry = decoded(data)
+    try:
+        return None if entry is None else Rendering(entry)
+    except ValueError:
+        return None
 
 
 async def evict(store: Store, told: Eviction) -> int:

@@ -155,7 +155,6 @@ async def test_never_across_tenants_or_users(serve: Serve, simulator: Simulator)
     expected = {
         "user": ["miss", "miss", "miss", "miss", "hit"],
         "key": ["miss", "hit", "miss", "miss", "hit"],
-        "team": ["miss", "hit", "hit", "miss", "hit"],
         "tenant": ["miss", "hit", "hit", "miss", "hit"],
     }
     for share, wanted in expected.items():
