@@ -5,7 +5,7 @@
 
 What lives here: the layer. `key.py` says what the same request is, `freshness.py` how old an answer may be, `entry.py`
 what is kept and how it is given, `keepable.py` which answers may be, `tiers.py` where they are, `exact.py` the exact
-tier.
+tier, `operating.py` what an operator may ask.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from policies.cache.exact import MISS, ExactTier, only_if_cached
 from policies.cache.key import LARGE_BYTES, asked, key_of
+from policies.cache.operating import operate
 from policies.cache.options import Config
 from policies.cache.tiers import Tiers
 from proxy.body import Body
@@ -25,7 +26,7 @@ from proxy.response import Response
 
 STORE = True
 
-__all__ = ["STORE", "CachePolicy", "Config", "build", "foretell"]
+__all__ = ["STORE", "CachePolicy", "Config", "build", "foretell", "operate"]
 
 
 def foretell(config: Config, request: Request) -> str:
@@ -43,6 +44,8 @@ class CachePolicy:
         memo_bytes = config.memory // 16  # requests that are known again by their bytes; the rest is for answers
         left_bytes = config.memory - memo_bytes
         self._tiers = Tiers(services.store, left_bytes, config.store_timeout, services.metrics, services.name)
+        services.metrics.level(services.name, "cache_entries", 0)  # an instance before it may have told of its own
+        services.metrics.level(services.name, "cache_bytes", 0)
         self._exact = ExactTier(config.exact, services, self._tiers, wall, memo_bytes)
         self._following: asyncio.Task[None] | None = None
         if services.store is not None:
