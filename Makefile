@@ -15,7 +15,7 @@ ifdef UPSTREAM
 export UPSTREAM
 endif
 
-.PHONY: help run test bench guard check format lock system clean
+.PHONY: help run test bench bench-faults fuzz guard check format lock system clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,9 @@ test: $(VENV)/.installed system
 
 bench: $(VENV)/.installed system
 	$(BIN)/python -m bench $(ARGS)
+
+bench-faults: $(VENV)/.installed system
+	$(BIN)/python -m bench.suites faults $(ARGS)
 
 guard: $(VENV)/.installed system
 	$(BIN)/python -m bench.guard $(ARGS)
@@ -54,9 +57,10 @@ lock: $(VENV)/.installed
 	$(LOCK) pyproject.toml --output-file requirements.lock
 	echo 'hatchling>=1.25' | $(LOCK) - --output-file requirements-build.lock
 
-# nginx (the reference), wrk, valgrind, Redis and PostgreSQL, where this machine lets us; what lacks them says so and is skipped.
+# nginx (the reference), wrk, valgrind, Redis, PostgreSQL and an attacker, where this machine lets us; what lacks them says so and is skipped.
 system:
-	@.ci/system nginx:nginx-light wrk:wrk valgrind:valgrind redis-server:redis-server pg_ctlcluster:postgresql
+	@.ci/system nginx:nginx-light wrk:wrk valgrind:valgrind redis-server:redis-server pg_ctlcluster:postgresql \
+		slowhttptest:slowhttptest
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

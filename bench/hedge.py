@@ -40,6 +40,7 @@ from bench.subjects import Origin, Setting, Subject, Weir, weir_command
 from proxy.dialects import Usage
 from proxy.pricing import RateCards
 
+SUITE = "faults"
 RESULTS = Path(__file__).parent / "results"
 STRAGGLERS = 0.05
 CUT, EXTRA = 0.5, 0.05

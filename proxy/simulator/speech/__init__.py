@@ -11,11 +11,13 @@ PREPARE: dict[str, Callable[[Call], Prepared]] = {
     "chat/completions": chat.prepare,
     "completions": completions.prepare,
     "responses": responses.prepare,
+    "responses/compact": responses.prepare_compact,
     "messages": messages.prepare,
     "messages/count_tokens": messages.prepare_count,
     "embeddings": embeddings.prepare,
     "images/generations": media.prepare_image,
     "images/edits": media.prepare_edit,
+    "images/variations": media.prepare_variation,
     "audio/speech": media.prepare_speech,
     "moderations": media.prepare_moderation,
 }

@@ -42,6 +42,12 @@ def prepare_image(call: Call) -> ImageAnswer:
     return ImageAnswer(call)
 
 
+def prepare_variation(call: Call) -> ImageAnswer:
+    """`images/variations`: a picture in, and no words. Raises Refusal."""
+    call.body.setdefault("prompt", "a variation")
+    return ImageAnswer(call, "images.variations", _PICTURE_IN)
+
+
 def prepare_edit(call: Call) -> ImageAnswer:
     """`images/edits`: the same, with a picture in. Raises Refusal."""
     return ImageAnswer(call, "images.edits", _PICTURE_IN)

@@ -40,6 +40,29 @@ def prepare(call: Call) -> ResponseAnswer:
     return ResponseAnswer(call, ask, think(ask, call.seed, call.answers)[0])
 
 
+def prepare_compact(call: Call) -> Compaction:
+    """`responses/compact`: a conversation in fewer words. Raises Refusal."""
+    call.body.pop("stream", None)
+    return Compaction(prepare(call))
+
+
+class Compaction:
+    """What a response would say, as the items that stand for the conversation."""
+
+    def __init__(self, answer: ResponseAnswer) -> None:
+        self.model = answer.model
+        self._answer = answer
+
+    def reply(self, turn: Turn) -> Reply:
+        reply = self._answer.reply(turn)
+        told = orjson.loads(reply.body)
+        kept = {name: told[name] for name in ("id", "created_at", "output", "usage")}
+        reply.body, reply.kept = orjson.dumps({"object": "response.compaction", **kept}), None
+        if reply.bill is not None:
+            reply.bill.endpoint = f"{ENDPOINT}.compact"
+        return reply
+
+
 def _ask(call: Call) -> Ask:
     body = call.body
     model = call.model()

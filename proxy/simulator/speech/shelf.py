@@ -24,7 +24,8 @@ from proxy.simulator.usage import Tally
 _SPOOL_BYTES = 1 << 20
 _BLOCK = 1 << 16
 _MOST_KEPT = 1000
-_UPLOADS = {b"/v1/files", b"/v1/audio/transcriptions", b"/v1/audio/translations", b"/v1/images/edits"}
+_UPLOADS = {b"/v1/files", b"/v1/audio/transcriptions", b"/v1/audio/translations"}
+_UPLOADS |= {b"/v1/images/edits", b"/v1/images/variations"}
 _AUDIO_BYTES_PER_TOKEN = 1000
 
 

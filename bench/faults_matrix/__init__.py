@@ -1,0 +1,1 @@
+"""Every fault of an upstream, on every metered endpoint, streamed or not, with many seeds."""
