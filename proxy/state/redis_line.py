@@ -4,6 +4,8 @@ Rules:
 1. Calls are written as they come and answered in order: many in flight cost one connection and few system calls.
 2. Every call ends within `bound_s`, with an answer or `StateLost`. One that isn't answered in time, or finds nobody,
    takes the connection with it: further calls are lost at once, until a new connection stands, which is made by itself.
+   But where something was heard since it was sent, the server is only slow, and the connection stays; and what has
+   arrived by then is read first, since this loop itself may have been late.
 3. Nothing is sent twice, unless the server said that it did nothing (a script it doesn't know, a slot that has moved).
 4. redis-py makes the connection (URL, TLS, passwords, the protocol); nothing of it is seen outside of this module.
 """
@@ -26,6 +28,7 @@ from proxy.state.protocol import StateLost
 
 _LOST: Final = (RedisError, OSError, EOFError)
 _REDIRECTS: Final = 3
+_GRACE_TURNS: Final = 4  # of the loop: it reads, the answer is understood, and whoever waits for it goes on
 _AGAIN_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 
@@ -85,6 +88,7 @@ class Link:
 
     def __init__(self, connection: AbstractConnection) -> None:
         self.broken: BaseException | None = None
+        self.answers = 0
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[Any]] = deque()
@@ -129,6 +133,7 @@ class Link:
                 except ResponseError as error:
                     said = error
                 answer = self._waiting.popleft()
+                self.answers += 1
                 if answer.done():
                     continue
                 if isinstance(said, Exception):
@@ -191,12 +196,14 @@ class Line:
 
     async def _bounded(self, call: Awaitable[Any], bound_s: float | None) -> Any:
         within_s, before = self._bound_s if bound_s is None else bound_s, self._link
+        answers = 0 if before is None else before.answers
         try:
-            async with asyncio.timeout(within_s):
+            async with _Patience(within_s):
                 return await call
         except TimeoutError:
             lost = StateLost(f"redis: no answer within {within_s:g} s")
-            if before is not None and self._link is before:  # a newer one isn't to blame
+            # A newer one isn't to blame, and one that answers others isn't broken.
+            if before is not None and self._link is before and before.answers == answers:
                 self._drop(lost)
                 self._mend()
             raise lost from None
@@ -280,6 +287,33 @@ class Line:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_seen)
+
+
+class _Patience:
+    """Ends its block with TimeoutError when the time is over, and all that had arrived by then was read."""
+
+    __slots__ = ("_limit", "_timer", "_turns", "_within_s")
+
+    def __init__(self, within_s: float) -> None:
+        self._within_s = within_s
+        self._limit = asyncio.timeout(None)
+        self._turns = _GRACE_TURNS
+
+    async def __aenter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._within_s, self._due)
+        await self._limit.__aenter__()
+
+    async def __aexit__(self, *exc: Any) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(*exc)
+
+    def _due(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._turns -= 1
+        if self._turns > 0:
+            self._timer = loop.call_later(0, self._due)
+        else:
+            self._limit.reschedule(loop.time())
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

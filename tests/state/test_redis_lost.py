@@ -4,6 +4,8 @@ without a restart."""
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -91,6 +93,34 @@ async def test_frozen(server: Server, store: RedisStore) -> None:
             server.thaw()
         await back(store)
         await granted(store, (scope(f"after {again}"), 1))
+
+
+async def test_slow(store: RedisStore) -> None:
+    """Where the server answers others, a call that takes too long is lost alone; the connection stays."""
+    await back(store)
+    link, busy = store._money._link, "local t = redis.call('TIME') repeat local n = redis.call('TIME') "
+    first = asyncio.ensure_future(
+        store._money.call("EVAL", busy + "until (n[1]-t[1])*1e6 + n[2]-t[2] > 1.5e5 return 1", 0)
+    )
+    await asyncio.sleep(0.05)  # else both come in one packet, and are answered in one
+    await lost(store._money.call("EVAL", busy + "until (n[1]-t[1])*1e6 + n[2]-t[2] > 2.5e5 return 2", 0))
+    assert await first == 1
+    await back(store)
+    assert store._money._link is link
+
+
+async def test_busy_loop(server: Server, store: RedisStore) -> None:
+    """What arrives while the worker itself is busy for longer than the bound is an answer."""
+    await back(store)
+    server.freeze()
+    call = asyncio.ensure_future(store.ping())
+    for _ in range(10):  # until it is on its way
+        await asyncio.sleep(0)
+    thawing = threading.Timer(BOUND_S / 2, server.thaw)
+    thawing.start()
+    time.sleep(2 * BOUND_S)
+    thawing.join()
+    assert await call > 0
 
 
 @pytest.mark.parametrize("name", CALLS)
