@@ -341,6 +341,7 @@ class DataPlane:
             on_end=state.on_end,
             heads=known.heads,
         )
+        call.on_gone = exchange.outlives_client
         self.metrics.gauges.exchanges += 1
         state.chain.running += 1
         anthropic = endpoint.name.startswith("messages")

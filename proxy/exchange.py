@@ -299,6 +299,7 @@ class Exchange(msgspec.Struct, eq=False):
     total_s: float | None = None  # these three stand in for the upstream's, for each attempt that follows
     ttft_s: float | None = None
     idle_s: float | None = None
+    wanted: Callable[[], bool] | None = None  # set by a policy that has others wait for what this exchange calls
     ended: bool = False
 
     def __repr__(self) -> str:
@@ -364,6 +365,10 @@ class Exchange(msgspec.Struct, eq=False):
                 background.end(outcome)
 
         return self.spawn(whole(), f"{kind} of {self.id}")
+
+    def outlives_client(self) -> bool:
+        """Asked when its client has left: whether it goes on all the same, since others wait for its call."""
+        return self.wanted is not None and self.wanted()
 
     def end(self, outcome: Outcome) -> None:
         """Ends the exchange: closes what is still open, runs what was deferred. Only the first call counts."""

@@ -209,6 +209,7 @@ class Call:
         "held",
         "intake",
         "keep_alive",
+        "on_gone",
         "on_pause",
         "started",
     )
@@ -225,6 +226,7 @@ class Call:
         self.on_pause: Callable[[bool], None] | None = (
             None  # told when the client reads too slowly, and when it caught up
         )
+        self.on_gone: Callable[[], bool] | None = None  # asked when the client left: whether to go on without it
         self._chunked = False
         self._head_bytes = b""
 

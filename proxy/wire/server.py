@@ -7,7 +7,7 @@ application's matter.
 Rules:
 1. A connection runs one exchange at a time; pipelined requests wait in order, and what may wait is bounded.
 2. Reading goes on while an exchange runs, because a paused socket hides FIN and RST.
-3. A client that is gone cancels its exchange at once.
+3. A client that is gone cancels its exchange at once, unless others wait for what that calls (`Call.on_gone`).
 4. Anything ambiguous about where a request ends is answered with 400 and the connection is closed (RFC 9112, section
    11.2).
 5. Time limits are numbers looked at by a `Ticker`; a request sets up no timer.
@@ -113,8 +113,13 @@ class ServerConnection(asyncio.Protocol):
         self._waiting.clear()
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
-        if self._task is not None:
+        if self._task is not None and not self._goes_on():
             self._task.cancel()
+
+    def _goes_on(self) -> bool:
+        """Whether the running exchange is wanted by others than its client."""
+        call = self._running
+        return call is not None and call.on_gone is not None and call.on_gone()
 
     def eof_received(self) -> bool:
         # Case 37 of the abuse table: a half-close and a close look the same, and a client that left must not cost

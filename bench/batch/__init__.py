@@ -1,0 +1,1 @@
+"""What one call for many costs and brings: `make bench-batch`."""
