@@ -15,7 +15,6 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -24,11 +23,14 @@ import msgspec
 import uvloop
 
 from proxy.config import Configuration
+from proxy.config.deployment import Tls
+from proxy.config.limits import Timeouts
 from proxy.control import Channel
 from proxy.dataplane import DataPlane
 from proxy.journal import Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
+from proxy.orphan import handed_over
 from proxy.overload import UNLIMITED, Gate
 from proxy.pressure import Watch
 from proxy.pricing import RateCards
@@ -36,6 +38,7 @@ from proxy.priority import CLASSES
 from proxy.state.opening import open_store
 from proxy.state.protocol import Store
 from proxy.wire.call import ServerLimits
+from proxy.wire.certificate import Certificate
 from proxy.wire.connect import Connector, Resolver
 from proxy.wire.server import ServerConnection
 from proxy.wire.shed import Shed
@@ -61,12 +64,15 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._ticker = Ticker(self._loop)
         self._resolver = Resolver()
+        self._connector = Connector(self._resolver)
+        self._certificate = Certificate()
         self._metrics = Metrics()
         self._plane: DataPlane | None = None
         self._store: Store | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[ServerConnection] = set()
         self._limits = ServerLimits()
+        self._timeouts = Timeouts()
         self._most_connections = 4096
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._watch: Watch | None = None
@@ -94,12 +100,16 @@ class Worker:
         await self._close()
 
     async def _listen(self) -> None:
-        async for message in self._channel:
-            try:
-                await self._obey(message)
-            except Exception as error:  # an order that fails must not end the worker, which has requests to answer
-                self._log("error", "order_failed", order=message["type"], error=type(error).__name__)
-        # The supervisor is gone. Requests go on; nobody can change anything until it is back with new workers.
+        while True:
+            async for message in self._channel:
+                try:
+                    await self._obey(message)
+                except Exception as error:  # an order that fails must not end the worker, which has requests to answer
+                    self._log("error", "order_failed", order=message["type"], error=type(error).__name__)
+            # The supervisor is gone. Requests go on; the next one finds us.
+            if self._drain is not None or not self._servers:
+                return
+            self._channel = await Channel.open(await handed_over(self._home, self._listeners))
 
     async def _obey(self, message: dict[str, Any]) -> None:
         match message["type"]:
@@ -116,7 +126,8 @@ class Worker:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message.get("record"))
             case "drain" if self._drain is None:
-                self._drain = self._loop.create_task(self._drained(float(message["timeout_s"])), name="drain")
+                draining = self._drained(float(message["timeout_s"]), float(message["idle_s"]))
+                self._drain = self._loop.create_task(draining, name="drain")
             case "stop":
                 self._stopped.set()
 
@@ -125,6 +136,7 @@ class Worker:
             configuration = Configuration.model_validate_json(message["configuration"])
             keys = msgspec.convert(message["keys"], list[KeyRecord])
             cards = await self._cards(message.get("cards"))
+            await self._loop.run_in_executor(None, self._read_certificates, configuration.deployment.tls)
             if self._plane is None:
                 await self._start(configuration, keys, cards, Path(message["home"]), message.get("state"))
             else:
@@ -141,6 +153,12 @@ class Worker:
         if not self._servers:
             await self._serve(configuration)
             self._channel.send("ready", pid=os.getpid())
+
+    def _read_certificates(self, tls: Tls | None) -> None:
+        """What the files are now: a reload may have no other reason than that they changed."""
+        self._connector.reread()
+        if tls is not None:
+            self._certificate.load(tls.cert, tls.key)
 
     async def _cards(self, path: str | None) -> RateCards | None:
         """The compiled rate cards, read off the loop: at a reload requests are running."""
@@ -159,6 +177,7 @@ class Worker:
         home: Path,
         state: dict[str, str] | None,
     ) -> None:
+        self._home = home
         settings = configuration.deployment.journal
         self._fsync_s = settings.fsync_s
         journal = Journal(home / "journal", self._index, settings.segment_bytes, write_through=not settings.fsync_s)
@@ -175,7 +194,7 @@ class Worker:
             metrics=self._metrics,
             keys=keys,
             cards=cards,
-            connector=Connector(self._resolver),
+            connector=self._connector,
             ticker=self._ticker,
             env=os.environ,
             lookup=self._lookup,
@@ -190,6 +209,7 @@ class Worker:
 
     def _adopt(self, configuration: Configuration) -> None:
         limits, timeouts = configuration.deployment.limits, configuration.deployment.timeouts
+        self._timeouts = timeouts
         self._most_connections = limits.connections
         assert self._watch is not None
         self._watch.adopt(configuration.deployment.overload, configuration.deployment.workers)
@@ -205,13 +225,7 @@ class Worker:
         )
 
     async def _serve(self, configuration: Configuration) -> None:
-        tls = configuration.deployment.tls
-        context: ssl.SSLContext | None = None
-        if tls is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.set_alpn_protocols(["http/1.1"])
-            context.load_cert_chain(tls.cert, tls.key)
+        context = None if configuration.deployment.tls is None else self._certificate.context
         for listener in self._listeners:
             server = await self._loop.create_server(self._connection, sock=listener, backlog=_BACKLOG, ssl=context)
             self._servers.append(server)
@@ -224,7 +238,9 @@ class Worker:
         if len(self._connections) >= self._most_connections or self._few_descriptors(self._plane):
             self._metrics.count("connections_shed")
             return Shed()
-        return ServerConnection(self._plane, self._limits, self._ticker, self._connections)
+        connection = ServerConnection(self._plane, self._limits, self._ticker, self._connections)
+        connection.draining = self._plane.draining  # it was waiting when the listeners were closed
+        return connection
 
     def _few_descriptors(self, plane: DataPlane) -> bool:
         """Whether one more client could leave a request without a descriptor for its upstream."""
@@ -314,16 +330,17 @@ class Worker:
         if self._drain is not None:
             self._stopped.set()
         else:
-            self._drain = self._loop.create_task(self._drained(30.0), name="drain")
+            timeouts = self._timeouts
+            self._drain = self._loop.create_task(self._drained(timeouts.drain_s, timeouts.drain_idle_s), name="drain")
 
-    async def _drained(self, timeout_s: float) -> None:
+    async def _drained(self, timeout_s: float, idle_s: float) -> None:
         """Takes no new connection, lets the running exchanges end, then stops."""
         if self._plane is not None:
             self._plane.draining = True
         for server in self._servers:
             server.close()
         for connection in list(self._connections):
-            connection.drain()
+            connection.drain(idle_s)
         deadline = self._loop.time() + timeout_s
         while self._connections and self._loop.time() < deadline:  # noqa: ASYNC110  # filled and emptied by callbacks
             await asyncio.sleep(0.02)  # the set is filled and emptied by plain callbacks

@@ -96,6 +96,12 @@ def _add_operations(router: web.UrlDispatcher, operated: Operated) -> None:
         operated.drain()
         return as_json({"draining": True}, status=202)
 
+    async def restart(_: web.Request) -> web.Response:
+        if not operated.restart():
+            message = "A restart runs already, or the proxy isn't serving."
+            raise WeirError(409, message, code="restart_not_possible")
+        return as_json({"restarting": True}, status=202)
+
     async def bypass(request: web.Request) -> web.Response:
         operated.bypass((await _body(request, Bypass)).on)
         return as_json({"bypass": operated.status().bypass})
@@ -109,6 +115,7 @@ def _add_operations(router: web.UrlDispatcher, operated: Operated) -> None:
     router.add_get("/admin/status", status)
     router.add_post("/admin/reload", reload)
     router.add_post("/admin/drain", drain)
+    router.add_post("/admin/restart", restart)
     router.add_post("/admin/bypass", bypass)
     router.add_get("/admin/exchanges/{id}", exchange)
 

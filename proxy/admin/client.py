@@ -1,4 +1,4 @@
-"""Asks a running proxy's admin listener: what `weir status`, `reload`, `drain` and `bypass` use.
+"""Asks a running proxy's admin listener: what `weir status`, `reload`, `restart`, `drain` and `bypass` use.
 
 Rules: blocking, standard library only, so that a command starts quickly. Talks to loopback and never through a proxy
 of the environment. The address comes from the file that the running supervisor keeps in its home directory.
@@ -47,6 +47,10 @@ class AdminClient:
     def drain(self) -> None:
         """Finish what runs, then end."""
         self._ask("POST", "/admin/drain")
+
+    def restart(self) -> None:
+        """Replace the workers, one after the other; `status` says when that is over."""
+        self._ask("POST", "/admin/restart")
 
     def bypass(self, on: bool) -> bool:
         """Switch all policies off (`on`) or on again; returns whether the bypass is on now."""

@@ -19,7 +19,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The answer of `GET /admin/status`. Addresses are as bound; `problems` are those of files that were refused."""
+    """The answer of `GET /admin/status`. Addresses are as bound; `problems` are those of files that were refused.
+    `restarts` counts workers that died and were replaced, `replaced` those that a rolling restart replaced."""
 
     version: str
     pid: int
@@ -38,6 +39,9 @@ class Status(msgspec.Struct, frozen=True):
     workers: tuple[WorkerStatus, ...]
     restarts: int
     keys: int
+    restarting: bool = False
+    restart_problem: str = ""
+    replaced: int = 0
 
 
 class Reloaded(msgspec.Struct, frozen=True):
@@ -67,6 +71,9 @@ class Operated(Protocol):
 
     def drain(self) -> None:
         """Finish what runs, then end; returns at once."""
+
+    def restart(self) -> bool:
+        """Replace the workers one after the other; returns at once, False where that isn't possible now."""
 
     def bypass(self, on: bool) -> None:
         """The kill switch: policies step aside."""

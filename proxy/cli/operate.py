@@ -1,4 +1,4 @@
-"""`weir status`, `reload`, `drain` and `bypass`: what an operator asks of the proxy that runs with a home directory."""
+"""`weir status`, `reload`, `restart`, `drain` and `bypass`: what an operator asks of the proxy of a home directory."""
 
 from __future__ import annotations
 
@@ -55,6 +55,27 @@ def drain(home: HomeOption = None, config: ConfigOption = None) -> None:
     with _proxy(home, config) as proxy:
         proxy.drain()
     print("draining")
+
+
+def restart(
+    wait: Annotated[bool, typer.Option(help="Return when all workers are replaced.")] = True,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Replace the workers one after the other while requests go on. Exits with 1 if a new one can't start."""
+    import time
+
+    with _proxy(home, config) as proxy:
+        before = proxy.status().replaced
+        proxy.restart()
+        while wait and (found := proxy.status()).restarting:
+            time.sleep(0.1)
+    if not wait:
+        print("restarting")
+        return
+    if found.restart_problem:
+        raise CommandError(f"restart given up, the other workers go on: {found.restart_problem}")
+    print(f"{found.replaced - before} workers replaced")
 
 
 def bypass(

@@ -40,6 +40,8 @@ class Timeouts(Strict):
     """TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged."""
     drain_s: Seconds = 30.0
     """How long running exchanges may go on after a stop was asked for."""
+    drain_idle_s: Duration = 1.0
+    """How long a worker that stops keeps an idle connection: a request on its way there is still answered."""
 
 
 class UpstreamTimeouts(Strict):

@@ -31,6 +31,13 @@ def file_of(home: Path, prices: str) -> Path:
     return home / f"cards-{sha256(content).hexdigest()[:16]}.bin"
 
 
+def prune(home: Path, used: Path) -> None:
+    """Removes the files of other prices: workers read theirs once, when they are told of it."""
+    for path in home.glob("cards-*.bin"):
+        if path != used:
+            path.unlink(missing_ok=True)
+
+
 async def compiled(home: Path, prices: str) -> Path:
     """The file of compiled cards, made if it isn't there. Raises `CardsError`."""
     path = file_of(home, prices)

@@ -3,6 +3,8 @@
 Rules:
 - Each slot has one task, which starts a worker, listens to it, and starts the next one when it dies. Only a draining
   fleet lets a slot go empty.
+- A worker is replaced without a gap: its successor in the slot is ready before it is told to drain. One that can't
+  get ready leaves the slot as it was.
 - A worker that lived for `SETTLED_S` is replaced at once; one that dies young waits, twice as long each time
   (`backoff_s`).
 - Nothing is ready until every slot was ready once: a worker that can't start at all is an error of the start
@@ -108,7 +110,10 @@ class Fleet:
         self._lookup = lookup
         self._lives = lives
         self._workers: dict[int, Worker] = {}
-        self._slots: list[asyncio.Task[None]] = []
+        self._slots: dict[int, asyncio.Task[None]] = {}
+        self._coming: dict[Worker, asyncio.Future[str | None]] = {}  # successors, until they are ready
+        self._leaving: set[Worker] = set()  # they have a successor, and drain
+        self._changing = asyncio.Lock()  # orders, and who gets them
         self._lookups: set[asyncio.Task[None]] = set()
         self._retired = Snapshot()
         self._ready_once: set[int] = set()
@@ -120,6 +125,11 @@ class Fleet:
         return [self._workers[index] for index in sorted(self._workers)]
 
     @property
+    def everyone(self) -> list[Worker]:
+        """Those that come and those that leave, too."""
+        return [*self.workers, *self._coming, *self._leaving]
+
+    @property
     def ready(self) -> int:
         """How many accept connections."""
         return sum(worker.ready for worker in self._workers.values())
@@ -128,7 +138,7 @@ class Fleet:
         """Start all workers; returns when every one is ready. Raises `StartError`; then nothing is left running."""
         self._started = asyncio.get_running_loop().create_future()
         for index in range(self.size):
-            self._slots.append(asyncio.create_task(self._keep(index), name=f"worker slot {index}"))
+            self._slots[index] = asyncio.create_task(self._keep(index), name=f"worker slot {index}")
         try:
             await self._started
         except BaseException:
@@ -137,13 +147,50 @@ class Fleet:
 
     async def configure(self, orders: Orders) -> list[str]:
         """Give all workers new orders; returns why some refused (then all keep the old)."""
-        before, self.orders = self.orders, orders
-        answers = await asyncio.gather(*(self._configure_one(worker, orders) for worker in self.workers))
-        refused = [reason for reason in answers if reason is not None]
-        if refused:
-            self.orders = before
-            await asyncio.gather(*(self._configure_one(worker, before) for worker in self.workers))
-        return refused
+        async with self._changing:
+            before, self.orders = self.orders, orders
+            answers = await asyncio.gather(*(self._configure_one(worker, orders) for worker in self.everyone))
+            refused = [reason for reason in answers if reason is not None]
+            if refused:
+                self.orders = before
+                await asyncio.gather(*(self._configure_one(worker, before) for worker in self.everyone))
+            return refused
+
+    async def replace(self, index: int, timeout_s: float, idle_s: float) -> str | None:
+        """Put another worker in this slot, and let the one there drain; returns why that failed, if it did.
+
+        The slot is never empty meanwhile. What outlasts `timeout_s` is cut.
+        """
+        before = await self._succeed(index)
+        if isinstance(before, str):
+            return before
+        slot, worker = before
+        if worker is not None:
+            if not await self._drain_one(worker, timeout_s, idle_s):
+                self._log.warning("exchanges outlasted the drain and were cut", worker=index, pid=worker.pid)
+            await worker.end(STOP_S)
+        else:
+            slot.cancel()
+        await asyncio.gather(slot, return_exceptions=True)
+        return None
+
+    async def _succeed(self, index: int) -> tuple[asyncio.Task[None], Worker | None] | str:
+        """Starts a successor and waits until it is ready: the slot and worker before it, or why it isn't."""
+        async with self._changing:
+            if self.draining:
+                return "the proxy is draining"
+            first: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+            before = self._slots[index]
+            slot = asyncio.create_task(self._keep(index, first), name=f"worker slot {index}")
+            try:
+                reason = await first
+            except BaseException:
+                slot.cancel()
+                raise
+            if reason is not None:
+                await asyncio.gather(slot, return_exceptions=True)
+                return reason
+            return before, next((one for one in self._leaving if one.index == index), None)
 
     def tell_keys(self, keys: Sequence[KeyRecord]) -> None:
         """New virtual keys for all workers, at once."""
@@ -157,36 +204,38 @@ class Fleet:
 
     async def sum(self, timeout_s: float = 0.25) -> Snapshot:
         """Counters of all workers, dead ones included. A worker that doesn't answer in time counts as it last did."""
-        await asyncio.gather(*(worker.ask("snapshot", ["metrics"], timeout_s) for worker in self.workers))
-        return merge([self._retired, *(worker.snapshot for worker in self.workers if worker.snapshot is not None)])
+        await asyncio.gather(*(worker.ask("snapshot", ["metrics"], timeout_s) for worker in self.everyone))
+        return merge([self._retired, *(worker.snapshot for worker in self.everyone if worker.snapshot is not None)])
 
-    async def drain(self, timeout_s: float) -> bool:
+    async def drain(self, timeout_s: float, idle_s: float = 0.0) -> bool:
         """Let the workers finish what runs, at most `timeout_s`; True if all could. None is replaced any more."""
         self.draining = True
-        workers = self.workers
-        answers = await asyncio.gather(*(self._drain_one(worker, timeout_s) for worker in workers))
+        workers = self.everyone
+        answers = await asyncio.gather(*(self._drain_one(worker, timeout_s, idle_s) for worker in workers))
         await self.stop()
         return all(answers)
 
     async def stop(self) -> None:
         """End all workers now."""
         self.draining = True
-        for worker in self.workers:
+        for worker in self.everyone:
             worker.ready = False
-        await asyncio.gather(*(worker.end(STOP_S) for worker in self.workers))
-        for slot in self._slots:
+        await asyncio.gather(*(worker.end(STOP_S) for worker in self.everyone))
+        for slot in self._slots.values():
             slot.cancel()
-        await asyncio.gather(*self._slots, *self._lookups, return_exceptions=True)
+        await asyncio.gather(*self._slots.values(), *self._lookups, return_exceptions=True)
 
     # -- one slot -----------------------------------------------------------------------------------------------------
 
-    async def _keep(self, index: int) -> None:
-        """Run workers in this slot, one after the other."""
+    async def _keep(self, index: int, first: asyncio.Future[str | None] | None = None) -> None:
+        """Run workers in this slot, one after the other; with `first`, only if the first gets ready: that tells."""
         failures = 0
         while not self.draining:
             began_s = time.monotonic()
-            was_ready, how = await self._run_one(index)
-            if self.draining:
+            was_ready, how = await self._run_one(index, first)
+            if first is not None and not first.done():
+                first.set_result(f"worker {index} ended before it was ready: {how}")
+            if self.draining or (first is not None and first.result() is not None) or self._succeeded(index):
                 return
             failures = 0 if was_ready and time.monotonic() - began_s >= SETTLED_S else failures + 1
             if failures >= START_ATTEMPTS and not was_ready:
@@ -196,7 +245,11 @@ class Fleet:
             self._log.error("worker died", worker=index, **how, restarted_in_s=delay_s, was_ready=was_ready)
             await asyncio.sleep(delay_s)
 
-    async def _run_one(self, index: int) -> tuple[bool, dict[str, Any]]:
+    def _succeeded(self, index: int) -> bool:
+        """Whether the running task is no longer the slot's."""
+        return self._slots[index] is not asyncio.current_task()
+
+    async def _run_one(self, index: int, first: asyncio.Future[str | None] | None) -> tuple[bool, dict[str, Any]]:
         """One life of one worker: whether it was ever ready, and how it ended."""
         try:
             worker = await Worker.start(self._command, index, self._listeners)
@@ -204,7 +257,10 @@ class Fleet:
             return False, {"error": str(error)}
         if self._lives is not None:
             worker.owner = self._lives.begin(index)
-        self._workers[index] = worker
+        if first is not None and not first.done():
+            self._coming[worker] = first
+        elif not self._succeeded(index):
+            self._workers[index] = worker
         overdue = asyncio.get_running_loop().call_later(READY_S, self._overdue, worker)
         was_ready = False
         try:
@@ -220,7 +276,10 @@ class Fleet:
             overdue.cancel()
             worker.kill()
             worker.gone()
-            del self._workers[index]
+            if self._workers.get(index) is worker:
+                del self._workers[index]
+            self._coming.pop(worker, None)
+            self._leaving.discard(worker)
             if self._lives is not None:
                 worker.ended.add_done_callback(lambda ended: self._over(worker))
             if worker.snapshot is not None:
@@ -234,18 +293,34 @@ class Fleet:
         match message["type"]:
             case "ready":
                 self._log.info("worker ready", worker=worker.index, pid=worker.pid)
+                if (first := self._coming.pop(worker, None)) is not None:
+                    self._swap(worker, first)
                 self._ready_once.add(worker.index)
                 if self._started and not self._started.done() and len(self._ready_once) == self.size:
                     self._started.set_result(None)
             case "rejected":
                 self._log.error("worker refuses the configuration", worker=worker.index, reason=message.get("message"))
                 self._fail(str(message.get("message")))
+                if (first := self._coming.pop(worker, None)) is not None:
+                    first.set_result(str(message.get("message")))
+                    worker.kill()
             case "log":
                 self._write(worker, message)
             case "lookup":
                 task = asyncio.create_task(self._answer(worker, message), name=f"look-up for worker {worker.index}")
                 self._lookups.add(task)
                 task.add_done_callback(self._lookups.discard)
+
+    def _swap(self, worker: Worker, first: asyncio.Future[str | None]) -> None:
+        """A successor is ready: it has the slot, and so has the task that leads it, which is the running one."""
+        slot = asyncio.current_task()
+        assert slot is not None
+        self._slots[worker.index] = slot
+        before = self._workers.get(worker.index)
+        if before is not None:
+            self._leaving.add(before)
+        self._workers[worker.index] = worker
+        first.set_result(None)
 
     def _write(self, worker: Worker, message: Message) -> None:
         level = message.get("level")
@@ -276,7 +351,7 @@ class Fleet:
     # -- all of them --------------------------------------------------------------------------------------------------
 
     def _tell(self, type: str, **fields: Any) -> None:
-        for worker in self.workers:
+        for worker in self.everyone:
             worker.channel.send(type, **fields)
 
     async def _configure_one(self, worker: Worker, orders: Orders) -> str | None:
@@ -286,10 +361,10 @@ class Fleet:
             return str(answer.get("message")) if answer["type"] == "rejected" else None
         return None if worker.channel.closed else f"worker {worker.index} didn't answer within {CONFIGURED_S:g} s"
 
-    async def _drain_one(self, worker: Worker, timeout_s: float) -> bool:
+    async def _drain_one(self, worker: Worker, timeout_s: float, idle_s: float) -> bool:
         if worker.channel.closed:
             return True
-        answer = await worker.ask("drain", ["drained"], timeout_s + 0.5, timeout_s=timeout_s)
+        answer = await worker.ask("drain", ["drained"], timeout_s + 0.5, timeout_s=timeout_s, idle_s=idle_s)
         if answer is None:
             return worker.process.poll() == 0
         return answer.get("finished") is not False

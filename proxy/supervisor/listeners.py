@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
+WORKER = "a weir worker"
 BACKLOG = 4096
 """asyncio's default of 100 drops connections in a burst."""
 
@@ -22,7 +23,11 @@ _HOST_PORT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]]*))
 
 
 class ListenError(Exception):
-    """An address can't be bound; the text says why and what to do."""
+    """An address can't be bound; the text says why and what to do. `workers`: it is workers of ours that have it."""
+
+    def __init__(self, message: str, *, workers: bool = False) -> None:
+        super().__init__(message)
+        self.workers = workers
 
 
 def split(address: str) -> tuple[str, int]:
@@ -127,7 +132,8 @@ def _explained(error: OSError, address: str, port: int) -> ListenError:
     if error.errno == errno.EADDRINUSE:
         holders = ", ".join(_holders(port)) if port else ""
         who = f" by {holders}" if holders else ""
-        return ListenError(f"address already in use: {address}{who}; stop that process or listen elsewhere")
+        message = f"address already in use: {address}{who}; stop that process or listen elsewhere"
+        return ListenError(message, workers=WORKER in holders)
     if error.errno == errno.EACCES:
         return ListenError(f"not allowed to listen on {address}; ports below 1024 need a privilege, take a higher one")
     if error.errno == errno.EADDRNOTAVAIL:
@@ -149,7 +155,7 @@ def _holders(port: int) -> list[str]:
 def _program(process: Path) -> str:
     """Its name; a worker of ours is named as such, because its supervisor may have died and left it."""
     if b"proxy.worker" in (process / "cmdline").read_bytes().split(b"\0"):
-        return "a weir worker"
+        return WORKER
     return (process / "comm").read_text().strip()
 
 

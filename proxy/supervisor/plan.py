@@ -45,6 +45,7 @@ class Plan:
     admin: str | None = "127.0.0.1:8788"
     workers: int = 1
     drain_s: float = 30.0
+    drain_idle_s: float = 1.0
     log_form: Form = "human"
     log_level: Level = "info"
     keys_required: bool = False
@@ -79,6 +80,7 @@ def plan_of(configuration: Configuration) -> Plan:
         admin=None if deployment.admin is None else str(deployment.admin),
         workers=deployment.workers,
         drain_s=deployment.timeouts.drain_s,
+        drain_idle_s=deployment.timeouts.drain_idle_s,
         log_form=deployment.log.format,
         log_level=deployment.log.level,
         keys_required=deployment.keys == "required",

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from proxy import __version__
@@ -30,12 +31,14 @@ from proxy.ledger.spool import host_id
 from proxy.logs import Log
 from proxy.metrics import Snapshot
 from proxy.supervisor import keyring, listeners
-from proxy.supervisor.cards import compiled
+from proxy.supervisor.cards import compiled, prune
 from proxy.supervisor.fleet import Fleet, StartError
 from proxy.supervisor.lookups import Lookups
 from proxy.supervisor.plan import Load, Plan
 from proxy.supervisor.proc import usage_of
 from proxy.supervisor.recovery import Recovery
+from proxy.supervisor.rolling import Rolling
+from proxy.supervisor.takeover import NOTICED_S, RETRY_S, Takeover
 from proxy.supervisor.state import STATE, StateError, StateKeeper
 from proxy.supervisor.upkeep import Compile, Upkeep
 
@@ -74,6 +77,7 @@ class Supervisor:
         self._fleet: Fleet | None = None
         self._ledger: Bookkeeper | None = None
         self._serving = False
+        self._rolling = Rolling(log)
         self._started_s, self._started_at_s = time.monotonic(), time.time()
         self._end = asyncio.Event()
         self._end_now = asyncio.Event()
@@ -99,7 +103,9 @@ class Supervisor:
         plan = self.upkeep.plan
         self._make_home()
         stack.callback(self._close_sockets)
-        self._bind()
+        takeover = Takeover(plan.home, self.log)
+        stack.callback(takeover.close)
+        await self._listen(takeover)
         await self.upkeep.read_keys()
         await self._first_key()
         self._announce(self._addresses("data"))
@@ -129,6 +135,9 @@ class Supervisor:
         self._spawn("follow keys", self.upkeep.follow_keys())
         if lives is not None:
             self._spawn("recover holds", lives.follow())
+        self._spawn("take over", takeover.follow(plan.drain_s, plan.drain_idle_s))
+        if orders.cards:
+            await asyncio.to_thread(prune, plan.home, Path(orders.cards))
         self.log.info("ready", listen=self._addresses("data"), workers=plan.workers, hash=plan.hash)
 
     async def _share(self, stack: contextlib.AsyncExitStack) -> tuple[StateKeeper, Recovery | None]:
@@ -156,7 +165,7 @@ class Supervisor:
             sock.close()
         timeout_s = self.upkeep.plan.drain_s
         self.log.info("draining", timeout_s=timeout_s)
-        finished = await _unless(self._end_now, self._fleet.drain(timeout_s))
+        finished = await _unless(self._end_now, self._fleet.drain(timeout_s, self.upkeep.plan.drain_idle_s))
         self.log.info("ended", finished=bool(finished))
         return bool(finished)
 
@@ -177,14 +186,28 @@ class Supervisor:
         if not os.access(home, os.W_OK | os.X_OK):
             raise StartError(f"can't write to the home directory {home}; set `home:` or WEIR_HOME")
 
-    def _bind(self) -> None:
+    async def _listen(self, takeover: Takeover) -> None:
+        """Bind, or take over what a supervisor that died has left to its workers: they notice that within moments."""
+        until_s = time.monotonic() + (NOTICED_S if running.running_in(self.upkeep.plan.home) is None else 0.0)
+        while True:
+            await takeover.look()
+            try:
+                self._bind(takeover.listeners(self.upkeep.plan.listen))
+            except listeners.ListenError as error:
+                if not error.workers or time.monotonic() >= until_s:
+                    raise
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    def _bind(self, data: list[socket.socket]) -> None:
         plan = self.upkeep.plan
         public = [address for address in plan.listen if not listeners.is_loopback(address)]
         if public and not plan.keys_required:
             raise StartError(f"{public[0]} is reachable by others: set `keys: required`, or listen on 127.0.0.1")
         if plan.admin is not None and not listeners.is_loopback(plan.admin):
             raise StartError(f"the admin listener must be on loopback, not on {plan.admin}")
-        self._sockets["data"] = listeners.bind(plan.listen)
+        self._sockets["data"] = data or listeners.bind(plan.listen)
         self._sockets["ops"] = listeners.bind([plan.ops] if plan.ops else [])
         self._sockets["admin"] = listeners.bind([plan.admin] if plan.admin else [])
 
@@ -249,6 +272,14 @@ class Supervisor:
         """Read the files again."""
         return await self.upkeep.reload(why)
 
+    def restart(self) -> bool:
+        """Replace the workers, one after the other; False where it isn't serving, or is at it already."""
+        if self._fleet is None or not self._serving or self._end.is_set() or self._rolling.running:
+            return False
+        plan = self.upkeep.plan
+        self._spawn("restart", self._rolling.begin(self._fleet, plan.drain_s, plan.drain_idle_s))
+        return True
+
     def status(self) -> Status:
         """How it stands."""
         fleet, now_s = self._fleet, time.monotonic()
@@ -274,6 +305,9 @@ class Supervisor:
             ),
             restarts=fleet.restarts if fleet is not None else 0,
             keys=len(upkeep.keys),
+            restarting=self._rolling.running,
+            restart_problem=self._rolling.problem,
+            replaced=self._rolling.replaced,
         )
 
     async def metrics(self) -> bytes:

@@ -19,7 +19,7 @@ from proxy.admin.operated import Reloaded
 from proxy.keys import KeyFileError, KeyRecord, KeyStore
 from proxy.logs import Log
 from proxy.supervisor import keyring, watch
-from proxy.supervisor.cards import CardsError
+from proxy.supervisor.cards import CardsError, prune
 from proxy.supervisor.fleet import Fleet, Orders
 from proxy.supervisor.plan import Load, LoadError, Plan
 from proxy.supervisor.state import StatePlace
@@ -83,8 +83,11 @@ class Upkeep:
                 return self._refuse(why, error.problems)
             except Exception as error:  # a fault in a checker must not take the proxy down
                 return self._refuse(why, (repr(error),))
-            if refusals := await self.fleet.configure(await self.orders(plan)):
+            orders = await self.orders(plan)
+            if refusals := await self.fleet.configure(orders):
                 return self._refuse(why, tuple(refusals))
+            if orders.cards:
+                await asyncio.to_thread(prune, plan.home, Path(orders.cards))
             return self._adopt(why, plan)
 
     async def follow_files(self) -> None:

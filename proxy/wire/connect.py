@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -123,15 +124,34 @@ class Connector:
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._contexts: dict[str | None, ssl.SSLContext] = {}
+        self._read: dict[str, bytes] = {}  # of each CA file: what it held
 
     def context(self, ca: str | None) -> ssl.SSLContext:
         """The TLS settings for an upstream with its own CA file, or for the system's CAs. Made once: it reads files."""
         if ca not in self._contexts:
-            made = ssl.create_default_context(cafile=ca)
-            made.minimum_version = ssl.TLSVersion.TLSv1_2
-            made.set_alpn_protocols(["http/1.1"])
-            self._contexts[ca] = made
+            self._contexts[ca] = self._made(ca)
         return self._contexts[ca]
+
+    def _made(self, ca: str | None) -> ssl.SSLContext:
+        if ca is not None:
+            self._read[ca] = Path(ca).read_bytes()
+        made = ssl.create_default_context(cafile=ca)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        made.set_alpn_protocols(["http/1.1"])
+        return made
+
+    def reread(self) -> None:
+        """Takes up CA files that have changed, for connections made from now on. Blocking. Raises ValueError, and
+        changes nothing, where one is broken."""
+        before, changed = dict(self._read), dict[str | None, ssl.SSLContext]()
+        try:
+            for ca, held in before.items():
+                if Path(ca).read_bytes() != held:
+                    changed[ca] = self._made(ca)
+        except (OSError, ssl.SSLError) as error:
+            self._read = before
+            raise ValueError(f"a file of certificates to trust can't be used: {error}") from error
+        self._contexts |= changed
 
     async def connect(self, origin: Origin, factory: Callable[[], P], timeout_s: float) -> P:
         """A connected protocol. Raises WireError(refused, dns, connect_timeout, tls, proxy)."""

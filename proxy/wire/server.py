@@ -461,11 +461,20 @@ class ServerConnection(asyncio.Protocol):
         else:
             self.close()
 
-    def drain(self) -> None:
-        """Takes no further request; ends at once if idle, else after the running exchange."""
+    def drain(self, idle_s: float = 0.0) -> None:
+        """Ends after the running exchange, or after one more, whose answer says so.
+
+        An idle one ends once it has been idle for `idle_s`: a client that uses it has sent by then, and one that sends
+        at the very moment of a close couldn't tell whether its request was taken (RFC 9112, section 9.5).
+        """
         self.draining = True
         busy = self._running is not None or self._reading is not None or self._waiting
-        if not busy and not self._in_head and not self._discard:
+        if busy or self._in_head or self._discard or self.write_paused:
+            return
+        now = self._loop.time()
+        since = now if self._last is None else self.deadline - self.limits.keep_alive_s
+        self.deadline = since + idle_s
+        if self.deadline <= now:
             self.close()
 
     def close(self) -> None:

@@ -61,6 +61,10 @@ class Operated:
     def drain(self) -> None:
         self.asked.append("drain")
 
+    def restart(self) -> bool:
+        self.asked.append("restart")
+        return self.asked.count("restart") == 1
+
     def bypass(self, on: bool) -> None:
         self.bypassed = on
 

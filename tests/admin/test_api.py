@@ -113,6 +113,13 @@ async def test_a_fault_in_here_is_a_json_error_without_details(admin: Listener) 
     assert "secret" not in str(body)
 
 
+async def test_one_restart_at_a_time(admin: Listener) -> None:
+    """Begun is 202; asked again meanwhile it is 409."""
+    assert await admin.ask("POST", "/admin/restart", GOOD) == (202, {"restarting": True})
+    status, body = await admin.ask("POST", "/admin/restart", GOOD)
+    assert (status, body["error"]["code"]) == (409, "restart_not_possible")
+
+
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/admin/drain", 405)])
 async def test_unknown_paths_are_json_errors(admin: Listener, method: str, path: str, status: int) -> None:
     """Never HTML."""

@@ -66,7 +66,7 @@ class FakeWorker:
     async def on_answer(self, id: str, record: Any) -> None:
         self.answers.pop(id).set_result(record)
 
-    async def on_drain(self, timeout_s: float) -> None:
+    async def on_drain(self, timeout_s: float, idle_s: float) -> None:
         for server in self.servers:
             server.close()
         self.draining = asyncio.create_task(self.drain(timeout_s))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.pricing import RateCards
-from proxy.supervisor.cards import CardsError, compiled, file_of
+from proxy.supervisor.cards import CardsError, compiled, file_of, prune
 
 NONE = '{"prices": {}}'
 
@@ -38,3 +38,12 @@ async def test_what_cannot_be_compiled_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(CardsError, match="can't be compiled"):
         await compiled(tmp_path, "nonsense")
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_files_of_other_prices_are_removed(tmp_path: Path) -> None:
+    """Those in use stay, and so does everything else."""
+    used, other = tmp_path / "cards-1.bin", tmp_path / "cards-2.bin"
+    for path in (used, other, tmp_path / "keys.json"):
+        path.write_text("")
+    prune(tmp_path, used)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cards-1.bin", "keys.json"]
