@@ -11,8 +11,10 @@ tier, `operating.py` what an operator may ask.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from policies.cache.exact import MISS, ExactTier, only_if_cached
 from policies.cache.key import LARGE_BYTES, asked, key_of
@@ -23,6 +25,9 @@ from proxy.body import Body
 from proxy.chain import Services
 from proxy.exchange import Forward, Request
 from proxy.response import Response
+
+if TYPE_CHECKING:
+    from policies.cache.semantic.tier import Look, SemanticTier
 
 STORE = True
 
@@ -47,6 +52,9 @@ class CachePolicy:
         services.metrics.level(services.name, "cache_entries", 0)  # an instance before it may have told of its own
         services.metrics.level(services.name, "cache_bytes", 0)
         self._exact = ExactTier(config.exact, services, self._tiers, wall, memo_bytes)
+        self._semantic = (
+            None if config.semantic is None else _semantic(config, services, self._exact, self._tiers, wall)
+        )
         self._following: asyncio.Task[None] | None = None
         if services.store is not None:
             self._following = asyncio.get_running_loop().create_task(self._tiers.follow(), name="follow evictions")
@@ -69,9 +77,17 @@ class CachePolicy:
             if found.verdict == "stale":
                 exact.renew(request, key, forward)
             return response
+        look = None if self._semantic is None else await self._semantic.look(request, forward)
+        if self._semantic is not None and look is not None and not isinstance(look, str) and not observing:
+            response = await self._semantic.answer(look, told, wish, key)
+            if response is not None:
+                exchange.note(name, "semantic", source, **look.numbers)
+                return response
         if wish.only:
             raise only_if_cached()
-        exchange.note(name, "would_miss" if observing else "miss", source, key=key)
+        exchange.note(name, "would_miss" if observing else "miss", source, key=key, **_told(look))
+        if self._semantic is not None and look is not None and not isinstance(look, str):
+            self._semantic.missed(look, key, kept=wish.store, observing=observing)
         before = len(exchange.attempts)
         response = await forward(request)
         if wish.store:
@@ -83,6 +99,25 @@ class CachePolicy:
         """Stops hearing of evictions."""
         if self._following is not None:
             self._following.cancel()
+        if self._semantic is not None:
+            await self._semantic.aclose()
+
+
+def _semantic(
+    config: Config, services: Services, exact: ExactTier, tiers: Tiers, wall: Callable[[], float]
+) -> SemanticTier:
+    from policies.cache.semantic.tier import SemanticTier
+
+    made = SemanticTier(config, services, exact, tiers, wall, secrets.token_hex(8))
+    exact.kept, tiers.forgotten = made.kept, made.forget
+    return made
+
+
+def _told(look: Look | str | None) -> dict[str, object]:
+    """What a decision says of a question that was, or wasn't, compared."""
+    if look is None:
+        return {}
+    return {"semantic": look} if isinstance(look, str) else look.numbers
 
 
 def build(config: Config, services: Services) -> CachePolicy:

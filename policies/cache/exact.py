@@ -76,6 +76,7 @@ class ExactTier:
         self._stale_s = config.stale_while_revalidate
         self._vary = frozenset(name.lower().encode() for name in config.vary)
         self._known = _Known(memo_bytes)
+        self.kept: Callable[[Entry], object] | None = None  # hears of every answer that was kept
 
     def asked(self, request: Request) -> Asked:
         """What the request's body asks."""
@@ -228,6 +229,8 @@ class ExactTier:
             entry = self._entry(kept)
         if entry is not None:
             await self._tiers.keep(entry, self._config.ttl + self._stale_s)
+            if self.kept is not None:
+                self.kept(entry)
 
     def _entry(self, kept: Kept) -> Entry | None:
         """The answer as an entry; None where it may not be kept."""
@@ -296,7 +299,7 @@ def _whole_body(dialect: str, payloads: Sequence[bytes], attempt: Attempt) -> by
     if answer.get("usage") is None and attempt.usage is not None:
         given = attempt.usage.given
         answer["usage"] = orjson.loads(bytes(given)) if isinstance(given, msgspec.Raw) else given
-    return orjson.dumps(answer)
+    return bytes(memoryview(orjson.dumps(answer)))  # orjson's own bytes keep the whole buffer that it wrote into
 
 
 def only_if_cached() -> WeirError:

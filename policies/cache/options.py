@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from policies.cache.key import Share
-from proxy.config.scalars import Duration, Names, Size, Truth
+from proxy.config.scalars import Duration, Names, Percent, Size, Truth
 
 
 class Exact(BaseModel):
@@ -37,6 +37,41 @@ class Exact(BaseModel):
     """Names of tags of the exchange that entries carry too, so that they can be evicted by them."""
 
 
+class Semantic(BaseModel):
+    """The semantic tier: an earlier answer to a question that means the same, as often as it may be wrong."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_error: Percent
+    """How many of the answers that are given from it may be wrong."""
+    embedder: Literal["static", "upstream"] = "static"
+    """Where vectors come from: `static`, a table that needs no network, or `upstream`, its `/v1/embeddings`."""
+    model: str | None = None
+    """The model of `embedder: upstream`."""
+    equal: Literal["similar", "text"] = "similar"
+    """When two answers are the same: `text`, by their words and numbers, or `similar`, also when they say the same in
+    other words."""
+    judge: str | None = None
+    """A model that is asked where `equal` says that two answers differ."""
+    longest: int = Field(2000, ge=1)
+    """The longest last turn that is compared, in characters."""
+    entries: int = Field(100_000, ge=1)
+    """How many entries each worker holds; those of the partition that was used least recently leave first."""
+
+    @field_validator("max_error")
+    @classmethod
+    def _some(cls, value: float) -> float:
+        if not 0.001 <= value <= 0.5:
+            raise ValueError("`max_error` lies between 0.1% and 50%")
+        return value
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if (self.model is None) is (self.embedder == "upstream"):
+            raise ValueError("`model` names the model of `embedder: upstream`, and of no other")
+        return self
+
+
 class Config(BaseModel):
     """Answers requests from earlier answers."""
 
@@ -44,6 +79,8 @@ class Config(BaseModel):
 
     exact: Exact = Exact()
     """The exact tier."""
+    semantic: Semantic | None = None
+    """The semantic tier; none unless it is given."""
     memory: Size = 64 * 1024 * 1024
     """What each worker may hold in memory."""
     store_timeout: Duration = 0.005

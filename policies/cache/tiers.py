@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -61,6 +62,7 @@ class Tiers:
         self._name = name
         self._memory = _Memory(memory_bytes)
         self.near = self._memory.get  # from this worker's memory, by key
+        self.forgotten: Callable[[Eviction], object] | None = None  # hears of every eviction
 
     def __repr__(self) -> str:
         return f"<Tiers {self.held[0]} entries, {self.held[1]} bytes>"
@@ -127,6 +129,8 @@ class Tiers:
 
     async def forget(self, told: Eviction) -> int:
         """Forgets entries in memory; says how many."""
+        if self.forgotten is not None:
+            self.forgotten(told)
         gone = [key for key in told.keys if self._memory.pop(key, None) is not None]
         if told.tag is not None:
             entries = list(self._memory.items())

@@ -1,0 +1,209 @@
+"""What the nearest entries say about a question. Pure.
+
+Rules:
+1. The answer is put to the vote: the ten nearest entries, grouped by equal answer, weigh by nearness. The group with
+   most weight is the candidate; its nearest member is the entry whose answer would be given.
+2. Then the candidate is looked at closely: how it lies to the others, and what its text has that the question hasn't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from policies.cache.semantic.facts import facts_of, opposites
+from policies.cache.semantic.partition import Held, Near, Partition
+from policies.cache.semantic.static import MOST_TOKENS, Static, Tokens, Vector
+
+Array = npt.NDArray[np.floating[Any]]
+VOTERS: Final = 10
+_SHARP: Final = 20.0  # how fast a vote fades with distance
+_LOOKED_AT: Final = 3  # members of the candidate whose texts are compared
+
+# name, centre, spread, and what a spread more is worth before anything was learnt (logits).
+_TABLE: Final[tuple[tuple[str, float, float, float], ...]] = (
+    ("best", 0.70, 0.15, 1.0),  # similarity of the candidate's nearest member
+    ("share", 0.60, 0.30, 0.4),  # its share of the weighed votes
+    ("margin", 0.05, 0.10, 0.4),  # to the nearest entry with another answer
+    ("count", 0.45, 0.35, 0.1),  # its share of the votes by number
+    ("count_far", 0.35, 0.35, 0.0),  # the same among all neighbours
+    ("behind", 0.01, 0.03, -0.1),  # how much nearer the nearest entry of all is
+    ("centroid", 0.75, 0.15, 0.3),  # similarity to the middle of its members nearby
+    ("centroid_margin", 0.05, 0.10, 0.4),  # to the middle of another group's
+    ("members", 1.5, 1.3, 0.1),  # log of how many entries have this answer
+    ("around", 0.50, 0.12, 0.0),  # mean similarity of all neighbours
+    ("words", 0.40, 0.30, 0.6),  # shared words by all words, rare ones weigh more
+    ("pairs", 0.25, 0.25, 0.2),  # shared neighbouring pairs of words: order
+    ("verbatim", 0.03, 0.20, 0.6),  # the same words, whatever their case, order and punctuation
+    ("covered", 0.75, 0.15, 0.6),  # how well each token of either text is matched in the other, by weight
+    ("worst", 0.45, 0.20, 0.4),  # the worst matched one
+    ("covered_margin", 0.05, 0.12, 0.2),  # how much better than by the nearest entry with another answer
+    ("numbers", 0.05, 0.22, -0.8),  # other numbers
+    ("negation", 0.05, 0.22, -0.6),  # one of them negated
+    ("opposites", 0.03, 0.17, -0.6),  # words that undo each other
+    ("asks", 0.40, 0.49, -0.2),  # another kind of question
+    ("length", 0.30, 0.25, -0.1),  # how different in length
+    ("record", 0.50, 0.25, 0.3),  # how often this answer was right when it was looked at
+    ("short", 0.30, 0.30, 0.0),  # few words to go by
+)
+NAMES: Final = tuple(name for name, *_ in _TABLE)
+CENTRES: Final[Array] = np.array([row[1] for row in _TABLE])
+SPREADS: Final[Array] = np.array([row[2] for row in _TABLE])
+PRIOR: Final[Array] = np.array([row[3] for row in _TABLE])
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What is asked: its text, its vector, and its tokens: their numbers, unit vectors and weights."""
+
+    text: str
+    vector: Vector
+    tokens: Tokens
+    units: Vector
+    weights: Vector
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """The group that won the vote, the place of its nearest member, and the features."""
+
+    group: int
+    place: int
+    similarity: float
+    features: Array
+
+
+def question(text: str, static: Static, vector: Vector | None = None) -> Question:
+    """A text made ready; with the static vector unless another is given."""
+    tokens = static.tokens(text)
+    rows = static.rows(tokens)
+    units, weights = _weighed(rows[:MOST_TOKENS])
+    return Question(text, static.vector(rows) if vector is None else vector, tokens[:MOST_TOKENS], units, weights)
+
+
+def _weighed(rows: Vector) -> tuple[Vector, Vector]:
+    """Tokens that mean much have long vectors in the table: their lengths are their weights."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows)) + np.float32(1e-6)
+    return rows / lengths[:, None], lengths
+
+
+def candidate(
+    asked: Question, near: Near, partition: Partition, static: Static, record: Callable[[int], float]
+) -> Candidate:
+    """Votes, and looks closely. `record` says how often a group's answer was right when it was looked at."""
+    similar, groups = near.similar.tolist(), near.groups.tolist()
+    first = similar[0]
+    votes: dict[int, float] = {}
+    for value, group in zip(similar[:VOTERS], groups[:VOTERS], strict=True):
+        votes[group] = votes.get(group, 0.0) + float(np.exp(_SHARP * (value - first)))
+    winner = max(votes, key=votes.__getitem__)
+    mine = [at for at, group in enumerate(groups) if group == winner]
+    best_at = mine[0]
+    best = similar[best_at]
+    other_at = next((at for at, group in enumerate(groups) if group != winner), None)
+    other = similar[-1] - 0.05 if other_at is None else similar[other_at]
+    centroid, centroid_other = _centroids(asked.vector, groups, winner, partition)
+    place = int(near.places[best_at])
+    looked = [_held(partition, int(near.places[at])) for at in mine[:_LOOKED_AT]]
+    rival = [] if other_at is None else [_held(partition, int(near.places[other_at]))]
+    matches = _matched(asked, looked + rival, static)
+    close = _closely(asked, looked, matches, partition)
+    against = matches[-1][0] if rival else 0.4
+    features = np.array(
+        (
+            best,
+            votes[winner] / sum(votes.values()),
+            best - other,
+            sum(1 for group in groups[:VOTERS] if group == winner) / min(VOTERS, len(groups)),
+            len(mine) / len(groups),
+            first - best,
+            centroid,
+            centroid - centroid_other,
+            float(np.log1p(partition.members[winner])),
+            sum(similar) / len(similar),
+            *close[:5],
+            close[3] - against,
+            *close[5:10],
+            record(winner),
+            close[10],
+        )
+    )
+    return Candidate(winner, place, best, features)
+
+
+def _centroids(vector: Vector, groups: list[int], winner: int, partition: Partition) -> tuple[float, float]:
+    """Similarity to the middle of the candidate's members, and to the nearest middle of the others."""
+    names = list(dict.fromkeys(groups))
+    middles = np.array([partition.middle(group) for group in names])
+    lengths = np.sqrt(np.einsum("ij,ij->i", middles, middles)) + np.float32(1e-9)
+    closeness = ((middles @ vector) / lengths).tolist()
+    mine = closeness.pop(names.index(winner))
+    return mine, max(closeness) if closeness else mine - 0.3
+
+
+def _held(partition: Partition, place: int) -> Held:
+    held = partition.held[place]
+    assert held is not None
+    return held
+
+
+def _closely(
+    asked: Question, looked: list[Held], matches: list[tuple[float, float]], partition: Partition
+) -> tuple[float, ...]:
+    """The texts of the nearest members: the best match of each kind; mismatches only where all have them."""
+    mine = facts_of(asked.text)
+    rows = []
+    for held, (covered, worst) in zip(looked, matches, strict=False):
+        theirs = facts_of(held.text)
+        rows.append(
+            (
+                _overlap(mine.words, theirs.words, partition),
+                _alike(mine.pairs, theirs.pairs),
+                float(mine.spelt == theirs.spelt),
+                covered,
+                worst,
+                -float(mine.numbers != theirs.numbers),
+                -float(mine.negated != theirs.negated),
+                -float(opposites(mine.opposed, theirs.opposed)),
+                -float(mine.asks != theirs.asks),
+                -abs(mine.length - theirs.length) / max(mine.length, theirs.length, 1),
+            )
+        )
+    best = list(map(max, zip(*rows, strict=True)))
+    return (*best[:5], *[-each for each in best[5:]], 1 / (1 + len(mine.words)))
+
+
+def _overlap(mine: frozenset[str], theirs: frozenset[str], partition: Partition) -> float:
+    both, either = mine & theirs, mine | theirs
+    if not either:
+        return 1.0
+    return sum(map(partition.rarity, both)) / sum(map(partition.rarity, either))
+
+
+def _alike(mine: frozenset[tuple[str, str]], theirs: frozenset[tuple[str, str]]) -> float:
+    either = mine | theirs
+    return len(mine & theirs) / len(either) if either else 1.0
+
+
+def _matched(asked: Question, looked: list[Held], static: Static) -> list[tuple[float, float]]:
+    """How well the tokens of each text are matched in the other: the weighed mean, and the worst heavy one.
+
+    All texts at once: one product of matrices, cut where the texts are.
+    """
+    tokens = [np.frombuffer(held.tokens, np.uint16) for held in looked]
+    starts = np.cumsum([0, *[len(each) for each in tokens[:-1]]])
+    units, weights = _weighed(static.rows(np.concatenate(tokens)))
+    pairs = asked.units @ units.T
+    forth = np.maximum.reduceat(pairs, starts, axis=1)  # each of mine, in each text
+    back = pairs.max(0)
+    mine, heavy = asked.weights, asked.weights >= asked.weights.mean()
+    covered = (mine @ forth) / mine.sum()
+    covered_back = np.add.reduceat(back * weights, starts) / np.add.reduceat(weights, starts)
+    worst = forth[heavy].min(0)
+    light = weights < np.repeat(
+        np.add.reduceat(weights, starts) / [len(each) for each in tokens], [len(each) for each in tokens]
+    )
+    worst_back = np.minimum.reduceat(np.where(light, np.float32(1), back), starts)
+    return list(zip(np.minimum(covered, covered_back).tolist(), np.minimum(worst, worst_back).tolist(), strict=True))

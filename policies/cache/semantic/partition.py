@@ -1,0 +1,223 @@
+"""The entries among which one looks: those of requests that are the same but for the last turn.
+
+Rules:
+1. An entry is a vector, the group of its answer (entries with equal answers have the same), its key and its text.
+2. Up to `BRUTE` entries are compared one by one; beyond, a graph (usearch) finds the nearest, once it is built.
+3. Removing leaves a hole, which is filled by the next entry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from math import log
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from policies.cache.semantic.facts import facts_of
+from policies.cache.semantic.static import Vector
+
+if TYPE_CHECKING:
+    from usearch.index import Index
+
+BRUTE: Final = 2000
+NEAR: Final = 30
+_BREADTH: Final = 96  # of the graph's search: more finds more surely, and takes longer
+_FIRST: Final = 4
+_WORDS: Final = 20_000  # that are counted
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """One entry. `key` is that of the answer in the exact tier; `answer` a digest of what it says."""
+
+    key: str
+    text: str
+    group: int
+    made_s: float
+    tokens: bytes = b""  # of the text, two bytes each
+
+
+class Near(msgspec.Struct, frozen=True):
+    """The nearest entries, nearest first: their places, how similar each is (cosine), their groups."""
+
+    places: npt.NDArray[np.int64]
+    similar: Vector
+    groups: npt.NDArray[np.int64]
+
+
+class Partition:
+    """Vectors, groups, texts and keys, by place."""
+
+    def __init__(self, dimensions: int = 0) -> None:
+        self.dimensions = dimensions  # 0 until there is an entry
+        self.vectors = np.zeros((_FIRST, dimensions), np.float32)
+        self.groups = np.full(_FIRST, -1, np.int64)
+        self.held: list[Held | None] = []
+        self.members: Counter[int] = Counter()
+        self._places: dict[str, int] = {}
+        self._holes: list[int] = []
+        self._index: Index | None = None
+        self._touched: set[int] = set()  # places that changed while a graph is being built
+        self._seen: Counter[str] = Counter()
+        self._lone: dict[int, int] = {}  # groups of one, and its place
+        self._sums = np.zeros((_FIRST, dimensions), np.float32)  # of the vectors of larger groups
+        self._rows: dict[int, int] = {}
+        self._row_holes: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        return f"<Partition {len(self)} entries, {len(self.members)} answers>"
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def add(self, held: Held, vector: Vector) -> None:
+        """Adds an entry; one of the same key is replaced."""
+        if not self.dimensions:
+            self.dimensions = len(vector)
+            self.vectors = np.zeros((_FIRST, self.dimensions), np.float32)
+            self._sums = np.zeros((_FIRST, self.dimensions), np.float32)
+        self.remove([held.key])
+        if self._holes:
+            place = self._holes.pop()
+            self.held[place] = held
+        else:
+            place = len(self.held)
+            self.held.append(held)
+            if place == len(self.vectors):
+                self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
+                self.groups = np.concatenate([self.groups, np.full_like(self.groups, -1)])
+        self.vectors[place] = vector
+        self.groups[place] = held.group
+        self.members[held.group] += 1
+        self._join(held.group, place)
+        self._places[held.key] = place
+        if len(self._seen) < _WORDS:
+            self._seen.update(facts_of(held.text).words)
+        if self._index is None:
+            self._touched.add(place)
+        else:
+            self._index.add(place, vector)
+
+    def remove(self, keys: Iterable[str]) -> int:
+        """Removes entries; says how many there were."""
+        gone = 0
+        for key in keys:
+            place = self._places.pop(key, None)
+            if place is None:
+                continue
+            held = self.held[place]
+            assert held is not None
+            self._leave(held.group, place)
+            self.held[place] = None
+            self.vectors[place] = 0
+            self.groups[place] = -1
+            self._holes.append(place)
+            if self._index is None:
+                self._touched.add(place)
+            else:
+                self._index.remove(place)
+            gone += 1
+        return gone
+
+    def entry(self, key: str) -> Held | None:
+        """By key."""
+        place = self._places.get(key)
+        return None if place is None else self.held[place]
+
+    @property
+    def oldest(self) -> str:
+        """The key of the entry that was added first."""
+        return next(iter(self._places))
+
+    def nearest(self, vector: Vector, most: int = NEAR) -> Near | None:
+        """The nearest entries; None where there are none."""
+        if not self._places:
+            return None
+        if self._index is not None:
+            found = self._index.search(vector, most, threads=1)
+            places = found.keys.astype(np.int64)
+            similar = 1 - found.distances.astype(np.float32)
+        else:
+            end = len(self.held)
+            all_similar = self.vectors[:end] @ vector
+            if self._holes:
+                all_similar[self._holes] = -2
+            count = min(most, len(self._places))
+            places = np.argpartition(-all_similar, count - 1)[:count] if count < end else np.arange(end)
+            places = places[np.argsort(-all_similar[places], kind="stable")][:count]
+            similar = all_similar[places]
+        return Near(places, similar, self.groups[places])
+
+    def middle(self, group: int) -> Vector:
+        """The sum of a group's vectors."""
+        row = self._rows.get(group)
+        middle: Vector = self.vectors[self._lone[group]] if row is None else self._sums[row]
+        return middle
+
+    def _join(self, group: int, place: int) -> None:
+        row = self._rows.get(group)
+        if row is None and self.members[group] == 1:
+            self._lone[group] = place
+            return
+        if row is None:
+            row = self._rows[group] = self._row_holes.pop() if self._row_holes else len(self._rows)
+            if row == len(self._sums):
+                self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
+            self._sums[row] = self.vectors[self._lone.pop(group)]
+        self._sums[row] += self.vectors[place]
+
+    def _leave(self, group: int, place: int) -> None:
+        self.members[group] -= 1
+        row = self._rows.get(group)
+        if row is not None:
+            self._sums[row] -= self.vectors[place]
+        if not self.members[group]:
+            del self.members[group]
+            self._lone.pop(group, None)
+            if row is not None:
+                del self._rows[group]
+                self._row_holes.append(row)
+
+    def rarity(self, word: str) -> float:
+        """What a word weighs: more, the fewer entries have it."""
+        return log((len(self.held) + 50) / (self._seen[word] + 1))
+
+    # --- the graph
+
+    @property
+    def wants_index(self) -> bool:
+        """Whether it has outgrown looking one by one."""
+        return self._index is None and len(self) > BRUTE
+
+    def to_index(self) -> tuple[npt.NDArray[np.int64], Vector]:
+        """What a graph is built of (`built`, in a thread): places and vectors, copied."""
+        self._touched.clear()
+        places = np.fromiter(self._places.values(), np.int64, len(self._places))
+        return places, self.vectors[places]
+
+    def take(self, index: Index) -> None:
+        """Looks by this graph from now on, after catching up with what changed meanwhile."""
+        for place in self._touched:
+            if place in index:
+                index.remove(place)
+            if self.held[place] is not None:
+                index.add(place, self.vectors[place])
+        self._touched.clear()
+        self._index = index
+
+
+def built(places: npt.NDArray[np.int64], vectors: Vector) -> Index:
+    """A graph. Tenths of a millisecond an entry: for a thread."""
+    from usearch.index import Index
+
+    index = Index(
+        ndim=vectors.shape[1], metric="cos", dtype="f16", connectivity=16, expansion_add=64, expansion_search=_BREADTH
+    )
+    index.add(places, vectors, threads=1)
+    return index
