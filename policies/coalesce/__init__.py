@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policies.cache.key import Share, uncacheable
 from policies.coalesce.alike import InFlight, full_key, may_share
-from policies.coalesce.shared import Member, Shared, reject
+from policies.coalesce.shared import Member, Shared, reject, same_terms
 from proxy.chain import Services
 from proxy.config import Order
 from proxy.config.scalars import Size, Truth
@@ -148,7 +148,7 @@ class Coalesce:
         request = shared.request
 
         async def run(background: Exchange) -> None:
-            _same_terms(request.exchange, background)
+            same_terms(request.exchange, background)
             shared.carrier, shared.mark = background, 0
             try:
                 response = await forward(request.using(exchange=background))
@@ -262,15 +262,6 @@ class Coalesce:
         else:
             response.tap(tap)
         return response
-
-
-def _same_terms(client: Exchange, background: Exchange) -> None:
-    """What outer layers have set for the request holds for the call, but its deadline."""
-    background.bypass = client.bypass
-    background.heads = client.heads
-    background.avoid = client.avoid
-    background.stateful_allowed = client.stateful_allowed
-    background.total_s, background.ttft_s, background.idle_s = client.total_s, client.ttft_s, client.idle_s
 
 
 async def _pump(response: Response, shared: Shared) -> None:

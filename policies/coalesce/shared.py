@@ -411,6 +411,15 @@ def copied(error: WeirError) -> WeirError:
     )
 
 
+def same_terms(client: Exchange, background: Exchange) -> None:
+    """What outer layers have set for the request holds for the call, but its deadline."""
+    background.bypass = client.bypass
+    background.heads = client.heads
+    background.avoid = client.avoid
+    background.stateful_allowed = client.stateful_allowed
+    background.total_s, background.ttft_s, background.idle_s = client.total_s, client.ttft_s, client.idle_s
+
+
 def too_slow(bytes: int) -> WeirError:
     """What is told to who lags too far behind."""
     message = f"This answer is shared, and was read more than {bytes} bytes slower than others read it."

@@ -8,13 +8,13 @@ from typing import get_args
 
 import pytest
 
-from policies import allow, fallback, headers, hedge, ratelimit, retry, timeout
+from policies import allow, coalesce, fallback, headers, hedge, microbatch, ratelimit, retry, timeout
 from proxy.config import Conditions, load
 from proxy.config.policies import Envelope, Honour
 from proxy.failures import KINDS
 
 GUIDE = Path(__file__).parents[2] / "docs/guide"
-PAGES = ("policies", "headers", "allow", "timeout", "hedge", "fallback", "retry", "ratelimit")
+PAGES = ("policies", "headers", "allow", "timeout", "hedge", "fallback", "retry", "ratelimit", "coalesce", "microbatch")
 
 
 def page(name: str) -> str:
@@ -63,6 +63,8 @@ def test_the_envelope_is_described() -> None:
         ("fallback", fallback.Target),
         ("retry", retry.Config),
         ("ratelimit", ratelimit.Config),
+        ("coalesce", coalesce.Config),
+        ("microbatch", microbatch.Config),
     ],
 )
 def test_options_are_described(name: str, fields: type) -> None:
