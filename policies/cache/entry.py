@@ -138,10 +138,13 @@ class Rendering:
         if dialect is None:
             return None
         answer = orjson.loads(self._filled(b'"%b%b"' % (self._prefix, ID_MARK), TIME_MARK))
-        events = unrolled(dialect, answer, include_usage=include_usage)
-        if events is None:
+        try:
+            events = unrolled(dialect, answer, include_usage=include_usage)
+            if events is None:
+                return None
+            lines = [_line(name, told) for name, told in events]
+        except (ValueError, TypeError, KeyError, AttributeError):  # of a form that nobody foresaw, or too deep
             return None
-        lines = [_line(name, told) for name, told in events]
         if dialect == "chat":
             lines.append(b"data: [DONE]\n\n")
         return Template(b"".join(lines))

@@ -112,12 +112,18 @@ def _add_operations(router: web.UrlDispatcher, operated: Operated) -> None:
             raise WeirError(404, "No such exchange in the journal.", code="exchange_not_found")
         return as_json(record)
 
+    async def operate(request: web.Request) -> web.Response:
+        where = request.match_info
+        arguments = await _body(request, dict[str, Any]) if request.can_read_body else {}
+        return as_json(dict(await operated.operate(where["use"], where["operation"], arguments)))
+
     router.add_get("/admin/status", status)
     router.add_post("/admin/reload", reload)
     router.add_post("/admin/drain", drain)
     router.add_post("/admin/restart", restart)
     router.add_post("/admin/bypass", bypass)
     router.add_get("/admin/exchanges/{id}", exchange)
+    router.add_post("/admin/policies/{use}/{operation}", operate)
 
 
 def _add_keys(router: web.UrlDispatcher, keys: KeyStore) -> None:

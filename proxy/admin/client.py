@@ -60,6 +60,10 @@ class AdminClient:
         """What happened to an exchange."""
         return self._ask("GET", f"/admin/exchanges/{quote(id, safe='')}")
 
+    def operate(self, use: str, operation: str, **arguments: Any) -> Mapping[str, Any]:
+        """Ask a policy (`proxy.operating`)."""
+        return self._ask("POST", f"/admin/policies/{quote(use, safe='')}/{quote(operation, safe='')}", arguments)
+
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, also: tuple[int, ...] = ()
     ) -> dict[str, Any]:

@@ -80,3 +80,6 @@ class Operated(Protocol):
 
     async def explain(self, exchange: str, tenant: str | None) -> Mapping[str, Any] | None:
         """What happened to an exchange (`proxy.why`); with a tenant, only if it is that tenant's."""
+
+    async def operate(self, use: str, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask a policy (`proxy.operating`); raises WeirError."""

@@ -11,6 +11,7 @@ import typer
 
 from proxy import __version__
 from proxy.cli import (
+    cache,
     explain,
     files,
     keys,
@@ -46,6 +47,7 @@ app.command("report")(report.report)
 app.command("reconcile")(reconcile.reconcile)
 app.add_typer(ledger.app)
 app.command("close")(ledger.close)
+app.add_typer(cache.app)
 app.command("status")(operate.status)
 app.command("reload")(operate.reload)
 app.command("restart")(operate.restart)

@@ -1,7 +1,8 @@
 """From a whole answer to the events of the stream that the same call would have had with `stream: true`. Pure.
 
 The inverse of `gathering`: what it makes of these events is the answer again. Text is cut into pieces of about
-`PIECE` characters, or where its logprobs cut it. An event is its name (None where the dialect names none) and payload.
+`PIECE` characters (longer ones if there would be more than `MOST_PIECES`), or where its logprobs cut it. An event is
+its name (None where the dialect names none) and payload.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ Json = dict[str, Any]
 Event = tuple[str | None, Json]
 
 PIECE: Final = 48
+MOST_PIECES: Final = 64
 _PIECES: Final = re.compile(rf"(?s).{{1,{PIECE}}}(?:(?<=\s)|(?=\s)|$)|.{{1,{PIECE}}}")
 _TEXTS: Final = ("content", "refusal")
 
@@ -33,7 +35,11 @@ def unrolled(dialect: str, answer: Json, *, include_usage: bool = False) -> list
 
 def pieces(text: str) -> list[str]:
     """A text cut after words; joined they are the text again."""
-    return _PIECES.findall(text)
+    cut = _PIECES.findall(text)
+    if len(cut) <= MOST_PIECES:
+        return cut
+    joined = -(-len(cut) // MOST_PIECES)
+    return ["".join(cut[at : at + joined]) for at in range(0, len(cut), joined)]
 
 
 # --- OpenAI's chat completions and completions

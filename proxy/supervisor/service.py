@@ -30,6 +30,8 @@ from proxy.ledger.keeping import Bookkeeper
 from proxy.ledger.spool import host_id
 from proxy.logs import Log
 from proxy.metrics import Snapshot
+from proxy.operating import Operating, operate
+from proxy.state.protocol import Store
 from proxy.supervisor import keyring, listeners
 from proxy.supervisor.cards import compiled, prune
 from proxy.supervisor.fleet import Fleet, StartError
@@ -38,8 +40,8 @@ from proxy.supervisor.plan import Load, Plan
 from proxy.supervisor.proc import usage_of
 from proxy.supervisor.recovery import Recovery
 from proxy.supervisor.rolling import Rolling
-from proxy.supervisor.takeover import NOTICED_S, RETRY_S, Takeover
 from proxy.supervisor.state import STATE, StateError, StateKeeper
+from proxy.supervisor.takeover import NOTICED_S, RETRY_S, Takeover
 from proxy.supervisor.upkeep import Compile, Upkeep
 
 RECOVERY_BOUND_S = 2.0
@@ -76,6 +78,7 @@ class Supervisor:
         self._lookups = Lookups(plan.home, plan.ledger)
         self._fleet: Fleet | None = None
         self._ledger: Bookkeeper | None = None
+        self._store: Store | None = None
         self._serving = False
         self._rolling = Rolling(log)
         self._started_s, self._started_at_s = time.monotonic(), time.time()
@@ -148,7 +151,7 @@ class Supervisor:
         if not plan.state:
             return state, None
         place = self.upkeep.state = state.place
-        store = place.open(RECOVERY_BOUND_S, self.log)
+        store = self._store = place.open(RECOVERY_BOUND_S, self.log)
         stack.push_async_callback(store.aclose)
         host = await asyncio.to_thread(host_id, plan.home)
         recovery = Recovery(plan.home, host, store, self.log)
@@ -318,6 +321,11 @@ class Supervisor:
     async def explain(self, exchange: str, tenant: str | None) -> Mapping[str, Any] | None:
         """What happened to an exchange; None if unknown, or if it isn't this tenant's."""
         return await self._lookups.exchange(exchange, tenant)
+
+    async def operate(self, use: str, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask a policy."""
+        counted = await self._fleet.sum() if self._fleet is not None else Snapshot()
+        return await operate(use, operation, arguments, Operating(self._store, counted))
 
     # -- small parts --------------------------------------------------------------------------------------------------
 

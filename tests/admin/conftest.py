@@ -14,6 +14,7 @@ import pytest
 from proxy.admin import api, ops
 from proxy.admin.operated import Reloaded, Status, WorkerStatus
 from proxy.admin.site import Site
+from proxy.errors import WeirError
 from proxy.keys import KeyStore
 from proxy.supervisor.listeners import bind, name_of
 
@@ -71,6 +72,11 @@ class Operated:
     async def explain(self, exchange: str, tenant: str | None) -> Mapping[str, Any] | None:
         self.asked.append((exchange, tenant))
         return {"exchange": exchange} if exchange == "known" else None
+
+    async def operate(self, use: str, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        if use != "lens":
+            raise WeirError(404, f"No policy `{use}`.", code="policy_not_found")
+        return {"done": operation, **arguments}
 
 
 class Listener:

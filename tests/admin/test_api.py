@@ -126,3 +126,15 @@ async def test_unknown_paths_are_json_errors(admin: Listener, method: str, path:
     found, body = await admin.ask(method, path, GOOD)
     assert found == status
     assert set(body["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_policies_are_asked(admin: Listener) -> None:
+    """What they are asked, with what, and what they refuse."""
+    asked = await admin.ask("POST", "/admin/policies/lens/polish", GOOD, {"cloth": "soft"})
+    assert asked == (200, {"done": "polish", "cloth": "soft"})
+    assert await admin.ask("POST", "/admin/policies/lens/look", GOOD) == (200, {"done": "look"})
+    status, answer = await admin.ask("POST", "/admin/policies/none/polish", GOOD, {})
+    assert (status, answer["error"]["code"]) == (404, "policy_not_found")
+    status, answer = await admin.ask("POST", "/admin/policies/lens/polish", GOOD, ["soft"])
+    assert (status, answer["error"]["code"]) == (400, "invalid_body")
+    assert (await admin.ask("POST", "/admin/policies/lens/polish", {}, {}))[0] == 401

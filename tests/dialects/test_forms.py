@@ -110,7 +110,9 @@ def test_completions(text: str, reason: str) -> None:
 def test_pieces(text: str) -> None:
     """Pieces are short, and joined they are the text."""
     assert "".join(pieces(text)) == text
-    assert all(0 < len(piece) <= 48 for piece in pieces(text))
+    assert all(0 < len(piece) <= 48 for piece in pieces(text[: 48 * 32]))
+    assert len(pieces(text * 100)) <= 64
+    assert "".join(pieces(text * 100)) == text * 100
 
 
 OUTPUT: list[Json] = [
