@@ -28,7 +28,10 @@ class NotReadyError(RuntimeError):
 class Process:
     """One started program, with its log file; `pids` lists it and all its descendants."""
 
-    def __init__(self, argv: Sequence[str], *, core: int, log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, core: int | None, log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        """With `core` None it runs wherever the kernel likes, at the priority of this process: nothing is timed."""
         self.log = log
         with log.open("ab") as sink:
             self._popen = subprocess.Popen(
@@ -64,27 +67,28 @@ class Process:
             time.sleep(0.02)
         raise NotReadyError(f"not listening on port {port} after {within_s:.0f} s:\n{self.tail()}")
 
-    def stop(self) -> None:
+    def stop(self, patience_s: tuple[float, float] = (1.5, 3.0)) -> None:
         """SIGTERM (drain), SIGTERM again (now), then SIGKILL to what is left of the tree."""
         descendants = self.pids()
-        for patience_s in (1.5, 3.0):
+        for wait_s in patience_s:
             if not self.alive():
                 break
             self._popen.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(patience_s)
+                self._popen.wait(wait_s)
         for pid in descendants if self.alive() else descendants[1:]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._popen.wait()
 
 
-def _settle_on(core: int) -> Callable[[], None]:
+def _settle_on(core: int | None) -> Callable[[], None]:
     libc = ctypes.CDLL(None, use_errno=True)
 
     def settle() -> None:
-        os.sched_setaffinity(0, {core})
-        prefer()
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+            prefer()
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # nothing outlives an interrupted benchmark
 
     return settle
