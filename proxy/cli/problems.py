@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.cli.output import CommandError, paint
 
 if TYPE_CHECKING:
     from proxy.config import ConfigurationError, Problem
+
+
+_SECRETS: Final = (
+    re.compile(
+        r"""((?:key|keys|secret|password|token|value)["']?\s*:\s*\[?\s*["']?)"""
+        r"""(?!required|open|true|false|null)([^\s"'{}\[\],$&*|>][^\s"'}\],]*)""",
+        re.I,
+    ),
+    re.compile(r"(://[^\s/:@]*:)([^\s/@${}]+)(?=@)"),
+    re.compile(r"""((?:^|[\s"'\[,])(?:sk|wk|pk|key)-)([A-Za-z0-9_-]{6,})"""),
+)
 
 
 class BadFilesError(CommandError):
@@ -38,9 +50,16 @@ def show(problem: Problem, lines: Sequence[str]) -> str:
 def _excerpt(problem: Problem, lines: Sequence[str]) -> list[str]:
     if not 0 < problem.line <= len(lines):
         return []
-    number = str(problem.line)
+    number, line = str(problem.line), masked(lines[problem.line - 1].expandtabs(1))
     caret = " " * (max(problem.column, 1) - 1) + paint("^", _style(problem), sys.stderr)
-    return [f"  {number} | {lines[problem.line - 1].expandtabs(1)}", f"  {' ' * len(number)} | {caret}"]
+    return [f"  {number} | {line}", f"  {' ' * len(number)} | {caret}"]
+
+
+def masked(line: str) -> str:
+    """A line without what may be a key or a password that doesn't belong there: logs keep what is shown."""
+    for pattern in _SECRETS:
+        line = pattern.sub(lambda match: match[1] + "•" * len(match[2]), line)
+    return line
 
 
 def _style(problem: Problem) -> str:

@@ -66,6 +66,9 @@ def note(
             source.report(where, "is missing", described(model, inner))
         else:
             message, hint = _words(found["type"], found.get("ctx") or {}, found["msg"], _found(source, where, found))
+            if where in source.raw:  # also where it is too short to be told from other words
+                seen, raw = shown(found["input"]), repr(source.raw[where])
+                message, hint = message.replace(seen, raw), hint.replace(seen, raw)
             source.report(where, message, hint, at_key="[key]" in found["loc"])
 
 

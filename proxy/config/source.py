@@ -25,6 +25,7 @@ _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+_TELLING = 4  # shorter values stand in too many words to be told apart
 _MOST_VALUES = 300_000  # ten thousand keys in a teams file are a fifth of it
 
 # What PyYAML says, what that usually means, and what would be right. The first that matches counts.
@@ -65,6 +66,8 @@ class Source:
     keys: dict[Location, Mark] = field(default_factory=dict)
     raw: dict[Location, str] = field(default_factory=dict)
     """The text of values in which variables were replaced, as written."""
+    held: dict[str, str] = field(default_factory=dict, repr=False)
+    """What variables held, and values made of that, by how the file writes it."""
     elsewhere: dict[str, str] = field(default_factory=dict)
     """Settings that the command line or the environment replaced, and what they came from."""
     problems: list[Problem] = field(default_factory=list)
@@ -93,6 +96,14 @@ class Source:
             mark = Mark(0, 0)
         self.add(origin or self.file, mark, location, message, hint, warning=warning)
 
+    def as_written(self, words: str) -> str:
+        """`words` with `${NAME}` where they hold what a variable held, be it whole, quoted or cut short."""
+        for value in sorted(self.held, key=len, reverse=True):
+            if len(value) >= _TELLING:
+                for form in (value, repr(value)[1:-1], repr(f"{value[:37]}...")[1:-1]):
+                    words = words.replace(form, self.held[value])
+        return words
+
     def add(
         self, file: str, mark: Mark, location: Location, message: str, hint: str = "", *, warning: bool = False
     ) -> None:
@@ -103,8 +114,8 @@ class Source:
                 line=mark.line,
                 column=mark.column,
                 path=written(location),
-                message=message,
-                hint=hint,
+                message=self.as_written(message),
+                hint=self.as_written(hint),
                 severity="warning" if warning else "error",
             )
         )
@@ -251,7 +262,9 @@ class _Reader:
         text = node.value
         if "${" in text:
             self.source.raw[location] = text
-            return _REFERENCE.sub(lambda match: self.replaced(match, location), text)
+            value = _REFERENCE.sub(lambda match: self.replaced(match, location), text)
+            self.source.held[value] = text
+            return value
         return text if node.style else _plain(text)  # plain is None to PyYAML, "" to libyaml
 
     def replaced(self, match: re.Match[str], location: Location) -> str:
@@ -263,6 +276,8 @@ class _Reader:
             return ""
         name, otherwise = variable.groups()
         value = self.env.get(name)
+        if value:
+            self.source.held[value] = f"${{{name}}}"
         if otherwise is not None:
             return value or otherwise
         if value is None:

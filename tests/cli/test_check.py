@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.cli.problems import masked
 from tests.cli.conftest import Weir
 
 BROKEN = """\
@@ -85,3 +86,25 @@ def test_schema_is_json_schema(weir: Weir, kind: str) -> None:
     schema = json.loads(weir("schema", kind).stdout)
     assert schema["additionalProperties"] is False
     assert schema["properties"]["version"]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("    key: sk-canary-9", "    key: •••••••••••"),
+        ('    openai: {url: u, key: "canary", kee: x}', '    openai: {url: u, key: "••••••", kee: x}'),
+        ('{"keys": ["canary"], "secret":"canary"}', '{"keys": ["••••••"], "secret":"••••••"}'),
+        ("      - sk-canary-9", "      - sk-••••••••"),
+        ("state: redis://:canary@h:1/0", "state: redis://:••••••@h:1/0"),
+        ("url: https://user:canary@h/v1", "url: https://user:••••••@h/v1"),
+        ('key: "${OPENAI_API_KEY}"', 'key: "${OPENAI_API_KEY}"'),
+        ("state: redis://:${PW}@h", "state: redis://:${PW}@h"),
+        ("key: {file: /run/secrets/openai}", "key: {file: /run/secrets/openai}"),
+        ("keys: required", "keys: required"),
+        ("limit: 2M tokens/day", "limit: 2M tokens/day"),
+    ],
+)
+def test_lines_are_shown_without_secrets(line: str, shown: str) -> None:
+    """What was written where no key belongs isn't repeated in a log; the caret still fits."""
+    assert masked(line) == shown
+    assert len(masked(line)) == len(line)

@@ -151,3 +151,16 @@ def test_any_text(text: str) -> None:
     """Whatever is in the file, reading ends with values or with problems that have a place."""
     source = read("f.yaml", text.encode("utf-8", "surrogatepass"), {})
     assert source.data is not None or all(problem.line >= 1 for problem in source.problems)
+
+
+def test_what_a_variable_held_is_never_in_a_message() -> None:
+    """Whole, as a part of a value, quoted or cut short: the file's own words stand there."""
+    secret = "s3cr'et-" + "x" * 60
+    source = read("weir.yaml", b'a: "${SECRET}"\nb: "redis://:${SECRET}@h"\n', {"SECRET": secret})
+    for words in (secret, repr(secret), f"redis://:{secret}@h", repr(secret[:37] + "..."), f"at {secret}: no"):
+        source.report(("a",), f"found {words}", f"not {words}")
+    for problem in source.problems:
+        assert "x" * 10 not in str(problem)
+        assert "${SECRET}" in problem.message
+        assert "${SECRET}" in problem.hint
+    assert secret not in repr(source)
