@@ -106,16 +106,20 @@ def overrides(**given: object) -> dict[str, Any]:
 def reader(
     choice: Choice, url: str | None, given: Mapping[str, Any], log_format: str | None
 ) -> Callable[[], Configuration]:
-    """What reads the configuration, now and at each reload."""
+    """What reads the configuration, now and at each reload. What it takes from the environment no child inherits."""
     from proxy.config.loading import default_configuration, load
+    from proxy.supervisor.environment import hide
+
+    env = dict(os.environ)
 
     def read() -> Configuration:
         if choice.kind == "file":
-            configuration = load(choice.path, os.environ, overrides=given)
+            configuration = load(choice.path, env, overrides=given)
         elif choice.kind == "demo":
-            configuration = default_configuration(os.environ, demo_url=url, overrides=given)
+            configuration = default_configuration(env, demo_url=url, overrides=given)
         else:
-            configuration = default_configuration(os.environ, upstream_url=url, overrides=given)
+            configuration = default_configuration(env, upstream_url=url, overrides=given)
+        hide(configuration, os.environ)
         return configuration if log_format is None else logging(configuration, log_format)
 
     return read
