@@ -394,7 +394,7 @@ class DataPlane:
             if heartbeat is not None:
                 heartbeat.stop()
             self.metrics.gauges.exchanges -= 1
-            self.gate.leave()
+            self.gate.leave(known.rank)
             state.chain.left()
             exchange.release()
 

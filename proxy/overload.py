@@ -7,6 +7,8 @@ Rules:
    as in Netflix' concurrency-limits), and grows again by the CPU that is left. A cut is followed by another only once
    what runs has come down to it. Where nobody was refused for a while, the limit goes.
 3. Classes share one limit: the lower ones may use a part of it only, so that there is always room for the high one.
+   Against the limit counts what runs of a class and those above, so that the lower never stand in the way of the
+   higher; against the number that the file sets counts everything.
 4. Who finds no room waits, bounded in number and time. A queue that doesn't get empty delays everybody and serves
    nobody (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10/5): then its patience shrinks to that of one
    turn, and the newest is served first, since the oldest are those whose clients have given up (Maurer, "Fail at
@@ -34,7 +36,7 @@ from proxy.priority import NORMAL
 UNLIMITED: Final = float("inf")
 FLOOR: Final = 8.0  # exchanges that run however bad it looks: else nothing would tell that it got better
 BUSY: Final = 0.95  # the share of a core that there is to give
-DEEPEST_CUT: Final = 0.5
+DEEPEST_CUT: Final = 0.25
 FASTEST_GROWTH: Final = 1.25
 REFUSED_AFTER: Final = 2  # looks: one turn that took long (a reload, a noisy neighbour) is no overload
 FORGOTTEN_AFTER: Final = 50  # looks without a refusal
@@ -95,14 +97,15 @@ class Gate:
     """The door of one worker. Who is let in (`enters`, `wait`) says `leave` once, at the end."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.running = 0
+        self._running = [0, 0, 0]  # of this class and higher ones
         self.pressed = False  # whether anybody could be refused now
         self.limit = Limit()
         self.shed = [0, 0, 0]  # by class
         self._clock = clock
         self._options = Overload()
         self._shares = _SHARES_WITHOUT_HIGH
-        self._rooms = (UNLIMITED, UNLIMITED, UNLIMITED)
+        self._rooms = (UNLIMITED, UNLIMITED, UNLIMITED)  # by the limit, for a class and those above
+        self._places = (UNLIMITED, UNLIMITED, UNLIMITED)  # by the configured number, for all together
         self._queues: tuple[deque[Waiter], ...] = (deque(), deque(), deque())
         self._waiting = 0
         self._empty_s = clock()  # when the queue was empty last
@@ -114,6 +117,11 @@ class Gate:
         self._set_rooms()
 
     @property
+    def running(self) -> int:
+        """How many run."""
+        return self._running[-1]
+
+    @property
     def waiting(self) -> int:
         """How many wait."""
         return self._waiting
@@ -122,21 +130,27 @@ class Gate:
 
     def enters(self, rank: int) -> bool:
         """Whether there is room; then it is taken."""
-        if self.running < self._rooms[rank]:
-            self.running += 1
-            return True
-        return False
+        running = self._running
+        if running[rank] >= self._rooms[rank] or running[-1] >= self._places[rank]:
+            return False
+        while rank < 3:
+            running[rank] += 1
+            rank += 1
+        return True
 
     def refuses(self, rank: int) -> bool:
         """Whether a request of this class finds neither room nor a place to wait; then it is counted as refused."""
-        if self.running < self._rooms[rank] or self._place(rank):
+        running = self._running
+        if (running[rank] < self._rooms[rank] and running[-1] < self._places[rank]) or self._place(rank):
             return False
         self._count(rank)
         return True
 
-    def leave(self) -> None:
-        """One has ended."""
-        self.running -= 1
+    def leave(self, rank: int) -> None:
+        """One of this class has ended."""
+        while rank < 3:
+            self._running[rank] -= 1
+            rank += 1
         if self._waiting:
             self._admit()
 
@@ -158,7 +172,7 @@ class Gate:
             await waiter.ticket
         except asyncio.CancelledError:
             if waiter.ticket.done() and not waiter.ticket.cancelled() and waiter.ticket.exception() is None:
-                self.leave()  # let in at the moment when its client left
+                self.leave(rank)  # let in at the moment when its client left
             else:
                 self._remove(waiter)
             raise
@@ -182,10 +196,9 @@ class Gate:
     def _admit(self) -> None:
         newest_first = self._standing
         for rank, queue in enumerate(self._queues):
-            while queue and self.running < self._rooms[rank]:
+            while queue and self.enters(rank):
                 waiter = queue.pop() if newest_first and rank >= NORMAL else queue.popleft()
                 self._waiting -= 1
-                self.running += 1
                 waiter.ticket.set_result(None)
         if not self._waiting:
             self._empty_s = self._clock()
@@ -207,10 +220,11 @@ class Gate:
         self._set_rooms()
 
     def _set_rooms(self) -> None:
-        ceiling = min(self.limit.now, self._options.exchanges or UNLIMITED)
         high, normal, low = self._shares
-        self._rooms = (ceiling * high, ceiling * normal, ceiling * low)
-        self.pressed = ceiling != UNLIMITED
+        limit, most = self.limit.now, self._options.exchanges or UNLIMITED
+        self._rooms = (limit * high, limit * normal, limit * low)
+        self._places = (most * high, most * normal, most * low)
+        self.pressed = min(limit, most) != UNLIMITED
         if self._waiting:
             self._admit()
 

@@ -1,8 +1,8 @@
 """How hard a worker is pressed, measured ten times a second: its loop, its CPU, its memory.
 
 Rules: measuring costs a few microseconds, fifty times a second, whatever the load. A turn of the loop is measured as
-such: a callback asked for now runs in the next turn. Of five turns the middle one counts, so that one that took long
-(a collection of garbage, a neighbour on the core) is no overload.
+such: a callback asked for now runs in the next turn. Of those of 100 ms the middle one counts, so that one that took
+long (a collection of garbage, a neighbour on the core) is no overload.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from proxy.config.overload import Overload
 from proxy.overload import Gate
 
 PROBE_S: Final = 0.02
-PROBES: Final = 5  # in one look
+LOOK_S: Final = 0.1
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _LIMIT_FILES: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _STATM: Final = Path("/proc/self/statm")
@@ -26,13 +26,20 @@ _STATM: Final = Path("/proc/self/statm")
 
 class Watch:
     """Measures this worker and tells its gate, ten times a second. `others` is the pressure on what is counted
-    elsewhere: bytes, descriptors."""
+    elsewhere: bytes, descriptors; `each` is called at each probe."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, gate: Gate, others: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        gate: Gate,
+        others: Callable[[], float],
+        each: Callable[[], object] = lambda: None,
+    ) -> None:
         self.lag_s = 0.0  # in the last look
         self._loop = loop
         self._gate = gate
         self._others = others
+        self._each = each
         self._lag_limit_s = Overload().lag_s
         self._memory_limit = 0
         self._lags: list[float] = []
@@ -71,12 +78,13 @@ class Watch:
         """The loop has turned once since the probe."""
         self._lags.append(max(time.monotonic() - at_s, late_s))
         self._gate.tick()
-        if len(self._lags) >= PROBES:
+        self._each()
+        if self._loop.time() - self._began[0] >= LOOK_S:
             self._look()
         self._next()
 
     def _look(self) -> None:
-        self.lag_s = sorted(self._lags)[PROBES // 2]
+        self.lag_s = sorted(self._lags)[len(self._lags) // 2]
         wall_s, cpu_s = self._loop.time() - self._began[0], time.thread_time() - self._began[1]
         pressure = max(self.lag_s / self._lag_limit_s, self._others(), self._memory())
         self._gate.look(pressure, cpu_s / max(wall_s, 1e-3), max(self._most, self._gate.running))

@@ -37,6 +37,7 @@ from proxy.pricing import RateCards
 from proxy.priority import CLASSES
 from proxy.state.opening import open_store
 from proxy.state.protocol import Store
+from proxy.wire.accepting import Accepting
 from proxy.wire.call import ServerLimits
 from proxy.wire.certificate import Certificate
 from proxy.wire.connect import Connector, Resolver
@@ -70,6 +71,7 @@ class Worker:
         self._plane: DataPlane | None = None
         self._store: Store | None = None
         self._servers: list[asyncio.Server] = []
+        self._accepting: Accepting | None = None
         self._connections: set[ServerConnection] = set()
         self._limits = ServerLimits()
         self._timeouts = Timeouts()
@@ -204,7 +206,7 @@ class Worker:
         )
         if self._store is not None:
             self._remembering = self._loop.create_task(self._remember(self._plane, self._store), name="lessons")
-        self._watch = Watch(self._loop, self._plane.gate, self._pressure)
+        self._watch = Watch(self._loop, self._plane.gate, self._pressure, self._accept)
         await self._plane.warm()
 
     def _adopt(self, configuration: Configuration) -> None:
@@ -229,6 +231,7 @@ class Worker:
         for listener in self._listeners:
             server = await self._loop.create_server(self._connection, sock=listener, backlog=_BACKLOG, ssl=context)
             self._servers.append(server)
+        self._accepting = Accepting(self._loop, self._listeners, self._connection, context)
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: the collector needn't look at it again
         gc.set_threshold(*_QUIET_GC)
@@ -241,6 +244,11 @@ class Worker:
         connection = ServerConnection(self._plane, self._limits, self._ticker, self._connections)
         connection.draining = self._plane.draining  # it was waiting when the listeners were closed
         return connection
+
+    def _accept(self) -> None:
+        """Takes in what waits before the door, so that the gate sees it."""
+        if self._accepting is not None:
+            self._accepting.take()
 
     def _few_descriptors(self, plane: DataPlane) -> bool:
         """Whether one more client could leave a request without a descriptor for its upstream."""
@@ -337,6 +345,8 @@ class Worker:
         """Takes no new connection, lets the running exchanges end, then stops."""
         if self._plane is not None:
             self._plane.draining = True
+        if self._accepting is not None:
+            self._accepting.close()
         for server in self._servers:
             server.close()
         for connection in list(self._connections):

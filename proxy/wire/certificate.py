@@ -27,7 +27,7 @@ class Certificate:
         self.context = _context()
 
     def load(self, cert: Path, key: Path) -> None:
-        """Show this certificate from the next handshake on. Blocking. Raises `CertificateError`; then nothing changes."""
+        """Show this certificate from the next handshake on. Blocking. Raises `CertificateError`."""
         try:
             with _in_memory(cert) as shown, _in_memory(key) as held:
                 for context in (_context(), self.context):
