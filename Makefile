@@ -15,7 +15,7 @@ ifdef UPSTREAM
 export UPSTREAM
 endif
 
-.PHONY: help run test bench bench-faults fuzz guard check format lock system clean
+.PHONY: help run test bench bench-faults bench-batch fuzz guard check format lock system clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,9 @@ test: $(VENV)/.installed system
 
 bench: $(VENV)/.installed system
 	$(BIN)/python -m bench $(ARGS)
+
+bench-batch: $(VENV)/.installed
+	$(BIN)/python -m bench.batch $(ARGS)
 
 bench-faults: $(VENV)/.installed system
 	$(BIN)/python -m bench.suites faults $(ARGS)

@@ -1,4 +1,4 @@
-"""What coalescing costs a request that has no twin: the layer around a `forward` that answers at once.
+"""What both layers cost a request that is alone: the layer around a `forward` that answers at once.
 
 Measured without a wire, in pairs of short rounds: a forward alone, the same through the layer. Of each the lower decile
 counts: what the code takes when nobody else has the core. The answers are whole; a stream's events are timed by
@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
 
-from policies import coalesce
+from policies import coalesce, microbatch
 from proxy.body import scan
 from proxy.endpoints import endpoint_of
 from proxy.exchange import Exchange, Forward, Identity, Request
@@ -45,6 +46,16 @@ def request(text: str, exchange: Exchange | None = None) -> Request:
     return Request(exchange, endpoint, "POST", _PATH.encode(), _PATH, [], scan(raw), "gpt-4o-mini")
 
 
+def embedding(text: str) -> Request:
+    """A request for one vector."""
+    raw = orjson.dumps({"model": "text-embedding-3-small", "input": text})
+    endpoint = endpoint_of("POST", "/v1/embeddings")
+    assert endpoint is not None
+    exchange = Exchange(Identity("tenant", "key"), endpoint.name)
+    path = "/v1/embeddings"
+    return Request(exchange, endpoint, "POST", path.encode(), path, [], scan(raw), "text-embedding-3-small")
+
+
 async def _answer(request: Request) -> Response:
     return Response(200, [(b"content-type", b"application/json")], b"{}")
 
@@ -57,19 +68,23 @@ async def _mean_ns(forward: Forward, requests: list[Request]) -> float:
 
 
 async def measure() -> dict[str, Any]:
-    """Nanoseconds that the layer adds, by the size of the question."""
+    """Nanoseconds that each layer adds, by the size of the question."""
+    batching: Any = microbatch.build(microbatch.Config(), _Services())  # type: ignore[arg-type]
+    return {"coalesce": await _added(layer(), request), "microbatch": await _added(batching, embedding)}
+
+
+async def _added(policy: Any, make: Callable[[str], Request]) -> dict[str, int]:
     found = {}
-    policy = layer()
 
     async def through(request: Request) -> Response:
         return await policy(request, forward=_answer)  # type: ignore[no-any-return]
 
     for size in (100, 2_000, 20_000):
-        made = [request(f"{number} {'word ' * (size // 5)}") for number in range(EACH)]
+        made = [make(f"{number} {'word ' * (size // 5)}") for number in range(EACH)]
         pairs = [(await _mean_ns(_answer, made), await _mean_ns(through, made)) for _ in range(ROUNDS)]
         before, after = ([pair[side] for pair in pairs] for side in (0, 1))
         found[f"{size}"] = round(statistics.quantiles(after, n=10)[0] - statistics.quantiles(before, n=10)[0])
-    return {"added_ns_by_question_bytes": found}
+    return found
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 - use: microbatch
   window: 2ms
-  max_items: 32
+  max_items: 16
 
 What lives here: the layer and its batches. `split.py` cuts answers apart and shares usage, `group.py` says who goes
 together, and how long to wait.
@@ -55,7 +55,7 @@ class Config(BaseModel):
 
     window: Annotated[Duration, Field(le=0.1)] = Field(default=0.002, json_schema_extra={"default": "2ms"})
     """How long a request waits for others, if others are under way."""
-    max_items: Annotated[int, Field(ge=2, le=2048)] = 32
+    max_items: Annotated[int, Field(ge=2, le=2048)] = 16
     """How many inputs go up as one request."""
     max_tokens: Annotated[int, Field(ge=1000)] = 100_000
     """How long they may be together, in tokens; of texts, four bytes count as one."""
