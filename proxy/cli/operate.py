@@ -58,7 +58,7 @@ def drain(home: HomeOption = None, config: ConfigOption = None) -> None:
 
 
 def restart(
-    wait: Annotated[bool, typer.Option(help="Return when all workers are replaced.")] = True,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once.")] = False,
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -68,9 +68,9 @@ def restart(
     with _proxy(home, config) as proxy:
         before = proxy.status().replaced
         proxy.restart()
-        while wait and (found := proxy.status()).restarting:
+        while not no_wait and (found := proxy.status()).restarting:
             time.sleep(0.1)
-    if not wait:
+    if no_wait:
         print("restarting")
         return
     if found.restart_problem:

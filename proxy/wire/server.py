@@ -58,6 +58,7 @@ class ServerConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self.deadline = NEVER
         self.draining = False
+        self._idle_s = limits.keep_alive_s
         self.write_paused = False
         self._drain_waiter: asyncio.Future[None] | None = None
         self._unwritten = 0
@@ -379,7 +380,7 @@ class ServerConnection(asyncio.Protocol):
             call.abort()
             return
         unread = isinstance(call.body, BodyReader) and not call.body.finished
-        if unread or not call.keep_alive or self.draining:
+        if unread or not call.keep_alive or (self.draining and not self._idle_s):
             self._linger()
             return
         if self._waiting:
@@ -401,7 +402,7 @@ class ServerConnection(asyncio.Protocol):
             return now + self.limits.body_idle_s
         if self._running is not None:
             return NEVER
-        return now + (self.limits.header_s if self._in_head else self.limits.keep_alive_s)
+        return now + (self.limits.header_s if self._in_head else self._idle_s)
 
     # --- writing
 
@@ -464,10 +465,11 @@ class ServerConnection(asyncio.Protocol):
     def drain(self, idle_s: float = 0.0) -> None:
         """Ends after the running exchange, or after one more, whose answer says so.
 
-        An idle one ends once it has been idle for `idle_s`: a client that uses it has sent by then, and one that sends
-        at the very moment of a close couldn't tell whether its request was taken (RFC 9112, section 9.5).
+        An idle one ends once it has been idle for `idle_s`, and so does one whose answer began before and couldn't say
+        so: a client that uses it has sent by then, and one that sends at the very moment of a close couldn't tell
+        whether its request was taken (RFC 9112, section 9.5).
         """
-        self.draining = True
+        self.draining, self._idle_s = True, min(idle_s, self._idle_s)
         busy = self._running is not None or self._reading is not None or self._waiting
         if busy or self._in_head or self._discard or self.write_paused:
             return

@@ -382,3 +382,42 @@ async def test_a_large_body_is_taken_whole_wherever_it_is_cut() -> None:
             raw = await client.rest()
         assert raw.count(b"HTTP/1.1 200 OK") == 2
         assert seen[-2:] == [body, b"hi"]
+
+
+async def test_an_idle_connection_takes_one_more_request_during_a_drain() -> None:
+    """Within `idle_s` its client may have sent already: that is answered, and told that it was the last."""
+    async with serving() as server, await server.connect() as client:
+        assert (await client.ask(get())).status == 200
+        server.connection.drain(idle_s=60.0)
+        answer = await client.ask(get())
+        assert (answer.status, answer.header(b"connection")) == (200, b"close")
+        assert await client.closed()
+
+
+async def test_who_could_not_be_told_may_ask_once_more() -> None:
+    """An answer whose head was sent before the drain can't say `close`; the next one can."""
+    go = asyncio.Event()
+
+    async def stream(call: Call) -> None:
+        call.start(200, [])
+        call.write(b"begun")
+        await go.wait()
+        call.finish()
+
+    async with serving(App(stream)) as server, await server.connect() as client:
+        await client.send(get())
+        await client.read_until(b"begun")
+        server.connection.drain(idle_s=60.0)
+        go.set()
+        await client.read_until(b"0\r\n\r\n")
+        answer = await client.ask(get())
+        assert (answer.status, answer.header(b"connection")) == (200, b"close")
+        assert await client.closed()
+
+
+async def test_idle_long_enough_is_closed_by_a_drain() -> None:
+    """Who doesn't come back within `idle_s` finds the connection closed."""
+    async with serving() as server, await server.connect() as client:
+        assert (await client.ask(get())).status == 200
+        server.connection.drain(idle_s=0.05)
+        assert await client.closed()
