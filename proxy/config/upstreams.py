@@ -131,7 +131,7 @@ class Model(Strict):
     balance: Literal["weighted", "least-latency", "prefix-affinity"] = "weighted"
     """How a deployment is chosen: in proportion to the weights; the quickest to its first token; or the one that has
     most of the prompt in its cache."""
-    max_load: Annotated[float, Field(gt=1)] = 1.25
+    max_load: Annotated[float, Field(gt=1)] = 2.0
     """With `prefix-affinity`: so many times its fair share of the calls may one have."""
     outliers: Outliers = Outliers()
     """When a deployment stands out from the others so that it is left out for a while."""

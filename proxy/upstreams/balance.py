@@ -7,16 +7,15 @@ comes in time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy.upstreams.deployment import Deployment
-from proxy.upstreams.prefix import Marks, Warm
-from proxy.upstreams.rendezvous import draw
+from proxy.upstreams.prefix import LENGTHS, Marks, Warm
+from proxy.upstreams.rendezvous import first
 
-WARM_SHARE: Final = 0.5  # of a prompt's marks: below it, what is shared is everybody's system prompt
-SLACK: Final = 2  # calls that a replica may always have: with little traffic, any bound would send most away
+WARM_SHARE: Final = 0.1  # of a prompt's length: for less, it isn't worth to follow it
+SLACK: Final = 2  # calls that a replica may always have
 
 
 def weighted(deployments: Sequence[Deployment]) -> Deployment:
@@ -41,9 +40,8 @@ def quickest(deployments: Sequence[Deployment], streamed: bool, now: float, rand
     count = len(deployments)
     if count == 1:
         return deployments[0]
-    first = int(random() * count)
-    second = int(random() * (count - 1))
-    one, other = deployments[first], deployments[second + (second >= first)]
+    drawn, next = int(random() * count), int(random() * (count - 1))
+    one, other = deployments[drawn], deployments[next + (next >= drawn)]
     known = [each.line.health.latency[streamed].estimate_s(now, not each.line.in_flight) for each in (one, other)]
     quick_s = min([estimate_s for estimate_s in known if estimate_s], default=1.0) / 2
     return other if _cost(other, known[1], quick_s) < _cost(one, known[0], quick_s) else one
@@ -54,43 +52,44 @@ def _cost(deployment: Deployment, estimate_s: float, quick_s: float) -> float:
     return (estimate_s or quick_s) * (in_flight + 1) if estimate_s or in_flight else 0.0
 
 
-def bound(weight: float, all_weights: float, in_flight: int, max_load: float) -> int:
-    """How many calls one deployment may have, the next included, when all together have so many without it.
+def bounded(in_flight: Sequence[int], weights: Sequence[float], max_load: float) -> Sequence[int]:
+    """Which of them may have one more, by their indices; never none, since their bounds add up to more than there is.
 
-    Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, 2018): so many times its fair share.
+    Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, 2018): at most so many times the fair
+    share of all there is, the next one included; or `SLACK`, because with little traffic any bound would send most
+    away.
     """
-    return max(math.ceil(max_load * (in_flight + 1) * weight / all_weights), SLACK)
+    each = max_load * (sum(in_flight) + 1) / sum(weights)
+    if max(in_flight) < max(each * min(weights), SLACK):
+        return range(len(in_flight))
+    return [
+        index
+        for index, (has, weight) in enumerate(zip(in_flight, weights, strict=True))
+        if has < SLACK or has < each * weight
+    ]
 
 
 def warmest(deployments: Sequence[Deployment], marks: Marks, warm: Warm, max_load: float, now: float) -> Deployment:
     """The deployment that has most of the prompt in its cache, unless it has too much to do; a new prompt's own.
 
-    A prompt's own place is drawn by its first mark that nobody knows: what comes before it is shared by many, and
-    would bring them all to one place.
+    Where little of it was seen before, its own place is drawn: by its first mark that isn't shared with several others,
+    so that a system prompt doesn't bring them all to one place. All workers draw the same.
     """
-    in_flight = sum([each.line.in_flight for each in deployments])
-    weights = sum([each.weight for each in deployments])
-    free = [
-        each for each in deployments if each.line.in_flight < bound(each.weight, weights, in_flight, max_load)
-    ]  # never none: their bounds add up to more than there is
+    in_flight = [each.line.in_flight for each in deployments]
+    weights = [each.weight for each in deployments]
+    allowed = bounded(in_flight, weights, max_load)
+    free = deployments if len(allowed) == len(deployments) else [deployments[index] for index in allowed]
     if not marks:
         return min(free, key=_load)
-    anyone, depth, owners = warm.longest(marks, _bits(free))
-    if depth and depth >= WARM_SHARE * len(marks):
-        chosen = min([each for each in free if owners & each.bit], key=_load)
+    found = warm.find(marks, sum([each.bit for each in free]))
+    if found.warm and LENGTHS[found.warm - 1] >= WARM_SHARE * LENGTHS[len(marks) - 1]:
+        chosen = min([each for each in free if found.owners & each.bit], key=_load)
     else:
-        key = marks[anyone] if anyone < len(marks) else marks[-1]
-        chosen = max(free, key=lambda each: draw(key, each.seed, each.weight))
-    warm.learn(marks, chosen.bit, now)
+        key = marks[min(found.shared, len(marks) - 1)]
+        chosen = free[first(key, [each.seed for each in free], [each.weight for each in free])]
+    warm.learn(marks, found.known, chosen.bit, now)
     return chosen
 
 
 def _load(deployment: Deployment) -> float:
     return (deployment.line.in_flight + 1) / deployment.weight
-
-
-def _bits(deployments: Sequence[Deployment]) -> int:
-    bits = 0
-    for each in deployments:
-        bits |= each.bit
-    return bits

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 from crc32c import crc32c
 
 from proxy.body import Body
@@ -45,20 +46,30 @@ def marks_of(request: Request, salt: int = 0) -> Marks:
 
 
 def marks(prompt: bytes, salt: int = 0) -> Marks:
-    """The marks of a text: one for each whole length that it has, at least one."""
+    """The marks of a text: one for each whole length that it has, at least one. Different `salt`s have none in common.
+
+    CRC-32C is what processors have an instruction for. A collision would cost a better place, nothing else.
+    """
     found: list[int] = []
-    size, at, mark, other = len(prompt), 0, salt & 0xFFFFFFFF, salt >> 32
+    size, at, chain = len(prompt), 0, salt
     for length in LENGTHS:
         if length > size:
             break
-        block = prompt[at:length]
-        mark = crc32c(block, mark)
-        other = (other * 0x01000193 ^ mark ^ block[0]) & 0xFFFFFFFF
-        found.append(other << 32 | mark)  # the chain of all before makes of 32 bits nearly 64
+        chain = hash((chain, crc32c(prompt[at:length], salt)))
+        found.append(chain)
         at = length
     if not found and size:
-        found.append(crc32c(prompt, mark))
+        found.append(hash((chain, crc32c(prompt, salt))))
     return tuple(found)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What is known of a prompt. Counts are of its leading marks."""
+
+    known: int  # to anyone
+    shared: int  # with several other prompts, that went on otherwise: a system prompt, a document
+    warm: int  # to the best of those that were asked about
+    owners: int  # who those are, as bits
 
 
 class Warm:
@@ -66,36 +77,45 @@ class Warm:
 
     MARKS: Final = 50_000  # of each half: about 5 MB
     KEEPS_S: Final = 300.0  # each half; so a mark is remembered for five to ten minutes after its last use
+    FORKS: Final = 3  # prompts that go on from a mark where others did: it isn't one conversation's
 
-    __slots__ = ("_new", "_old", "_turned_at")
+    __slots__ = ("_forks", "_new", "_old", "_old_forks", "_turned_at")
 
     def __init__(self, now: float = 0.0) -> None:
         self._new: dict[int, int] = {}
         self._old: dict[int, int] = {}
+        self._forks: dict[int, int] = {}
+        self._old_forks: dict[int, int] = {}
         self._turned_at = now
 
     def __len__(self) -> int:
         return len(self._new) + len(self._old)
 
-    def longest(self, marks: Marks, among: int) -> tuple[int, int, int]:
-        """How many leading marks any replica knows; how many the best of `among` know; and who those are."""
-        new, old = self._new, self._old
-        anyone = depth = 0
+    def find(self, marks: Marks, among: int) -> Found:
+        """What is known of a prompt, and which of `among` know most of it."""
+        new, old, forks, old_forks = self._new, self._old, self._forks, self._old_forks
+        known = shared = warm = 0
         best = among
-        for mark in marks:
+        for number, mark in enumerate(marks, 1):
             owners = new.get(mark, 0) | old.get(mark, 0)
             if not owners:
                 break
-            anyone += 1
-            if depth == anyone - 1 and (both := best & owners):
-                best, depth = both, anyone
-        return anyone, depth, best if depth else 0
+            known = number
+            if forks.get(mark, 0) + old_forks.get(mark, 0) >= self.FORKS:
+                shared = number
+            if warm == number - 1 and (both := best & owners):
+                best, warm = both, number
+        return Found(known, shared, warm, best if warm else 0)
 
-    def learn(self, marks: Marks, replica: int, now: float) -> None:
-        """A replica (as its bit) was given these."""
+    def learn(self, marks: Marks, known: int, replica: int, now: float) -> None:
+        """A replica (as its bit) was given these, of which so many were known."""
         if len(self._new) >= self.MARKS or now - self._turned_at >= self.KEEPS_S:
             self._old, self._new, self._turned_at = self._new, {}, now
+            self._old_forks, self._forks = self._forks, {}
         new, old = self._new, self._old
         for mark in marks:
-            known = new.get(mark)
-            new[mark] = (old.get(mark, 0) if known is None else known) | replica
+            owners = new.get(mark)
+            new[mark] = (old.get(mark, 0) if owners is None else owners) | replica
+        if 0 < known < len(marks):
+            fork = marks[known - 1]
+            self._forks[fork] = self._forks.get(fork, 0) + 1

@@ -8,26 +8,28 @@ workers agree without talking. For the dozen replicas of a model it is quicker t
 from __future__ import annotations
 
 import math
-import zlib
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Final
 
 _WORD: Final = (1 << 64) - 1
 
 
 def seed_of(name: str) -> int:
-    """What a place draws by: the same in every worker and after every restart."""
-    raw = name.encode()
-    return _mixed(zlib.crc32(raw) << 32 | zlib.crc32(raw[::-1]))
+    """What a place draws by: the same in every worker and after every restart. Odd."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") | 1
 
 
-def draw(key: int, seed: int, weight: float) -> float:
-    """What a place draws for a key. The higher wins."""
-    return weight / -math.log((_mixed(key ^ seed) + 0.5) / (_WORD + 1.0))
+def first(key: int, seeds: Sequence[int], weights: Sequence[float]) -> int:
+    """The index of the key's own place.
 
-
-def _mixed(word: int) -> int:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): every bit depends on every bit."""
-    word = (word + 0x9E3779B97F4A7C15) & _WORD
-    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
-    return word ^ (word >> 31)
+    Each draws by multiplying the key by a number of its own (Dietzfelbinger and others, 1997: the upper bits of such a
+    product are spread well). Adding, or xor, would not do: the places would keep their distances, and some get far
+    more keys than others.
+    """
+    odd = key & _WORD | 1
+    drawn = [odd * seed & _WORD for seed in seeds]
+    if min(weights) != max(weights):
+        logs = [weight / -math.log((word + 0.5) / (_WORD + 1.0)) for word, weight in zip(drawn, weights, strict=True)]
+        return logs.index(max(logs))
+    return drawn.index(max(drawn))

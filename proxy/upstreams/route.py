@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import random
 import time
+import zlib
 from typing import Final, Literal
 
 from proxy.body import Body
@@ -24,7 +25,6 @@ from proxy.upstreams.balance import quickest, warmest, weighted
 from proxy.upstreams.deployment import Bar, Clock, Deployment
 from proxy.upstreams.outliers import standing_out
 from proxy.upstreams.prefix import Warm, marks_of
-from proxy.upstreams.rendezvous import seed_of
 
 Balance = Literal["weighted", "least-latency", "prefix-affinity"]
 
@@ -73,7 +73,7 @@ class Route:
         balance: Balance = "weighted",
         *,
         outliers: Outliers = _OUTLIERS,
-        max_load: float = 1.25,
+        max_load: float = 2.0,
         pattern: str = "*",
         clock: Clock = time.monotonic,
         draw: Clock = random.random,
@@ -137,8 +137,8 @@ class Route:
     def _salt(self, request: Request) -> int:
         """What keeps prompts apart that no cache shares: of other models, and of clients with keys of their own."""
         if self.deployments[0].upstream.own_key:
-            return seed_of(request.model or "")
-        return seed_of(f"{request.exchange.identity.tenant}/{request.model}")
+            return zlib.crc32((request.model or "").encode())
+        return zlib.crc32(f"{request.exchange.identity.tenant}/{request.model}".encode())
 
     def _nobody(self, request: Request, now: float) -> NoDeploymentError:
         model = request.model
