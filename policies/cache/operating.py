@@ -48,7 +48,7 @@ class ToForget(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def operate(operation: str, arguments: Mapping[str, Any], here: Operating) -> Mapping[str, Any]:
-    """`stats`, `get` {entry}, `evict` {entries | tag | model | tenant | policy}."""
+    """`stats`, `get` {entry}, `evict` {entries | tag | model | tenant | policy}, `explain` {a request, a policy}."""
     if operation == "stats":
         return {"policies": _policies(here.counted), "stored": await _stored(here.store)}
     if here.store is None:
@@ -61,6 +61,10 @@ async def operate(operation: str, arguments: Mapping[str, Any], here: Operating)
         except (msgspec.ValidationError, ValueError) as error:
             raise WeirError(400, f"What to evict isn't clear: {error}.", code="invalid_body") from None
         return {"evicted": sum([await evict(here.store, eviction) for eviction in evictions])}
+    if operation == "explain":
+        from policies.cache.semantic.explaining import explain
+
+        return await explain(arguments, here.store)
     raise no_such_operation("cache", operation)
 
 

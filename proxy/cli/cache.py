@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proxy.cli.cache_explain import explain
 from proxy.cli.home import ConfigOption, HomeOption, home_of
 from proxy.cli.output import CommandError, UsageError, dollars
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="cache", help="Look at caches, and evict from them.", no_args_is_help=True, rich_markup_mode=None
 )
+
+app.command()(explain)
 
 _KIB = 1024
 

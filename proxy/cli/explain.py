@@ -38,7 +38,7 @@ def explain(
     from proxy.errors import WeirError
     from proxy.explain import asked
 
-    configuration = _loaded(config, home)
+    configuration = loaded(config, home)
     headers, raw = headers_of(header or ()), body_of(data)
     try:
         who, headers = identity(configuration, key, headers)
@@ -152,7 +152,8 @@ def _target(target: dict[str, Any], cost: dict[str, Any]) -> str:
     return f"  {target['upstream']:<20} {share:<6} {target['model']}  {said}  ({cost['input_tokens']:,} in, {cap})"
 
 
-def _loaded(config: Path | None, home: Path | None) -> Configuration:
+def loaded(config: Path | None, home: Path | None) -> Configuration:
+    """The configuration that a command means."""
     from proxy.cli.problems import BadFilesError
     from proxy.config import ConfigurationError
     from proxy.config.loading import load

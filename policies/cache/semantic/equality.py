@@ -3,8 +3,9 @@
 Rules:
 1. `text`: the same words and numbers, whatever their case, punctuation, mark-up and spacing, and however a number is
    written.
-2. `similar`: also answers that say the same in other words: their vectors are near once what all answers of the
-   partition have in common (a greeting, a phrase) is taken away, and no number, negation or opposite differs.
+2. `similar`: also answers that say the same in other words: they share most of the words that count, and no number,
+   negation or opposite differs. A word counts as far as it comes again in the answer to the nearest question more often
+   than in any answer: what a model says this time and not the next, a greeting or a phrase, doesn't.
 3. Equal answers have the same group, which is found once, when an entry is stored: among all by rule 1, among the
    nearest by rule 2.
 4. In doubt they differ: that costs a hit, the other error costs the guarantee.
@@ -14,32 +15,45 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
+from zlib import crc32
 
 import msgspec
-import numpy as np
 
 from policies.cache.semantic.facts import facts_of, opposites
-from policies.cache.semantic.static import Static, Vector
 
 _WORD: Final = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?|[^\s\w]")
 _KEPT_SIGNS: Final = frozenset("%$€£°+-=<>&|/")
 _LISTED: Final = re.compile(r"(?m)^\s*(?:\d+[.)]|[-*•])\s+")
-_NEAR: Final = 0.80
+_NEAR: Final = 0.6
 _LONGEST: Final = 4000  # characters of an answer that are compared
-_COMMON: Final = 10.0  # answers' worth of the belief that they have nothing in common
+_MOST_WORDS: Final = 200
+_COUNTED: Final = 20_000
+_UNSEEN: Final = 3.0  # looks' worth of the belief that a word always comes again
+_LEAST: Final = 0.02
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """An answer as it is compared. `name` is the digest of its normal form."""
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An answer as it is compared. `name` is the digest of its normal form; `words` are numbers that stand for them."""
 
     name: bytes
-    vector: Vector
-    numbers: frozenset[str]
+    words: bytes
+    numbers: tuple[str, ...]
     negated: bool
     opposed: int
-    length: int
+
+    @property
+    def set(self) -> frozenset[int]:
+        """Its words."""
+        return words_of(self.words)
+
+
+def words_of(data: bytes) -> frozenset[int]:
+    """Words as they are kept: four bytes each."""
+    return frozenset(memoryview(data).cast("I"))
 
 
 def normal(text: str) -> str:
@@ -68,50 +82,52 @@ def digest(normal_form: str) -> bytes:
     return hashlib.blake2b(normal_form.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
-def answer_of(text: str, static: Static) -> Answer:
+def answer_of(text: str) -> Answer:
     """An answer made ready."""
     form = normal(text)
-    short = form[:_LONGEST]
-    facts = facts_of(short)
-    vector = static.vector(static.rows(static.tokens(short)))
-    return Answer(digest(form), vector, facts.numbers, facts.negated, facts.opposed, facts.length)
+    facts = facts_of(form[:_LONGEST])
+    words = sorted({crc32(word.encode("utf-8", "surrogatepass")) for word in facts.words})[:_MOST_WORDS]
+    return Answer(digest(form), array("I", words).tobytes(), tuple(sorted(facts.numbers)), facts.negated, facts.opposed)
 
 
 class Common:
-    """What the answers of a partition have in common."""
+    """What words are worth among the answers of a partition."""
 
     def __init__(self) -> None:
-        self._sum: Vector = np.zeros(1, np.float32)  # takes on the vectors' size
-        self._count = 0
+        self._answers = 0
+        self._seen: Counter[int] = Counter()  # answers that have the word
+        self._looks: Counter[int] = Counter()  # those of them for which there was a nearest question
+        self._again: Counter[int] = Counter()  # and whose nearest question's answer has it too
 
-    def add(self, vector: Vector) -> None:
-        """One more answer."""
-        self._sum = self._sum + vector
-        self._count += 1
+    def add(self, words: frozenset[int], beside: frozenset[int] | None) -> None:
+        """One more answer, and that of the nearest question, if there was one near."""
+        self._answers += 1
+        if len(self._seen) >= _COUNTED:
+            words = frozenset(word for word in words if word in self._seen)
+        self._seen.update(words)
+        if beside is not None:
+            self._looks.update(words)
+            self._again.update(words & beside)
 
-    def without(self, vector: Vector) -> Vector:
-        """What is particular to an answer."""
-        rest: Vector = vector - self._sum / np.float32(self._count + _COMMON)
-        return rest / np.float32(float(np.sqrt(rest @ rest)) + 1e-9)
+    def weight(self, word: int) -> float:
+        """What a word is worth."""
+        again = (self._again[word] + _UNSEEN) / (self._looks[word] + _UNSEEN)
+        return max(_LEAST, again - self._seen[word] / (self._answers + 1))
 
 
 def alike(one: Answer, others: Iterable[Answer], common: Common) -> Answer | None:
-    """The one of the others that says the same, if any does."""
-    mine = common.without(one.vector)
-    best, nearest = None, _NEAR
+    """The one of the others that says the same, if any does; the nearest of several."""
+    best, nearest, mine = None, _NEAR, one.set
     for other in others:
-        if _differ(one, other):
+        if one.numbers != other.numbers or one.negated != other.negated or opposites(one.opposed, other.opposed):
             continue
-        near = float(mine @ common.without(other.vector))
+        near = shared(mine, other.set, common)
         if near >= nearest:
             best, nearest = other, near
     return best
 
 
-def _differ(one: Answer, other: Answer) -> bool:
-    return (
-        one.numbers != other.numbers
-        or one.negated != other.negated
-        or opposites(one.opposed, other.opposed)
-        or max(one.length, other.length) > 3 * min(one.length, other.length) + 5
-    )
+def shared(one: frozenset[int], other: frozenset[int], common: Common) -> float:
+    """The weight of the words that both say by the weight of all."""
+    either = sum(map(common.weight, one | other))
+    return sum(map(common.weight, one & other)) / either if either else 0.0

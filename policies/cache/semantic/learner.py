@@ -24,15 +24,15 @@ from policies.cache.semantic.score import Fit, Weights, prior
 
 Rows = npt.NDArray[np.float32]
 Status = Literal["gathering", "certified", "suspended"]
-_ROWS: Final = 6000  # labels that the score is fitted on, and λ found by
-_LABELS: Final = 6000
+_ROWS: Final = 6000  # labels that the score is fitted on
+_LABELS: Final = 4000  # that λ is found by
 _TRAFFIC: Final = 2000  # scores that strata are measured by
 _AUDITS: Final = 400  # that the error of hits is told by
 _STALE: Final = 3000  # requests after which an audit says nothing any more
 _FIRST_FIT: Final = 100
 _REFIT: Final = 250
 _RETHINK: Final = 25  # labels between two looks for λ
-_ALL_AUDITED: Final = 200
+_ALL_AUDITED: Final = 500
 _AUDITED: Final = 0.1
 _AIM: Final = 1.0
 _LOOSEST, _TIGHTEST = 1.3, 0.5
@@ -112,12 +112,12 @@ class Learner:
         self._told.add((*label.features, float(label.right), label.score, float(self.labels)))
         if label.audit:
             self._audits.add((float(self.asked), label.audit, float(not label.right)))
-        self._remember(label.group, label.right)
+        self._remember(label.group, float(label.right))
         if self.labels - self._thought_at >= _RETHINK:
             self.rethink()
         return self.labels - self._fitted_at >= (_REFIT if self._fitted_at else _FIRST_FIT)
 
-    def _remember(self, group: bytes, right: bool) -> None:
+    def _remember(self, group: bytes, right: float) -> None:
         if group not in self._records and len(self._records) >= _MOST_RECORDS:
             del self._records[next(iter(self._records))]
         good, looked = self._records.get(group, (0.0, 0.0))

@@ -38,6 +38,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     group: int
     made_s: float
     tokens: bytes = b""  # of the text, two bytes each
+    words: bytes = b""  # of its answer (`equality.words_of`)
 
 
 class Near(msgspec.Struct, frozen=True):

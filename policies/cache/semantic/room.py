@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import msgspec
 import numpy as np
 
-from policies.cache.semantic.equality import Answer, Common, alike
+from policies.cache.semantic.equality import Answer, Common, alike, words_of
 from policies.cache.semantic.partition import Held, Near, Partition
 from policies.cache.semantic.static import Vector
+
+_BESIDE: Final = 0.7  # similarity from which on questions may have the same answer
+_WORDINGS: Final = 8  # of one answer, that others are compared with
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True):
@@ -29,12 +33,8 @@ class Stored(msgspec.Struct, frozen=True, array_like=True):
     vector: bytes
     made_s: float
     group: bytes  # the name of its group
-    name: bytes  # of its own answer
-    answer: bytes  # the vector of its own answer
-    numbers: tuple[str, ...]
-    negated: bool
-    opposed: int
-    length: int
+    answer: Answer
+    beside: bytes | None  # the words of the nearest question's answer
 
 
 class Room:
@@ -46,37 +46,46 @@ class Room:
         self.common = Common()
         self.building = False
         self._numbers: dict[bytes, int] = {}  # of groups, by the names of all their answers
-        self._answers: list[Answer] = []  # of each group, the first
+        self._names: list[bytes] = []  # of each group: what all workers call it
+        self._answers: list[list[Answer]] = []  # of each group: its answer in some wordings
 
     def __repr__(self) -> str:
         return f"<Room {len(self.partition)} entries>"
 
     def name(self, group: int) -> bytes:
         """The name of a group."""
-        return self._answers[group].name
+        return self._names[group]
 
     def grouped(self, answer: Answer, near: Near | None, *, similar: bool) -> bytes:
         """The name of the group that an answer belongs to: one that is there, or its own."""
         number = self._numbers.get(answer.name)
         if number is None and similar and near is not None:
             groups = [group for group in dict.fromkeys(near.groups.tolist()) if group >= 0]
-            found = alike(answer, [self._answers[group] for group in groups], self.common)
+            found = alike(answer, [each for group in groups for each in self._answers[group]], self.common)
             number = None if found is None else self._numbers[found.name]
         return answer.name if number is None else self.name(number)
+
+    def beside(self, near: Near | None) -> bytes | None:
+        """The words of the nearest question's answer, if one is near."""
+        if near is None or near.similar[0] < _BESIDE:
+            return None
+        held = self.partition.held[int(near.places[0])]
+        return None if held is None else held.words
 
     def add(self, stored: Stored) -> None:
         """Takes an entry in."""
         vector = np.frombuffer(stored.vector, np.float16).astype(np.float32)
-        said = np.frombuffer(stored.answer, np.float16).astype(np.float32)
         number = self._numbers.get(stored.group)
         if number is None:
-            number = len(self._answers)
-            numbers = frozenset(stored.numbers)
-            self._answers.append(Answer(stored.group, said, numbers, stored.negated, stored.opposed, stored.length))
-            self._numbers[stored.group] = number
-        self._numbers.setdefault(stored.name, number)
-        self.common.add(said)
-        self.partition.add(Held(stored.key, stored.text, number, stored.made_s, stored.tokens), vector)
+            number = self._numbers[stored.group] = len(self._answers)
+            self._names.append(stored.group)
+            self._answers.append([stored.answer])
+        elif stored.answer.name not in self._numbers and len(self._answers[number]) < _WORDINGS:
+            self._answers[number].append(stored.answer)
+        self._numbers.setdefault(stored.answer.name, number)
+        self.common.add(stored.answer.set, None if stored.beside is None else words_of(stored.beside))
+        held = Held(stored.key, stored.text, number, stored.made_s, stored.tokens, stored.answer.words)
+        self.partition.add(held, vector)
 
 
 class Rooms:

@@ -24,7 +24,7 @@ from policies.cache.entry import Entry
 from policies.cache.exact import ExactTier
 from policies.cache.freshness import NOTHING, Wish
 from policies.cache.key import Asked
-from policies.cache.options import Config
+from policies.cache.options import Config, Semantic
 from policies.cache.semantic import asking
 from policies.cache.semantic.equality import Answer, answer_of
 from policies.cache.semantic.features import Candidate, Question, candidate, question
@@ -102,7 +102,7 @@ class SemanticTier:
         self._draw = draw
         self._static = Static()
         self._model = self._config.model if self._config.embedder == "upstream" else None
-        self._embedder = self._static.name if self._model is None else f"upstream:{self._model}"
+        self._embedder = embedder_of(self._static, self._config)
         self._rooms = Rooms(self._config.entries, self._room)
         self._learners: dict[str, Learner] = {}
         self._known_ns: dict[str, int] = {}  # until when a restored learner knows labels
@@ -113,7 +113,7 @@ class SemanticTier:
         self._loading = services.store is not None
         self._arrived: list[Stored] = []  # while the past is being read
         if services.store is not None:
-            kind = f"{self._embedder}/{self._config.equal}/{self._config.max_error:g}"
+            kind = kind_of(self._embedder, self._config)
             self._shared = Shared(services.store, services.name, owner, kind, config.exact.ttl)
             loop = asyncio.get_running_loop()
             self._tasks.append(loop.create_task(self._remember(self._shared), name="semantic cache: the past"))
@@ -230,9 +230,9 @@ class SemanticTier:
         if text is None:
             return
         if len(text) > _LONG:
-            answer = await asyncio.to_thread(answer_of, text, self._static)
+            answer = await asyncio.to_thread(answer_of, text)
         else:
-            answer = answer_of(text, self._static)
+            answer = answer_of(text)
         tenant = look.request.exchange.identity.tenant
         room = self._rooms.get(look.turn.partition, tenant) or self._room(tenant)
         group = room.grouped(answer, look.near, similar=self._config.equal != "text")
@@ -243,7 +243,7 @@ class SemanticTier:
         label = None
         if look.found is not None and right is not None:
             label = Label(tuple(look.found.features.tolist()), look.score, right, look.group, look.audit)
-        stored = self._stored(look, entry, answer, group, tenant)
+        stored = self._stored(look, entry, answer, group, room.beside(look.near))
         message = Message(self._owner, tenant, time.time_ns(), stored, label)
         self._apply(message)
         if self._shared is not None:
@@ -261,10 +261,10 @@ class SemanticTier:
         name = self._services.name
         return await asking.judged(look.request, look.forward, self._config.judge, look.turn.text, (old, fresh), name)
 
-    def _stored(self, look: Look, entry: Entry, answer: Answer, group: bytes, tenant: str) -> Stored:
+    def _stored(self, look: Look, entry: Entry, answer: Answer, group: bytes, beside: bytes | None) -> Stored:
         asked = look.asked
         return Stored(
-            tenant,
+            look.request.exchange.identity.tenant,
             look.turn.partition,
             entry.key,
             look.turn.text,
@@ -272,12 +272,8 @@ class SemanticTier:
             half(asked.vector),
             entry.made_s,
             group,
-            answer.name,
-            half(answer.vector),
-            tuple(sorted(answer.numbers)),
-            answer.negated,
-            answer.opposed,
-            answer.length,
+            answer,
+            beside,
         )
 
     def _apply(self, message: Message) -> None:
@@ -409,3 +405,13 @@ class SemanticTier:
     def _spawn(self, work: Any, name: str) -> None:
         assert self._services.spawn is not None
         self._services.spawn(work, name)
+
+
+def embedder_of(static: Static, config: Semantic) -> str:
+    """The name and version of what makes the vectors: part of every partition."""
+    return static.name if config.embedder == "static" else f"upstream:{config.model}"
+
+
+def kind_of(embedder: str, config: Semantic) -> str:
+    """What entries and labels of different kinds must not be mixed by."""
+    return f"{embedder}/{config.equal}/{config.max_error:g}"

@@ -1,0 +1,121 @@
+"""What a scope learns: cold start, certification, suspension, and that its state outlives it."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import numpy as np
+
+from policies.cache.semantic.bound import NEVER
+from policies.cache.semantic.features import CENTRES, NAMES, SPREADS
+from policies.cache.semantic.learner import Label, Learner, rescored
+from policies.cache.semantic.score import fit, prior
+
+BEST = NAMES.index("best")
+
+
+def asked(drawn: random.Random) -> tuple[np.ndarray, bool]:
+    """Features of which one tells much, and whether the answer is right."""
+    tells = drawn.gauss(0, 1)
+    features = CENTRES + SPREADS * np.array([drawn.gauss(0, 0.3) for _ in NAMES])
+    features[BEST] = CENTRES[BEST] + SPREADS[BEST] * tells
+    return features, drawn.random() < 1 / (1 + np.exp(-6 * tells))
+
+
+def teach(learner: Learner, count: int, seed: int = 1, wrong: float = 0.0) -> tuple[int, int]:
+    """Lives through traffic as the tier does; says how many hits there were, and how many of them were wrong."""
+    drawn = random.Random(seed)
+    hits = bad = 0
+    for _ in range(count):
+        features, right = asked(drawn)
+        if wrong and drawn.random() < wrong:
+            right = False
+        score = learner.weights.score(features)
+        serves = learner.serves(score)
+        learner.seen(features, score, served=serves)
+        hits += serves
+        bad += serves and not right
+        share = learner.audit_share(score) if serves else 1.0
+        if drawn.random() < share:
+            label = Label(tuple(features.tolist()), score, right, b"g", 1 / share if serves else 0.0)
+            if learner.learn(label):
+                made = fit(*learner.examples())
+                learner.adopt(made, *rescored(made, *learner.rows()))
+    return hits, bad
+
+
+def test_cold_start_serves_nothing() -> None:
+    """Before the error can be bounded no score is enough."""
+    learner = Learner(0.02)
+    assert (learner.status, learner.threshold) == ("gathering", NEVER)
+    assert not learner.serves(1.0)
+    teach(learner, 60)
+    assert not learner.serves(1.0)
+
+
+def test_certifies_and_keeps_its_bound() -> None:
+    """Once certified it serves much of what it could, and is wrong no more often than allowed."""
+    hits = bad = 0
+    for seed in range(3):
+        learner = Learner(0.05)
+        more, worse = teach(learner, 4000, seed)
+        hits, bad = hits + more, bad + worse
+        assert learner.status == "certified"
+    assert hits > 2500
+    assert bad <= 0.05 * hits
+
+
+def test_suspends_what_turns_bad() -> None:
+    """When answers turn wrong, the audits see it: hits stop within the window, and come back when answers are right."""
+    learner = Learner(0.02)
+    teach(learner, 3000)
+    assert learner.status == "certified"
+    hits, _ = teach(learner, 3000, 2, wrong=0.5)
+    assert learner.status != "certified" or learner.threshold > 0.999
+    assert hits < 900
+    before = learner.labels
+    hits, _ = teach(learner, 12_000, 3)
+    assert learner.labels > before
+    assert hits > 500
+
+
+def test_audits_thin_out() -> None:
+    """All of the first hits are audited, later a tenth, near the threshold more."""
+    learner = Learner(0.02)
+    learner.threshold = 0.5
+    assert learner.audit_share(1.0) == 1.0
+    learner.hits = 100_000
+    assert learner.audit_share(1.0) == 0.1
+    assert learner.audit_share(0.5) == 0.2
+
+
+def test_the_state_outlives_its_process() -> None:
+    """What was saved decides the same; another version's features are refused."""
+    learner = Learner(0.05)
+    teach(learner, 2500)
+    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(learner.saved()))
+    again = Learner(0.05)
+    assert again.restored(kept)
+    assert (again.status, again.labels, again.hits) == (learner.status, learner.labels, learner.hits)
+    drawn = random.Random(9)
+    for _ in range(50):
+        features, _ = asked(drawn)
+        assert abs(again.weights.score(features) - learner.weights.score(features)) < 1e-9
+    assert not Learner(0.05).restored({**kept, "names": ["other"]})
+
+
+def test_the_prior_knows_better_from_worse() -> None:
+    """Before any label: nearer is better; other numbers, a negation, an opposite are worse."""
+    weights = prior()
+    usual = weights.score(CENTRES)
+    for name, better in (
+        ("best", True),
+        ("share", True),
+        ("numbers", False),
+        ("negation", False),
+        ("opposites", False),
+    ):
+        features = CENTRES.copy()
+        features[NAMES.index(name)] += SPREADS[NAMES.index(name)]
+        assert (weights.score(features) > usual) is better, name
