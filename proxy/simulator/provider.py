@@ -28,8 +28,9 @@ from proxy.simulator.record import Record
 from proxy.simulator.reply import Performance, Reply, script
 from proxy.simulator.roster import ROSTER, Model, Roster
 from proxy.simulator.rules import Chosen, Rules
-from proxy.simulator.scenario import ModelEntry, Scenario
+from proxy.simulator.scenario import Flex, ModelEntry, Scenario
 from proxy.simulator.speech import PREPARE, shelf
+from proxy.simulator.speech.batches import Batches, Terms
 from proxy.simulator.speech.terms import Call, Controls, Pace, Prepared, Refusal, Turn, UsageForm
 
 _REMEMBERED_BYTES = 65_536
@@ -67,6 +68,16 @@ class Provider:
         self.roster = Roster(_models(scenario), strict=scenario.only_listed_models)
         self.prefixes = PromptCache()
         self.shelf = shelf.Shelf(self.roster, self.seed)
+        self._flex = scenario.flex
+        terms = scenario.batches
+        self.batches = self.shelf.batches = Batches(
+            Terms(terms.takes, terms.fail, terms.cancel.scale_s),
+            self._line,
+            self.shelf.content,
+            self.shelf.add,
+            self._charge_line,
+            self.random,
+        )
         self._answers = tuple((known.question, known.right, known.wrong) for known in scenario.answers)
         self._control = Control(record, self.rules, self._forget)
         self._ready: dict[tuple[bytes, bytes, Controls], Prepared] = {}
@@ -79,6 +90,7 @@ class Provider:
 
     def _forget(self) -> None:
         self.prefixes.clear()
+        self.batches.clear()
         self._ready.clear()
 
     # What a connection calls
@@ -174,19 +186,42 @@ class Provider:
 
     # Answers
 
+    def _line(self, path: str, body: dict[str, Any], credential: str) -> Reply:
+        """The answer to one line of a batch. Raises Refusal."""
+        prepared = PREPARE[_place(path)[0]](Call(body, _NO_CONTROLS, self.seed, self.roster, self._answers, ""))
+        pace = self._pace(prepared, _NO_CONTROLS)
+        return prepared.reply(Turn(self._id(), int(time.time()), pace, credential, UsageForm.RIGHT, self.prefixes))
+
+    def _charge_line(self, credential: str, reply: Reply) -> None:
+        if reply.bill is not None:
+            bill = msgspec.structs.replace(reply.bill, tier="batch")
+            self.record.bill.charge(credential, bill, bill.tally.output)
+
     def _reply(self, request: Incoming, form: UsageForm) -> Reply:
         path, deployment = _place(request.path)
         prepare = PREPARE.get(path) if request.method == "POST" else None
         if prepare is None:
             return self.shelf.reply(request, path)
         controls = _controls(request.fields)
+        longer_s = 0.0 if self._flex is None else self._flexible(self._flex, request)
         prepared = self._prepared(request, prepare, controls, deployment)
         turn = Turn(
             self._id(), int(time.time()), self._pace(prepared, controls), request.credential, form, self.prefixes
         )
         reply = prepared.reply(turn)
+        reply.delay += longer_s
         self.shelf.keep(reply)
         return reply
+
+    def _flexible(self, flex: Flex, request: Incoming) -> float:
+        """How much longer a request takes for being on the tier `flex`. Raises Refusal where there is no room."""
+        if _object(request.body).get("service_tier") != "flex":
+            return 0.0
+        if self.random.random() < flex.unavailable:
+            raise Refusal(
+                429, "Resource unavailable: no capacity for flex.", type="requests", code="resource_unavailable"
+            )
+        return flex.slower.draw(self.random)
 
     def _prepared(
         self, request: Incoming, prepare: Callable[[Call], Prepared], controls: Controls, deployment: str

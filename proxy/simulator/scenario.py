@@ -82,6 +82,21 @@ class Known(_Strict):
     wrong: str = "I do not know"
 
 
+class Batched(_Strict):
+    """How batches go: how long one takes, the share of its lines that fail, and how long cancelling takes."""
+
+    takes: Delay = Latency.parse("0ms")
+    fail: Share = 0.0
+    cancel: Delay = Latency.parse("0ms")
+
+
+class Flex(_Strict):
+    """How requests on the tier `flex` go: the share that finds no room (429), and how much longer they take."""
+
+    unavailable: Share = 0.0
+    slower: Delay = Latency.parse("0ms")
+
+
 class Scenario(_Strict):
     """The whole file."""
 
@@ -92,6 +107,8 @@ class Scenario(_Strict):
     only_listed_models: bool = False
     answers: tuple[Known, ...] = ()
     faults: tuple[Rule, ...] = ()
+    batches: Batched = Batched()
+    flex: Flex | None = None
 
 
 class ScenarioError(ValueError):

@@ -23,6 +23,7 @@ from proxy.simulator.playing import Wheel
 from proxy.simulator.provider import Options, Provider
 from proxy.simulator.record import Record, State
 from proxy.simulator.scenario import Rule, Scenario, load
+from proxy.simulator.speech.batches import Batches
 
 _BACKLOG = 4096
 
@@ -119,6 +120,11 @@ class Simulator:
     def state(self) -> State:
         """Counters, and the clients that left."""
         return self._record.snapshot()
+
+    @property
+    def batches(self) -> Batches:
+        """What it does in batches; their clock can be set (`wall`), and so can what becomes of them (`terms`)."""
+        return self._provider.batches
 
     async def until(self, true: Callable[[State], object], timeout_s: float = 5) -> State:
         """Wait until `true(state)`. Raises TimeoutError."""

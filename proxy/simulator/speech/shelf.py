@@ -17,6 +17,7 @@ from proxy.simulator.incoming import Incoming
 from proxy.simulator.multipart import Multipart
 from proxy.simulator.reply import SSE, Bill, Reply, jsonly
 from proxy.simulator.roster import Roster
+from proxy.simulator.speech.batches import Batches
 from proxy.simulator.speech.terms import Refusal
 from proxy.simulator.thinking import randomly
 from proxy.simulator.usage import Tally
@@ -71,6 +72,7 @@ class Shelf:
         self._files: dict[str, _File] = {}
         self._kept: dict[str, bytes] = {}
         self._numbered = 0
+        self.batches: Batches | None = None  # set by whoever answers their lines
 
     def close(self) -> None:
         """Let go of everything."""
@@ -106,6 +108,8 @@ class Shelf:
         kind, _, id = path.partition("/")
         method = "GET" if request.method == "HEAD" else request.method
         match method, kind, id:
+            case _, "batches", _ if self.batches is not None:
+                return self.batches.reply(request, id)
             case "POST", "files", "":
                 return self._store(request)
             case "POST", "audio", "transcriptions" | "translations":
@@ -157,6 +161,20 @@ class Shelf:
         file = self._files[id] = _File(id, upload.filename, upload.fields["purpose"].decode(), size, spool)
         request.spool = None
         return jsonly(file.facts)
+
+    def content(self, id: str) -> bytes | None:
+        """All of a file."""
+        file = self._files.get(id)
+        return None if file is None else b"".join(file.blocks())
+
+    def add(self, name: str, content: bytes) -> str:
+        """A file that the provider made; its id."""
+        spool: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
+        spool.write(content)
+        self._numbered += 1
+        id = f"file-{self._numbered:024d}"
+        self._files[id] = _File(id, name, "batch_output", len(content), spool)
+        return id
 
     def _file(self, request: Incoming, path: str) -> Reply:
         id, _, part = path.partition("/")
