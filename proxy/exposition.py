@@ -23,7 +23,16 @@ from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.endpoints import all_endpoints
-from proxy.metrics import DURATION_S, TOKENS, TTFT_S, AttemptSeries, ExchangeSeries, Histogram, Snapshot
+from proxy.metrics import (
+    DURATION_S,
+    TOKENS,
+    TTFT_S,
+    AttemptSeries,
+    DeploymentSeries,
+    ExchangeSeries,
+    Histogram,
+    Snapshot,
+)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -42,6 +51,7 @@ class WorkerFacts:
     resident_bytes: int
     lag_s: float = 0.0
     limit: int = 0
+    tasks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +224,29 @@ def _costs(series: Iterable[AttemptSeries]) -> Iterator[Metric]:
     yield _counted(unpriced, unknown)
 
 
+def _deployments(series: Iterable[DeploymentSeries]) -> Iterator[Metric]:
+    """How deployments stand, those of models with several."""
+    labels = ("gen_ai_request_model", "deployment")
+    workers = GaugeMetricFamily(
+        "weir_deployment_workers", "Workers that see a deployment so.", labels=(*labels, "state")
+    )
+    in_flight = GaugeMetricFamily("weir_deployment_in_flight", "Calls that it has now.", labels=labels)
+    ttft = GaugeMetricFamily(
+        "weir_deployment_ttft_seconds", "Its time to the first token, as calls are balanced by it.", labels=labels
+    )
+    room = GaugeMetricFamily(
+        "weir_deployment_room_ratio", "What is left of its nearest limit, as its answers tell.", labels=labels
+    )
+    for one in series:
+        where = (one.model, one.deployment)
+        for state, count in one.states.items():
+            workers.add_metric((*where, state), count)
+        in_flight.add_metric(where, one.in_flight)
+        ttft.add_metric(where, one.ttft_s)
+        room.add_metric(where, one.room)
+    yield from (workers, in_flight, ttft, room)
+
+
 def _rest(snapshot: Snapshot) -> Iterator[Metric]:
     gauges = snapshot.gauges
     for name, text, value in (
@@ -235,6 +268,7 @@ def _rest(snapshot: Snapshot) -> Iterator[Metric]:
     for policy, subject, limit, used in snapshot.shares:
         shares.add_metric((policy, subject, limit), used)
     yield shares
+    yield from _deployments(snapshot.deployments)
     for name, text in _LEVELS.items():
         family = GaugeMetricFamily(f"weir_{name}", text, labels=("policy",))
         for policy, level, amount in snapshot.levels:
@@ -247,6 +281,13 @@ def _rest(snapshot: Snapshot) -> Iterator[Metric]:
 _LEVELS = {
     "cache_entries": "Answers in the memory of the workers; each has its own.",
     "cache_bytes": "What they take there.",
+    "cache_semantic_entries": "Entries whose meaning is compared, in the memory of the workers; each has all.",
+    "cache_semantic_gathering": "Tenants whose error can't be bounded yet, in each worker: nothing is served.",
+    "cache_semantic_certified": "Tenants who are served by meaning, in each worker.",
+    "cache_semantic_suspended": "Tenants whose hits were too often wrong, in each worker: nothing is served.",
+    "cache_semantic_threshold": "The sum of the certified tenants' thresholds, in each worker.",
+    "cache_semantic_audits": "What recent audits are worth, as audits of equal weight, in each worker.",
+    "cache_semantic_wrong": "How many of these found the answer wrong.",
 }
 
 
@@ -310,6 +351,7 @@ def _workers(workers: Iterable[WorkerFacts]) -> Iterator[Metric]:
     limit = GaugeMetricFamily(
         "weir_worker_exchange_limit", "Requests that may run at a time under overload; 0: no limit.", labels=("worker",)
     )
+    tasks = GaugeMetricFamily("weir_worker_tasks", "Tasks of its event loop.", labels=("worker",))
     for worker in workers:
         label = (str(worker.index),)
         silent.add_metric(label, worker.silent_s)
@@ -317,7 +359,8 @@ def _workers(workers: Iterable[WorkerFacts]) -> Iterator[Metric]:
         cpu.add_metric(label, worker.cpu_s)
         lag.add_metric(label, worker.lag_s)
         limit.add_metric(label, worker.limit)
-    yield from (silent, memory, cpu, lag, limit)
+        tasks.add_metric(label, worker.tasks)
+    yield from (silent, memory, cpu, lag, limit, tasks)
 
 
 def _error_type(status: int | str) -> str:

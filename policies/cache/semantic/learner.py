@@ -162,7 +162,7 @@ class Learner:
     def _judge(self) -> None:
         """What was bounded too tightly is loosened; what turned out too loose is tightened, or suspended."""
         aim = _AIM * self.max_error
-        rate, n = self._audited()
+        rate, n = self.audited()
         if n < _SURE:
             self.goal, self.suspended = aim, False
             return
@@ -171,7 +171,7 @@ class Learner:
         self.goal = float(np.clip(aim * aim / seen, _TIGHTEST * aim, _LOOSEST * aim))
         self.suspended = interval(rate, n)[1] > (0.75 if self.suspended else 1.0) * self.max_error
 
-    def _audited(self) -> tuple[float, float]:
+    def audited(self) -> tuple[float, float]:
         """The error of recent hits by their weighed audits, and how many audits of equal weight would say as much."""
         audits = self._audits.held
         audits = audits[audits[:, 0] >= self.asked - _STALE]
@@ -185,7 +185,7 @@ class Learner:
 
     def realised(self) -> tuple[float, float, float]:
         """The audited error of hits in the recent past, and the interval in which it lies with 90 % confidence."""
-        return interval(*self._audited())
+        return interval(*self.audited())
 
     def saved(self) -> dict[str, Any]:
         """The state as plain values; `restored` makes it again."""

@@ -110,6 +110,8 @@ class SemanticTier:
         self._fitting: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._shared: Shared | None = None
+        self._standing: dict[str, tuple[float, ...]] = {}
+        self._totals: tuple[float, ...] = _NOTHING
         self._loading = services.store is not None
         self._arrived: list[Stored] = []  # while the past is being read
         if services.store is not None:
@@ -213,6 +215,7 @@ class SemanticTier:
                 await response.read()
 
         asking.detached(request.exchange, "audit", name, _AUDIT_S, run)
+        self._services.metrics.decision(name, "audited")
 
     # --- learning
 
@@ -286,13 +289,14 @@ class SemanticTier:
             if room.partition.wants_index and not room.building:
                 room.building = True
                 self._spawn(self._index(room), "build a graph")
-            self._tell()
         tenant = message.tenant
         if message.at_ns <= self._known_ns.get(tenant, 0):
             return  # it is part of what was restored
         if message.label is not None and self.learner(tenant).learn(message.label) and tenant not in self._fitting:
             self._fitting.add(tenant)
             self._spawn(self._fit(tenant), "fit a score")
+        if message.label is not None:
+            self._tell(tenant)
         if message.fit:
             self._spawn(self._adopt(tenant, message.fit), "adopt a score")
 
@@ -319,7 +323,7 @@ class SemanticTier:
     async def _adopt(self, tenant: str, parts: tuple[bytes, ...]) -> None:
         learner, fitted = self.learner(tenant), fit_of(parts)
         learner.adopt(fitted, *await asyncio.to_thread(rescored, fitted, *learner.rows()))
-        self._tell()
+        self._tell(tenant)
 
     # --- remembering
 
@@ -340,6 +344,7 @@ class SemanticTier:
         for tenant, state in learnt:
             if self.learner(tenant).restored(state):
                 self._known_ns[tenant] = int(state["at_ns"])
+                self._tell(tenant)
         for room in self._rooms:
             if room.partition.wants_index:
                 room.building = True
@@ -360,7 +365,8 @@ class SemanticTier:
             self._rooms.remove_tenant(tenant)
             self._learners.pop(tenant, None)
             self._known_ns.pop(tenant, None)
-        self._tell()
+            self._tell(tenant)
+            self._standing.pop(tenant, None)
 
     async def aclose(self) -> None:
         """Writes what is known, and stops hearing."""
@@ -390,14 +396,17 @@ class SemanticTier:
             "entries": sum(len(room.partition) for room in self._rooms if room.tenant == tenant),
         }
 
-    def _tell(self) -> None:
+    def _tell(self, tenant: str | None = None) -> None:
+        """Metrics: how many tenants stand how, and what their audits found."""
         metrics, name = self._services.metrics, self._services.name
+        if tenant is not None:
+            learner = self._learners.get(tenant)
+            before, after = self._standing.get(tenant, _NOTHING), _NOTHING if learner is None else _standing(learner)
+            self._totals = tuple(all_ - was + now for all_, was, now in zip(self._totals, before, after, strict=True))
+            self._standing[tenant] = after
         metrics.level(name, "cache_semantic_entries", self._rooms.entries)
-        by_status = {"gathering": 0, "certified": 0, "suspended": 0}
-        for learner in self._learners.values():
-            by_status[learner.status] += 1
-        for status, count in by_status.items():
-            metrics.level(name, f"cache_semantic_{status}", count)
+        for level, amount in zip(_LEVELS, self._totals, strict=True):
+            metrics.level(name, f"cache_semantic_{level}", amount)
 
     def _room(self, tenant: str) -> Room:
         return Room(tenant)
@@ -405,6 +414,16 @@ class SemanticTier:
     def _spawn(self, work: Any, name: str) -> None:
         assert self._services.spawn is not None
         self._services.spawn(work, name)
+
+
+def _standing(learner: Learner) -> tuple[float, ...]:
+    status, (rate, audits) = learner.status, learner.audited()
+    stands = [float(status == each) for each in ("gathering", "certified", "suspended")]
+    return (*stands, learner.threshold if status == "certified" else 0.0, audits, rate * audits)
+
+
+_LEVELS: Final = ("gathering", "certified", "suspended", "threshold", "audits", "wrong")
+_NOTHING: Final = (0.0,) * len(_LEVELS)
 
 
 def embedder_of(static: Static, config: Semantic) -> str:
