@@ -95,6 +95,19 @@ class Gauges(msgspec.Struct):
     exchanges_waiting: int = 0
     loop_lag_us: int = 0
     exchange_limit: int = 0  # 0: none
+    tasks: int = 0
+
+
+class DeploymentSeries(msgspec.Struct):
+    """How a deployment stands: in how many workers as what. `model` is a name or pattern of the configuration."""
+
+    model: str
+    deployment: str
+    upstream: str
+    states: dict[str, int] = {}
+    in_flight: int = 0
+    ttft_s: float = 0.0  # the slowest worker's estimate, streams and whole answers alike; 0: nobody knows
+    room: float = 1.0  # what is left of the limit that is nearest, as the worker that knows least sees it
 
 
 class Snapshot(msgspec.Struct):
@@ -107,6 +120,7 @@ class Snapshot(msgspec.Struct):
     decisions: list[tuple[str, str, int]] = []
     shares: list[tuple[str, str, str, float]] = []  # policy, subject, limit, and how much of it is used
     levels: list[tuple[str, str, float]] = []  # policy, what it has (a name of the program), and how much
+    deployments: list[DeploymentSeries] = []
 
 
 class Metrics:
@@ -114,6 +128,7 @@ class Metrics:
 
     def __init__(self, models: Iterable[str] = ()) -> None:
         self.gauges = Gauges()
+        self.deployments: list[DeploymentSeries] = []  # as they stand; whoever takes a snapshot sets them first
         self._exchanges: dict[tuple[str, str, int, str], ExchangeSeries] = {}
         self._attempts: dict[tuple[str, str, str, int | str], AttemptSeries] = {}
         self._events: dict[str, int] = {}
@@ -223,6 +238,7 @@ class Metrics:
             decisions=[(policy, action, n) for (policy, action), n in self._decisions.items()],
             shares=[(*key, used) for key, used in self._shares.items()],
             levels=[(*key, value) for key, value in self._levels.items()],
+            deployments=self.deployments,
         )
         builtins: dict[str, Any] = msgspec.to_builtins(whole)
         return builtins
@@ -253,6 +269,7 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
     events: dict[str, int] = {}
     shares: dict[tuple[str, str, str], float] = {}
     levels: dict[tuple[str, str], float] = {}
+    deployments: dict[tuple[str, str], DeploymentSeries] = {}
     gauges = Gauges()
     for given in snapshots:
         snapshot = given if isinstance(given, Snapshot) else msgspec.convert(given, Snapshot)
@@ -274,6 +291,8 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
             shares[policy, subject, limit] = max(used, shares.get((policy, subject, limit), 0.0))
         for policy, name, value in snapshot.levels:
             levels[policy, name] = levels.get((policy, name), 0.0) + value
+        for one in snapshot.deployments:
+            _add_standing(deployments, one)
         _add_fields(gauges, snapshot.gauges)
     return Snapshot(
         exchanges=[*exchanges.values()],
@@ -283,6 +302,7 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
         decisions=[(policy, action, n) for (policy, action), n in decisions.items()],
         shares=[(*key, used) for key, used in shares.items()],
         levels=[(*key, value) for key, value in levels.items()],
+        deployments=[*deployments.values()],
     )
 
 
@@ -290,8 +310,19 @@ def retire(snapshot: Mapping[str, Any] | Snapshot) -> Snapshot:
     """What remains of a worker that is gone: its counters without its gauges."""
     remains = merge([snapshot])
     remains.gauges = Gauges()
-    remains.shares, remains.levels = [], []
+    remains.shares, remains.levels, remains.deployments = [], [], []
     return remains
+
+
+def _add_standing(sums: dict[tuple[str, str], DeploymentSeries], one: DeploymentSeries) -> None:
+    into = sums.get((one.model, one.deployment))
+    if into is None:
+        into = sums[one.model, one.deployment] = DeploymentSeries(one.model, one.deployment, one.upstream)
+    for state, workers in one.states.items():
+        into.states[state] = into.states.get(state, 0) + workers
+    into.in_flight += one.in_flight
+    into.ttft_s = max(into.ttft_s, one.ttft_s)
+    into.room = min(into.room, one.room)
 
 
 def _add_fields(into: msgspec.Struct, other: msgspec.Struct) -> None:

@@ -288,6 +288,8 @@ class Worker:
             gauges.connections = len(self._connections)
             gauges.bytes_in_flight = self._plane.in_flight.held
             gauges.upstream_connections = self._plane.upstream_connections
+            self._metrics.deployments = self._plane.state.dispatch.routes.standing()
+            gauges.tasks = len(asyncio.all_tasks(self._loop))
             self._count_overload(self._plane.gate)
         self._channel.send("metrics", snapshot=self._metrics.snapshot())
 

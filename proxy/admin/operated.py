@@ -18,6 +18,15 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     uptime_s: float
 
 
+class DeploymentStatus(msgspec.Struct, frozen=True):
+    """One place where a model runs: in how many workers it stands so."""
+
+    model: str
+    deployment: str
+    states: dict[str, int]
+    in_flight: int
+
+
 class Status(msgspec.Struct, frozen=True):
     """The answer of `GET /admin/status`. Addresses are as bound; `problems` are those of files that were refused.
     `restarts` counts workers that died and were replaced, `replaced` those that a rolling restart replaced."""
@@ -42,6 +51,7 @@ class Status(msgspec.Struct, frozen=True):
     restarting: bool = False
     restart_problem: str = ""
     replaced: int = 0
+    deployments: tuple[DeploymentStatus, ...] = ()
 
 
 class Reloaded(msgspec.Struct, frozen=True):

@@ -104,8 +104,23 @@ def standing(status: Status) -> str:
         ("bypass", bypass),
         ("files", f"{status.config_hash} in force" + ("" if status.config_valid else paint(", newer refused", "red"))),
         *(("", problem) for problem in status.problems),
+        *_deployments(status),
     ]
     return "\n".join(f"{name:<8} {text}" for name, text in lines)
+
+
+def _deployments(status: Status) -> Iterator[tuple[str, str]]:
+    """How many deployments all workers call, and which not, and why."""
+    known = status.deployments
+    if not known:
+        return
+    well = sum(one.states.keys() == {"ok"} for one in known)
+    yield "models", f"{well} of {len(known)} deployments ok"
+    for one in known:
+        for state, workers in one.states.items():
+            if state != "ok":
+                seen = f" in {workers} of {sum(one.states.values())} workers" if len(status.workers) > 1 else ""
+                yield "", f"{one.model}: {one.deployment} is {paint(state.replace('_', ' '), 'yellow')}{seen}"
 
 
 @contextlib.contextmanager

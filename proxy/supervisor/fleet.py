@@ -27,7 +27,7 @@ import msgspec
 
 from proxy.keys import KeyRecord
 from proxy.logs import LEVELS, Log
-from proxy.metrics import Snapshot, merge, retire
+from proxy.metrics import DeploymentSeries, Snapshot, merge, retire
 from proxy.supervisor.process import Message, Worker, ending
 from proxy.supervisor.state import StatePlace
 
@@ -206,6 +206,10 @@ class Fleet:
         """Counters of all workers, dead ones included. A worker that doesn't answer in time counts as it last did."""
         await asyncio.gather(*(worker.ask("snapshot", ["metrics"], timeout_s) for worker in self.everyone))
         return merge([self._retired, *(worker.snapshot for worker in self.everyone if worker.snapshot is not None)])
+
+    def standing(self) -> list[DeploymentSeries]:
+        """How deployments stood when the workers last told, at most a second ago."""
+        return merge([worker.snapshot for worker in self.workers if worker.snapshot is not None]).deployments
 
     async def drain(self, timeout_s: float, idle_s: float = 0.0) -> bool:
         """Let the workers finish what runs, at most `timeout_s`; True if all could. None is replaced any more."""

@@ -22,14 +22,14 @@ from typing import Any
 
 from proxy import __version__
 from proxy.admin import api, ops, running, token
-from proxy.admin.operated import Reloaded, Status, WorkerStatus
+from proxy.admin.operated import DeploymentStatus, Reloaded, Status, WorkerStatus
 from proxy.admin.site import Site
 from proxy.exposition import Facts, LedgerFacts, WorkerFacts, exposition
 from proxy.keys import KeyFileError
 from proxy.ledger.keeping import Bookkeeper
 from proxy.ledger.spool import host_id
 from proxy.logs import Log
-from proxy.metrics import Snapshot
+from proxy.metrics import Gauges, Snapshot
 from proxy.operating import Operating, operate
 from proxy.state.protocol import Store
 from proxy.supervisor import keyring, listeners
@@ -38,6 +38,7 @@ from proxy.supervisor.fleet import Fleet, StartError
 from proxy.supervisor.lookups import Lookups
 from proxy.supervisor.plan import Load, Plan
 from proxy.supervisor.proc import usage_of
+from proxy.supervisor.process import Worker
 from proxy.supervisor.recovery import Recovery
 from proxy.supervisor.rolling import Rolling
 from proxy.supervisor.state import STATE, StateError, StateKeeper
@@ -311,6 +312,10 @@ class Supervisor:
             restarting=self._rolling.running,
             restart_problem=self._rolling.problem,
             replaced=self._rolling.replaced,
+            deployments=tuple(
+                DeploymentStatus(one.model, one.deployment, one.states, one.in_flight)
+                for one in (fleet.standing() if fleet is not None else ())
+            ),
         )
 
     async def metrics(self) -> bytes:
@@ -334,16 +339,7 @@ class Supervisor:
         now_s = time.monotonic()
         return Facts(
             started_at_s=self._started_at_s,
-            workers=tuple(
-                WorkerFacts(
-                    worker.index,
-                    worker.ready,
-                    now_s - worker.heard_s,
-                    *usage_of(worker.pid),
-                    *((told.gauges.loop_lag_us / 1e6, told.gauges.exchange_limit) if (told := worker.snapshot) else ()),
-                )
-                for worker in (fleet.workers if fleet is not None else ())
-            ),
+            workers=tuple(_facts_of(worker, now_s) for worker in (fleet.workers if fleet is not None else ())),
             workers_wanted=status.workers_wanted,
             restarts=status.restarts,
             draining=status.draining,
@@ -374,6 +370,22 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _facts_of(worker: Worker, now_s: float) -> WorkerFacts:
+    """What the kernel knows of a worker, and what it says of itself alone."""
+    cpu_s, resident_bytes = usage_of(worker.pid)
+    told = Gauges() if worker.snapshot is None else worker.snapshot.gauges
+    return WorkerFacts(
+        worker.index,
+        worker.ready,
+        now_s - worker.heard_s,
+        cpu_s,
+        resident_bytes,
+        told.loop_lag_us / 1e6,
+        told.exchange_limit,
+        told.tasks,
+    )
 
 
 async def _all(*work: Coroutine[Any, Any, Any]) -> None:

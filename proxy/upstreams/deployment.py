@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import WeirError
 from proxy.exchange import Attempt
+from proxy.metrics import DeploymentSeries
 from proxy.upstreams.flight import Flight
 from proxy.upstreams.key import Key
 from proxy.upstreams.line import Tally
@@ -120,6 +121,26 @@ class Deployment:
         if self.upstream.own_key and not allowance.has_room(tokens, now):
             return Bar.NEAR_LIMIT
         return Bar.FREE
+
+    def state(self, now: float) -> str:
+        """How it stands, in a word."""
+        bar = self.bar(self.model, 0, now)
+        if self.line.health.breaker.until is not None and bar in (Bar.FREE, Bar.BROKEN, Bar.NEAR_LIMIT):
+            return self.line.health.breaker.state(now)
+        return "ok" if bar is Bar.FREE else bar.name.lower()
+
+    def standing(self, pattern: str, now: float) -> DeploymentSeries:
+        """How it stands, for metrics."""
+        line = self.line
+        return DeploymentSeries(
+            pattern,
+            self.label,
+            self.upstream.name,
+            {self.state(now): 1},
+            line.in_flight,
+            max([latency.estimate_s(now, idle=False) for latency in line.health.latency]),
+            line.share_left(now),
+        )
 
     def waits_s(self, model: str | None, now: float) -> float:
         """How long until it asked to be called again; a second where it is full."""

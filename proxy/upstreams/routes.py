@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from proxy.config import Configuration
 from proxy.config import Deployment as Place
 from proxy.errors import WeirError
+from proxy.metrics import DeploymentSeries
 from proxy.upstreams.deployment import Clock, Deployment
 from proxy.upstreams.route import Route
 from proxy.upstreams.upstream import Upstream
@@ -90,6 +91,11 @@ class Routes:
     def upstreams(self) -> list[Upstream]:
         """All of them, in the order of the file."""
         return list(self._upstreams.values())
+
+    def standing(self) -> list[DeploymentSeries]:
+        """How all deployments stand now."""
+        now = self._clock()
+        return [one.standing(route.pattern, now) for route in self.routes for one in route.deployments]
 
     @property
     def routes(self) -> list[Route]:
