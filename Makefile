@@ -15,7 +15,7 @@ ifdef UPSTREAM
 export UPSTREAM
 endif
 
-.PHONY: help run test bench bench-faults bench-batch fuzz guard check format lock system clean
+.PHONY: help run test bench bench-faults soak bench-batch fuzz guard check format lock system clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +36,9 @@ bench-batch: $(VENV)/.installed
 
 bench-faults: $(VENV)/.installed system
 	$(BIN)/python -m bench.suites faults $(ARGS)
+
+soak: $(VENV)/.installed
+	$(BIN)/python -m bench.soak $(ARGS)
 
 guard: $(VENV)/.installed system
 	$(BIN)/python -m bench.guard $(ARGS)
