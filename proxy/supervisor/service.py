@@ -388,12 +388,6 @@ def _facts_of(worker: Worker, now_s: float) -> WorkerFacts:
     )
 
 
-def _told(snapshot: Snapshot | None) -> tuple[float, int, int]:
-    """What a worker says of itself alone: its lag, its limit, its tasks."""
-    gauges = Gauges() if snapshot is None else snapshot.gauges
-    return gauges.loop_lag_us / 1e6, gauges.exchange_limit, gauges.tasks
-
-
 async def _all(*work: Coroutine[Any, Any, Any]) -> None:
     """Does all at once; the first that fails ends the others."""
     doing = [asyncio.create_task(one, name="start") for one in work]
