@@ -131,26 +131,31 @@ class Gate:
     def enters(self, rank: int) -> bool:
         """Whether there is room; then it is taken."""
         running = self._running
-        if running[rank] >= self._rooms[rank] or running[-1] >= self._places[rank]:
+        if running[rank] >= self._rooms[rank] or running[2] >= self._places[rank]:
             return False
-        while rank < 3:
-            running[rank] += 1
-            rank += 1
+        running[2] += 1
+        if rank < 2:
+            running[1] += 1
+            if rank < 1:
+                running[0] += 1
         return True
 
     def refuses(self, rank: int) -> bool:
         """Whether a request of this class finds neither room nor a place to wait; then it is counted as refused."""
         running = self._running
-        if (running[rank] < self._rooms[rank] and running[-1] < self._places[rank]) or self._place(rank):
+        if (running[rank] < self._rooms[rank] and running[2] < self._places[rank]) or self._place(rank):
             return False
         self._count(rank)
         return True
 
     def leave(self, rank: int) -> None:
         """One of this class has ended."""
-        while rank < 3:
-            self._running[rank] -= 1
-            rank += 1
+        running = self._running
+        running[2] -= 1
+        if rank < 2:
+            running[1] -= 1
+            if rank < 1:
+                running[0] -= 1
         if self._waiting:
             self._admit()
 
