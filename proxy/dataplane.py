@@ -24,6 +24,7 @@ from proxy.answer import AnswerLimits
 from proxy.body import Body
 from proxy.chain import Chain, Services
 from proxy.config import Configuration, PolicyEntry, Registry
+from proxy.deferred import Grounds
 from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
 from proxy.errors import PERMISSION, WeirError
@@ -147,6 +148,10 @@ class DataPlane:
         identities = Keys(self._keys) if required else Open()
         state = Generation(configuration, chain, dispatch, identities, self.spawn, self._ended)
         self._chains.append(chain)
+        for at, item in enumerate(chain.built):
+            begin: Any = getattr(item.policy, "begin", None)
+            if begin is not None:  # it works in the background too, by the layers inside of it
+                begin(Grounds(chains.compose(chain.built[at + 1 :], dispatch, frozenset()), dispatch, state.on_end))
         return state
 
     def _kept(self, name: str, configuration: Configuration, previous: Generation | None) -> Upstream | None:

@@ -37,7 +37,7 @@ async def probe_or_preflight(call: Call, cors: CorsRules | None, draining: bool)
 
 
 async def own(call: Call, identity: Identity, lookup: Lookup, policies: Iterable[object] = ()) -> None:
-    """`GET /weir/me` and `GET /weir/exchanges/{id}`: what the supervisor, and policies, know of this tenant."""
+    """`/weir/me`, `/weir/exchanges/{id}`, `/weir/jobs/{id}`: what the supervisor and policies know of a tenant."""
     try:
         answer = await _asked(call, identity, lookup, policies)
     except WeirError as error:
@@ -48,6 +48,8 @@ async def own(call: Call, identity: Identity, lookup: Lookup, policies: Iterable
 
 async def _asked(call: Call, identity: Identity, lookup: Lookup, policies: Iterable[object]) -> dict[str, Any]:
     parts = call.head.path.strip("/").split("/")
+    if len(parts) == 3 and parts[1] == "jobs" and call.head.method in ("GET", "HEAD", "DELETE"):
+        return await _job(identity, call.head.method, parts[2], policies)
     if call.head.method not in ("GET", "HEAD"):
         raise WeirError(405, "Only GET is answered here.", code="method_not_allowed", headers=((b"allow", b"GET"),))
     if parts[1:] == ["me"]:
@@ -59,6 +61,15 @@ async def _asked(call: Call, identity: Identity, lookup: Lookup, policies: Itera
             raise WeirError(404, "No exchange with this id is known for this key.", code="exchange_not_found")
         return found
     raise no_such_path(call.head.path)
+
+
+async def _job(identity: Identity, method: str, id: str, policies: Iterable[object]) -> dict[str, Any]:
+    """A request that is answered later: a policy that has such has `jobs(identity, method, id)`."""
+    for policy in policies:
+        jobs: Any = getattr(policy, "jobs", None)
+        if jobs is not None and (found := await jobs(identity, method, id)) is not None:
+            return dict(found)
+    raise WeirError(404, "No job with this id is known for this key.", code="job_not_found")
 
 
 async def _about(identity: Identity, policies: Iterable[object]) -> dict[str, list[Any]]:

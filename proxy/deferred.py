@@ -1,0 +1,122 @@
+"""Attempts that are made by other means than a request of their own: a line of a provider's batch.
+
+They are reserved and settled like any other (`proxy.dispatch`): guards are asked when the work is accepted, and told
+when its answer is here; the journal has both records by then. Between the two nothing is in the journal, so that who
+takes over after a crash settles once, under the same exchange's id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, cast
+
+import msgspec
+
+from proxy.answer import Answer
+from proxy.dialects import Reading, read_unary
+from proxy.dispatch import Dispatch
+from proxy.exchange import Attempt, Exchange, Forward, Request, Settle
+from proxy.response import Response
+from proxy.upstreams.deployment import Deployment
+from proxy.wire.client import UpstreamConnection
+from proxy.wire.ticker import NEVER
+
+BATCH: Final = "batch"
+
+
+class Grounds(msgspec.Struct, frozen=True):
+    """What a policy that works in the background stands on: the layers inside of it, and the end of the chain."""
+
+    forward: Forward
+    dispatch: Dispatch
+    on_end: Callable[[Exchange], object]
+
+
+def deployments(dispatch: Dispatch, model: str) -> list[Deployment]:
+    """Where a model is served. Raises WeirError 404."""
+    return list(dispatch.routes.route(model).deployments)
+
+
+def sent(dispatch: Dispatch, request: Request, deployment: Deployment) -> Awaitable[Response]:
+    """A request to a given deployment."""
+    return dispatch.send(request, deployment)
+
+
+async def admitted(dispatch: Dispatch, request: Request, deployment: Deployment) -> list[Settle]:
+    """Asks the exchange's guards for what will be done later, at the price of doing it now. Raises what they raise."""
+    attempt = _attempt(dispatch, request, deployment, None)
+    settles: list[Settle] = []
+    try:
+        for guard in request.exchange.guards:
+            settle = await guard(attempt)
+            if settle is not None:
+                settles.append(settle)
+    except BaseException:
+        release(attempt, settles)
+        raise
+    return settles
+
+
+def release(attempt: Attempt | None, settles: list[Settle], request: Request | None = None) -> None:
+    """Tells guards that nothing was sent."""
+    if attempt is None and request is not None:
+        attempt = Attempt(request.exchange, request, 1, "", "", request.model or "")
+    if attempt is None:
+        return
+    attempt.outcome, attempt.nanodollars, attempt.settled = "failed", 0, True
+    for settle in reversed(settles):
+        settle(attempt)
+
+
+def settled(
+    dispatch: Dispatch, request: Request, deployment: Deployment, body: bytes, settles: list[Settle]
+) -> Attempt:
+    """An answer is here: it is priced on the tier `batch`, journalled, and the guards are told."""
+    attempt = _attempt(dispatch, request, deployment, BATCH)
+    exchange, endpoint = request.exchange, request.endpoint
+    exchange.attempts.append(attempt)
+    dispatch._reserve(attempt, settles)
+    answer = Answer(
+        attempt,
+        deployment.upstream,
+        dispatch._limits,
+        dispatch._settle,
+        endpoint.dialect,
+        None,
+        False,
+        settles,
+        asyncio.get_running_loop(),
+        NEVER,
+    )
+    answer.status = attempt.status = 200
+    answer.connection = cast(UpstreamConnection, _ELSEWHERE)
+    try:
+        answer.reading = read_unary(endpoint.dialect or "", body)
+    except ValueError:
+        answer.reading = Reading()
+    answer.reading.service_tier = BATCH
+    answer._account("complete", None)
+    return attempt
+
+
+def standard_nanodollars(attempt: Attempt) -> int | None:
+    """What a settled attempt would have cost on the standard tier."""
+    if attempt.card is None or attempt.usage is None:
+        return None
+    return attempt.card.cost(attempt.usage, None)
+
+
+def _attempt(dispatch: Dispatch, request: Request, deployment: Deployment, tier: str | None) -> Attempt:
+    exchange, upstream = request.exchange, deployment.upstream
+    model = deployment.model or request.model or ""
+    attempt = Attempt(exchange, request, len(exchange.attempts) + 1, deployment.label, upstream.name, model, tier=tier)
+    dispatch._estimate(attempt, upstream)
+    return attempt
+
+
+class _Elsewhere:
+    """Stands for the connection of what came by another way."""
+
+
+_ELSEWHERE: Final = _Elsewhere()
