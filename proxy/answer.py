@@ -325,7 +325,7 @@ class Answer:
     def _broken_by(self, verdict: Verdict, passed: list[Event]) -> None:
         assert self._stream is not None
         if verdict == Verdict.ERROR:
-            fault = of_event(self.reading.error or {}, first=not self._first)
+            fault = self._told(first=not self._first)
         else:
             fault = Fault(cut_short("an event is not valid JSON", "upstream_malformed_event"), billed=True)
         if not self._first and not passed:
@@ -352,7 +352,7 @@ class Answer:
 
     def _release_held(self) -> None:
         """Too large to hold: from here on it is relayed as it comes, unless its beginning says that it is a failure."""
-        body = b"".join(self._held)
+        body = self._said(b"".join(self._held))
         fault = of_status(self.status, self.headers, body, self.upstream.own_key)
         if fault is None and self.status < 300 and self._dialect is not None:
             fault = self._not_an_answer(body)
@@ -368,7 +368,7 @@ class Answer:
         self._begin()
 
     def _held_ended(self) -> None:
-        body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        body = self._said(self._held[0] if len(self._held) == 1 else b"".join(self._held))
         self._held = [body]
         fault = of_status(self.status, self.headers, body, self.upstream.own_key)
         if fault is None and self.status < 300 and self._dialect is not None:
@@ -391,8 +391,17 @@ class Answer:
         except ValueError:
             return maybe_billed(502, "upstream_truncated", "The upstream's answer is not valid JSON.")
         if self.reading.error is not None:
-            return of_event(self.reading.error, first=True)
+            return self._told(first=True)
         return None
+
+    def _said(self, body: bytes) -> bytes:
+        return body if self.status < 400 else self.upstream.unsaid(body)
+
+    def _told(self, first: bool) -> Fault:
+        """The failure of an error in the answer."""
+        fault = of_event(self.reading.error or {}, first=first)
+        fault.error.message = self.upstream.unsaid(fault.error.message.encode("utf-8", "replace")).decode()
+        return fault
 
     def _not_an_answer(self, body: bytes) -> Fault | None:
         """A body, or the beginning of one, that can't be what was asked for."""

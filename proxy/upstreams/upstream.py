@@ -23,6 +23,7 @@ from proxy.wire.ticker import Ticker
 CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key"))
 _ROOT: Final = b"/v1"
 _PLACE: Final = "{model}"
+_SECRET_LENGTH: Final = 16  # shorter fields name versions and organisations
 
 
 Tell = Callable[..., object]
@@ -79,6 +80,7 @@ class Upstream:
         self._query = urlencode(config.query).encode()
         self._own = self._own_lines(config)
         self._own_names = own
+        self._unsaid = _secrets(config)
         self._lines: dict[tuple[int, str | None], Line] = {}
         self._healths: dict[str | None, Health] = {}
 
@@ -110,6 +112,12 @@ class Upstream:
         for header, text in config.headers.items():
             lines.append(b"%b: %b\r\n" % (header.lower().encode(), text.encode("latin-1")))
         return b"".join(lines)
+
+    def unsaid(self, told: bytes) -> bytes:
+        """What an upstream says of a failure without our keys, which some repeat there: clients read it."""
+        for secret in self._unsaid:
+            told = told.replace(secret, b"[key]")
+        return told
 
     def head(self, request: Request, model: str, by: Key) -> bytes:
         """The request's head as this upstream gets it, but for the lines that frame its body and the end.
@@ -147,3 +155,9 @@ class Upstream:
         if not self._query:
             return path.encode() + rest
         return path.encode() + rest + (b"&" if b"?" in rest else b"?") + self._query
+
+
+def _secrets(config: UpstreamConfig) -> tuple[bytes, ...]:
+    """Keys, and fields long enough to be one."""
+    fields = [text for text in config.headers.values() if len(text) >= _SECRET_LENGTH]
+    return tuple(secret.encode() for secret in (*(key.reveal() for key in config.secrets), *fields))
