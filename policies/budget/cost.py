@@ -87,9 +87,11 @@ def _cap(card: RateCard | None, otherwise: int | None) -> int | None:
 
 
 def _is_plain(model: str, endpoint: str, body: Body) -> bool:
-    """Text and nothing else, in ASCII: then a byte is at least a token, and nothing comes from elsewhere."""
+    """Text and nothing else, of which a byte is at least a token: then nothing comes from elsewhere."""
     name, raw = _MESSAGES.get(endpoint), body.raw
-    if name is None or not body.parsed or not raw.isascii() or (b"\\" in raw and b"\\u" in raw) or "search" in model:
+    if name is None or not body.parsed or (b"\\" in raw and b"\\u" in raw) or "search" in model:
+        return False
+    if not raw.isascii() and _normalises(model):
         return False
     fields = body.fields
     if not _SPECIAL.isdisjoint(fields):
@@ -103,6 +105,12 @@ def _is_plain(model: str, endpoint: str, body: Body) -> bool:
         if type(message.get("content")) is not str:
             return False
     return True
+
+
+@lru_cache(1024)
+def _normalises(model: str) -> bool:
+    """Whether its vocabulary may read more than was sent: characters that aren't ASCII become longer ones."""
+    return family_of(model).normalises
 
 
 def _carefully(attempt: Attempt, body: object, endpoint: str, card: RateCard | None, cap: int | None) -> Worst:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -295,6 +296,19 @@ def test_the_bound_holds(mini: RateCard, text: str, cap: int, n: int, used: tupl
     for tier in (None, "default", "flex", "priority"):
         assert (mini.cost(usage, tier) or 0) <= most.nanodollars
     assert tokens_in + tokens_out <= most.tokens
+
+
+def test_text_that_is_read_longer(mini: RateCard) -> None:
+    """Beyond ASCII bytes bound plain text, but where a vocabulary normalises, the longer form that it may read."""
+    text = "\ufdfa" * 50
+    made = attempt(mini, messages=[{"role": "user", "content": text}], max_tokens=5)
+    own, longer = len(text.encode()) + 60, len(unicodedata.normalize("NFKC", text).encode())
+    as_sent = worst(made, None)
+    made.model = "claude-sonnet-4-5"
+    normalised = worst(made, None)
+    assert as_sent.tokens is not None
+    assert normalised.tokens is not None
+    assert own <= as_sent.tokens < own + 200 < longer <= normalised.tokens
 
 
 def test_what_has_no_bound(mini: RateCard) -> None:
