@@ -40,6 +40,12 @@ bench-faults: $(VENV)/.installed system
 soak: $(VENV)/.installed
 	$(BIN)/python -m bench.soak $(ARGS)
 
+bench-money: $(VENV)/.installed system
+	$(BIN)/python -m bench.money $(ARGS)
+
+bench-cache: $(VENV)/.installed
+	$(BIN)/python -m bench.cache $(ARGS)
+
 guard: $(VENV)/.installed system
 	$(BIN)/python -m bench.guard $(ARGS)
 

@@ -153,9 +153,10 @@ def _redis(directory: Path, shape: Shape) -> Iterator[Row]:
                 with backends.redis(where / "server", *_DURABLE) as server:
 
                     async def away(away_s: float, how: str = how, server: Any = server) -> None:
-                        await asyncio.to_thread(server.freeze if how == "frozen" else server.kill)
+                        # In this thread: the server ends with the one that started it.
+                        (server.freeze if how == "frozen" else server.kill)()
                         await asyncio.sleep(away_s)
-                        await asyncio.to_thread(server.thaw if how == "frozen" else server.start)
+                        (server.thaw if how == "frozen" else server.start)()
 
                     setup = Setup(policies=policies, state=server.url)
                     if policies is _SOFT:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from bench import certificates, machine
 from bench.overhead import rounds, unary
 from bench.results import Row
-from bench.subjects import Nginx, Passthrough, Setting, StaticUpstream, Weir
+from bench.subjects import Nginx, Origin, Setting, StaticUpstream, Subject, Weir
+
+Maker = Callable[[Setting, Origin], Subject]
 
 LIMIT: Final = 2.5
 _POLICIES: Final = """version: 1
 policies:
   - {use: budget, name: all, limit: 1000000 USD/month}
-  - {use: ratelimit, requests: 100M/minute, tokens: 100B/minute}
+  - {use: ratelimit, requests: 100M/minute, tokens: 100000M/minute}
 """
 
 
@@ -32,13 +33,14 @@ class Limited(Weir):
 
 
 def rows(directory: Path, *, quick: bool) -> Iterator[Row]:
-    """One row, and the same Weir without policies for comparison."""
+    """One row; beside it the same Weir without policies."""
     plan = rounds.QUICK if quick else rounds.FULL
     directory.mkdir(parents=True, exist_ok=True)
     setting = Setting(directory, machine.cores(), certificates.make(directory))
-    makers = [*([functools.partial(Nginx, unbuffered=False)] if machine.nginx() else []), Limited, Weir, Passthrough]
+    reference: list[Maker] = [Nginx] if machine.nginx() else []
+    makers: list[Maker] = [*reference, Limited, Weir]
     with rounds.stage(setting, plan, StaticUpstream, makers, Limited.name, tls=False) as stage:
         if machine.nginx() is None:
             stage.absent["nginx"] = "nginx is not installed"
-        row, _ = unary.row(stage, "CPU, unary request with budget and rate limit", LIMIT, plan.rounds)
+        row, _ = unary.row(stage, "CPU, unary request with budget and rate limit", LIMIT, plan.rounds, (Weir.name,))
     yield row

@@ -27,7 +27,7 @@ from proxy.state.protocol import Store
 
 ROOT: Final = Path(__file__).parents[2]
 POLICIES: Final = {"rungs": "bench.money.rungs", "stopwatch": "bench.money.stopwatch"}
-READY_S: Final = 60.0
+READY_S: Final = 120.0
 _HASHED: Final = 6  # characters of a key that stand on the invoice
 
 _SHIFT = """

@@ -20,8 +20,8 @@ class Round:
     failed: int
 
 
-def rounds(stage: Stage, count: int) -> dict[str, list[Round]]:
-    """CPU per request and throughput of nginx, the judged subject and the pass-through."""
+def rounds(stage: Stage, count: int, others: tuple[str, ...] = ("aiohttp",)) -> dict[str, list[Round]]:
+    """CPU per request and throughput of nginx, the judged subject and others, as the pass-through."""
     program = machine.wrk()
     assert program is not None
     script = wrk.script(payloads.unary_request(), stage.setting.directory)
@@ -31,10 +31,12 @@ def rounds(stage: Stage, count: int) -> dict[str, list[Round]]:
             seen = wrk.run(program, script, subject.url, seconds=stage.plan.wrk_s, core=stage.setting.cores.load)
         return Round(window.cpu_ns / 1000 / max(1, seen.requests), seen.per_second, seen.failed)
 
-    return in_turn(stage.running("nginx", stage.judged, "aiohttp"), count, measure)
+    return in_turn(stage.running("nginx", stage.judged, *others), count, measure)
 
 
-def row(stage: Stage, number: str, limit: float, count: int) -> tuple[Row, float | None]:
+def row(
+    stage: Stage, number: str, limit: float, count: int, others: tuple[str, ...] = ("aiohttp",)
+) -> tuple[Row, float | None]:
     """The ratio to nginx; and the capacity of the judged subject in requests a second."""
     target = f"<= {limit:.1f}x nginx"
     if machine.wrk() is None:
@@ -43,7 +45,7 @@ def row(stage: Stage, number: str, limit: float, count: int) -> tuple[Row, float
         return skipped(number, target, why), None
     if why := stage.why_not(stage.judged):
         return failed(number, target, why), None
-    seen = rounds(stage, count)
+    seen = rounds(stage, count, others)
     cpu = {name: [one.cpu_us for one in values] for name, values in seen.items()}
     ratio = paired_ratio(cpu[stage.judged], cpu["nginx"])
     lost = sum(one.failed for values in seen.values() for one in values)
