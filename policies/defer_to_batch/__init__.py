@@ -2,7 +2,7 @@
 
 - use: defer_to_batch
   default: 24h
-  match: {tag: {job: nightly}}
+  match: {tag: job=nightly}
 
 A request says how long it can wait by `x-weir-deadline` (where the policy file honours that), or the policy does.
 Minutes go by the tier `flex`, hours by the provider's batches: then the answer is a job, or, with `Prefer: wait`, is
@@ -29,6 +29,7 @@ import orjson
 from policies.defer_to_batch.config import Config, way
 from policies.defer_to_batch.engine import Engine
 from policies.defer_to_batch.flex import Flex
+from policies.defer_to_batch.operating import operate
 from proxy.body import Body
 from proxy.chain import Services
 from proxy.config import Order
@@ -43,7 +44,7 @@ from proxy.state.protocol import StateLost
 from proxy.upstreams.deployment import Deployment
 from proxy.wire.headers import get
 
-__all__ = ["ORDER", "STORE", "Config", "DeferToBatch", "build", "foretell"]
+__all__ = ["ORDER", "STORE", "Config", "DeferToBatch", "build", "foretell", "operate"]
 
 STORE = True
 ORDER: Final = Order(

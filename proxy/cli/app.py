@@ -14,6 +14,7 @@ from proxy.cli import (
     cache,
     explain,
     files,
+    jobs,
     keys,
     ledger,
     operate,
@@ -48,6 +49,7 @@ app.command("reconcile")(reconcile.reconcile)
 app.add_typer(ledger.app)
 app.command("close")(ledger.close)
 app.add_typer(cache.app)
+app.add_typer(jobs.app)
 app.command("status")(operate.status)
 app.command("reload")(operate.reload)
 app.command("restart")(operate.restart)

@@ -8,13 +8,25 @@ from typing import get_args
 
 import pytest
 
-from policies import allow, coalesce, fallback, headers, hedge, microbatch, ratelimit, retry, timeout
+from policies import allow, coalesce, defer_to_batch, fallback, headers, hedge, microbatch, ratelimit, retry, timeout
 from proxy.config import Conditions, load
 from proxy.config.policies import Envelope, Honour
 from proxy.failures import KINDS
 
 GUIDE = Path(__file__).parents[2] / "docs/guide"
-PAGES = ("policies", "headers", "allow", "timeout", "hedge", "fallback", "retry", "ratelimit", "coalesce", "microbatch")
+PAGES = (
+    "policies",
+    "headers",
+    "allow",
+    "timeout",
+    "hedge",
+    "fallback",
+    "retry",
+    "ratelimit",
+    "coalesce",
+    "microbatch",
+    "defer_to_batch",
+)
 
 
 def page(name: str) -> str:
@@ -65,6 +77,7 @@ def test_the_envelope_is_described() -> None:
         ("ratelimit", ratelimit.Config),
         ("coalesce", coalesce.Config),
         ("microbatch", microbatch.Config),
+        ("defer_to_batch", defer_to_batch.Config),
     ],
 )
 def test_options_are_described(name: str, fields: type) -> None:
