@@ -36,6 +36,7 @@ class ServerLimits(msgspec.Struct, frozen=True):
     body_idle_s: float = 30.0
     keep_alive_s: float = 75.0
     slow_reader_s: float = 60.0
+    total_s: float = 900.0  # a body that drips in, or what drips out to a slow reader
     half_close: bool = False  # True: a client that shut down its writing side still gets its answer
 
 

@@ -62,6 +62,8 @@ class ServerConnection(asyncio.Protocol):
         self.write_paused = False
         self._drain_waiter: asyncio.Future[None] | None = None
         self._unwritten = 0
+        self._whole_by = NEVER  # a body that drips in is never idle, and a client that sips always makes progress
+        self._drained_by = NEVER
         self._reading_paused = False
         self._discard = False  # a bad request or the last one was read; what still comes in is thrown away
         self._half_closed = False
@@ -132,6 +134,7 @@ class ServerConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        self._drained_by = self._loop.time() + self.limits.total_s
         self._unwritten = _ALL  # measured a moment later, when what was on its way from the upstream is in
         self.deadline = self._loop.time() + min(1.0, self.limits.slow_reader_s / 4)
         if self._running is not None and self._running.on_pause is not None:
@@ -273,8 +276,9 @@ class ServerConnection(asyncio.Protocol):
         if b"upgrade" in self._special and parser.should_upgrade():
             return  # llhttp stops here and raises HttpParserUpgrade: see _upgrade
         if head.has_body:
+            self._whole_by = self._loop.time() + self.limits.total_s
             if not self.write_paused:
-                self.deadline = self._loop.time() + self.limits.body_idle_s
+                self.deadline = min(self._loop.time() + self.limits.body_idle_s, self._whole_by)
             expected = b"expect" in self._special and version == "1.1"
             if expected and self._running is None and not self._waiting:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -292,7 +296,7 @@ class ServerConnection(asyncio.Protocol):
             self._stop(body_too_large(call.intake.limit_bytes))
         self._head_bytes = 0
         if not self.write_paused:
-            self.deadline = self._loop.time() + self.limits.body_idle_s
+            self.deadline = min(self._loop.time() + self.limits.body_idle_s, self._whole_by)
         if isinstance(call.body, BodyReader):
             call.body.feed(data)
             return
@@ -399,7 +403,7 @@ class ServerConnection(asyncio.Protocol):
         if self._linger_until:
             return min(self._linger_until, now + _LINGER_S)
         if self._reading is not None:
-            return now + self.limits.body_idle_s
+            return min(now + self.limits.body_idle_s, self._whole_by)
         if self._running is not None:
             return NEVER
         return now + (self.limits.header_s if self._in_head else self._idle_s)
@@ -443,8 +447,8 @@ class ServerConnection(asyncio.Protocol):
         """A time limit has passed."""
         if self.write_paused:
             unwritten = self._transport.get_write_buffer_size() + _unacknowledged(self._transport)
-            if unwritten < self._unwritten:
-                self._unwritten, self.deadline = unwritten, now + self.limits.slow_reader_s
+            if unwritten < self._unwritten and now < self._drained_by:
+                self._unwritten, self.deadline = unwritten, min(now + self.limits.slow_reader_s, self._drained_by)
             else:
                 self.abort()
         elif self._discard or self._transport.is_closing():
@@ -453,7 +457,7 @@ class ServerConnection(asyncio.Protocol):
             self._refuse(
                 WeirError(
                     408,
-                    f"The request's body stalled for {self.limits.body_idle_s:g} s.",
+                    f"The request's body stalled for {self.limits.body_idle_s:g} s, or took {self.limits.total_s:g} s.",
                     code="request_timeout",
                     headers=((b"x-should-retry", b"false"),),
                     close=True,

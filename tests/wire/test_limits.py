@@ -120,6 +120,37 @@ async def test_a_client_that_reads_slowly_is_kept() -> None:
         assert server.app.cancelled == 0
 
 
+@pytest.mark.parametrize("path", ["/", "/upload"])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_that_drips_in_has_an_end(path: str, chunked: bool) -> None:
+    """A byte at a time is never idle: it gets 408 when the whole time is over."""
+    limits = ServerLimits(body_idle_s=5.0, total_s=0.3)
+    async with serving(limits=limits) as server, await server.connect() as client:
+        framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 1000000"
+        await client.send(b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % (path.encode(), framing))
+        answer = asyncio.create_task(client.answer())
+        while not answer.done():
+            try:
+                await client.send(b"1\r\nx\r\n" if chunked else b"x")
+            except OSError:
+                break
+            await asyncio.wait((answer,), timeout=0.02)
+        assert ((await answer).status, (await answer).error["code"]) == (408, "request_timeout")
+
+
+async def test_a_client_that_sips_is_dropped_in_the_end() -> None:
+    """It makes progress for ever, but nothing that waits for it may wait for longer than the whole time."""
+    app = App(flood)
+    limits = ServerLimits(slow_reader_s=60.0, total_s=0.4)
+    async with serving(app, limits) as server, await server.connect(receive_buffer=4096) as client:
+        await client.send(get("/"))
+        await app.until(lambda app: app.running)
+        while server.connections:
+            client.sock.recv(1)
+            await asyncio.sleep(0.01)
+        await app.until(lambda app: app.cancelled)
+
+
 async def test_a_client_that_reads_nothing_gets_no_further_answers() -> None:
     """While an answer waits to be read, the requests behind it aren't started: they can't pile up answers."""
 
