@@ -23,7 +23,7 @@ from zlib import crc32
 
 import msgspec
 
-from policies.cache.semantic.facts import facts_of, opposites
+from policies.cache.semantic.facts import facts_of, meant, opposites
 
 _WORD: Final = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?|[^\s\w]")
 _KEPT_SIGNS: Final = frozenset("%$€£°+-=<>&|/")
@@ -86,7 +86,7 @@ def answer_of(text: str) -> Answer:
     """An answer made ready."""
     form = normal(text)
     facts = facts_of(form[:_LONGEST])
-    words = sorted({crc32(word.encode("utf-8", "surrogatepass")) for word in facts.words})[:_MOST_WORDS]
+    words = sorted({crc32(word.encode("utf-8", "surrogatepass")) for word in meant(form[:_LONGEST])})[:_MOST_WORDS]
     return Answer(digest(form), array("I", words).tobytes(), tuple(sorted(facts.numbers)), facts.negated, facts.opposed)
 
 

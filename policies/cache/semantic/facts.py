@@ -48,6 +48,7 @@ _OPPOSITES: Final = tuple(
     )
 )
 _ASKING: Final = ("how", "what", "why", "when", "where", "who", "which", "can", "is", "do", "does", "are", "should")
+_FILLING: Final = _split("a an the of to in on for and or is are was be it its i my me you your we our this that")
 _EMPTY: Final = _split(
     "a an the of to in on for and or is are was were be been am do does did i my me you your we our it its this that "
     "there with at by from as so if will would can could should have has had what how why which who when where please "
@@ -92,6 +93,12 @@ def facts_of(text: str) -> Facts:
         tuple(sorted(plain)),
         len(plain),
     )
+
+
+def meant(text: str) -> frozenset[str]:
+    """The words of an answer, stemmed, without those that hold a sentence together."""
+    said = {word.replace("'", "").replace("’", "") for word in _WORD.findall(text.casefold())}
+    return frozenset(_stem(word) for word in said - _FILLING)
 
 
 def opposites(one: int, other: int) -> bool:

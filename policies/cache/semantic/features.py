@@ -22,7 +22,7 @@ from policies.cache.semantic.static import MOST_TOKENS, Static, Tokens, Vector
 Array = npt.NDArray[np.floating[Any]]
 VOTERS: Final = 10
 _SHARP: Final = 20.0  # how fast a vote fades with distance
-_LOOKED_AT: Final = 3  # members of the candidate whose texts are compared
+_LOOKED_AT: Final = 2  # members of the candidate whose texts are compared
 
 # name, centre, spread, and what a spread more is worth before anything was learnt (logits).
 _TABLE: Final[tuple[tuple[str, float, float, float], ...]] = (
