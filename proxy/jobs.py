@@ -115,9 +115,17 @@ class Jobs:
 
     async def of(self, owner: str) -> tuple[list[Job], list[Batch]]:
         """What an owner hasn't finished."""
-        found = [await self.load(key.rpartition("/")[2]) for key in await self.store.keys(f"{OPEN}{owner}/", MOST)]
+        jobs, ended = [], []
+        for mark in await self.store.keys(f"{OPEN}{owner}/", MOST):
+            job = await self.load(mark.rpartition("/")[2])
+            if job is None or job.over:
+                ended.append(mark)  # its owner died between the two
+            else:
+                jobs.append(job)
+        if ended:
+            await self.store.delete(ended)
         batches = [await self.store.get(key) for key in await self.store.keys(f"{BATCH}{owner}/", MOST)]
-        return [job for job in found if job is not None and not job.over], [_batch(one) for one in batches if one]
+        return jobs, [_batch(one) for one in batches if one]
 
     async def take_over(self, owner: str, by: str) -> tuple[list[Job], list[Batch]]:
         """What an owner that is gone hasn't finished now belongs to another."""

@@ -3,8 +3,8 @@
 - use: coalesce
   share: key
 
-What lives here: the layer. `alike.py` says which requests share, `shared.py` is one call and those who wait for it,
-`shares.py` says who pays what.
+What lives here: the layer. `alike.py` says which requests share, `shared.py` is one call, `member.py` those who wait
+for it, `shares.py` says who pays what.
 
 Rules:
 1. The first one makes the call, in its own exchange if it has no deadline, else in a detached one: nobody's deadline is
@@ -29,7 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policies.cache.key import Share, uncacheable
 from policies.coalesce.alike import InFlight, full_key, may_share
-from policies.coalesce.shared import Member, Shared, reject, same_terms
+from policies.coalesce.member import Member, reject, same_terms
+from policies.coalesce.shared import Shared
 from proxy.chain import Services
 from proxy.config import Order
 from proxy.config.scalars import Size, Truth

@@ -14,80 +14,18 @@ No I/O: events are handed in, streams and futures are what goes out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
+from policies.coalesce.member import Member, copied, resolve, too_slow
 from policies.coalesce.shares import cost_of, equal_parts, saving
 from proxy import told
-from proxy.errors import OVERLOADED, WeirError
+from proxy.errors import WeirError
 from proxy.exchange import Attempt, Exchange, Request
-from proxy.faults import cut_short
 from proxy.response import Outcome, Response
 from proxy.stream import Stream
 from proxy.wire.headers import Headers
 from proxy.wire.sse import Event
-
-_AT_ONCE: Final = 256  # lists of events that a lagging member is given in one go
-
-
-class Member:
-    """One exchange that waits for a shared call, or reads its answer (proxy.stream.Flow)."""
-
-    __slots__ = ("at", "exchange", "lagging", "paused", "ready", "request", "shared", "stream")
-
-    def __init__(self, shared: Shared, request: Request) -> None:
-        self.shared = shared
-        self.request = request
-        self.exchange = request.exchange
-        self.ready: asyncio.Future[Response | None] | None = None  # None: lead the call that `shared` now is
-        self.stream: Stream | None = None
-        self.paused = False
-        self.lagging = False  # it isn't given what comes, but what is kept from `at` on
-        self.at = 0
-
-    def __repr__(self) -> str:
-        return f"<Member {self.exchange.id}{f' lagging at {self.at}' if self.lagging else ''}>"
-
-    # --- its reader's side
-
-    def pause(self) -> None:
-        """It reads slowly: what comes is left where it is."""
-        if not self.lagging:
-            self.lagging, self.at = True, self.shared.told
-        self.paused = True
-        self.shared.paced()
-
-    def resume(self) -> None:
-        """It reads again."""
-        self.paused = False
-        self.catch_up()
-        self.shared.paced()
-
-    def cancel(self) -> None:
-        """It has left."""
-        self.drop(cut_short("it was given up", "exchange_ended"))
-
-    def drop(self, error: WeirError) -> None:
-        """It gets no more: who still reads is told why."""
-        stream, self.stream = self.stream, None
-        self.shared.leave(self)
-        if stream is not None:
-            stream.end(error)
-
-    # ---
-
-    def catch_up(self) -> None:
-        """Gives it what is kept, as far as it takes that."""
-        shared = self.shared
-        while self.lagging and not self.paused and self.stream is not None:
-            events = shared.kept_from(self.at, _AT_ONCE)
-            if not events:
-                self.lagging = False
-                if shared.ended:
-                    shared.finish(self)
-                return
-            self.at = min(self.at + _AT_ONCE, shared.told)
-            self.stream.feed([event for some in events for event in some])
 
 
 class Shared:
@@ -197,7 +135,7 @@ class Shared:
         shares = self._settle()
         for member in list(self.members):
             headers = self._headers(response.headers, shares.get(member))
-            _resolve(member, Response(response.status, headers, body))
+            resolve(member, Response(response.status, headers, body))
 
     # --- an answer that streams
 
@@ -221,7 +159,7 @@ class Shared:
         if self.told:
             member.lagging = True
             member.catch_up()
-        _resolve(member, response)
+        resolve(member, response)
 
     def _copy(self, member: Member) -> Response:
         assert self._source is not None
@@ -385,45 +323,6 @@ class Shared:
         if share is not None:
             given.append((b"x-weir-cost", b"%d.%09d" % divmod(share, 10**9)))
         return given
-
-
-def _resolve(member: Member, response: Response | None) -> None:
-    if member.ready is not None and not member.ready.done():
-        member.ready.set_result(response)
-
-
-def reject(members: Sequence[Member], error: WeirError) -> None:
-    """Tells each of its own failure."""
-    for member in members:
-        if member.ready is not None and not member.ready.done():
-            member.ready.set_exception(copied(error))
-
-
-def copied(error: WeirError) -> WeirError:
-    """The same failure for another exchange, which made no attempt of its own."""
-    return WeirError(
-        error.status,
-        error.message,
-        type=error.type,
-        code=error.code,
-        param=error.param,
-        headers=error.headers,
-    )
-
-
-def same_terms(client: Exchange, background: Exchange) -> None:
-    """What outer layers have set for the request holds for the call, but its deadline."""
-    background.bypass = client.bypass
-    background.heads = client.heads
-    background.avoid = client.avoid
-    background.stateful_allowed = client.stateful_allowed
-    background.total_s, background.ttft_s, background.idle_s = client.total_s, client.ttft_s, client.idle_s
-
-
-def too_slow(bytes: int) -> WeirError:
-    """What is told to who lags too far behind."""
-    message = f"This answer is shared, and was read more than {bytes} bytes slower than others read it."
-    return WeirError(502, message, type=OVERLOADED, code="coalesce_too_slow")
 
 
 def _printable(text: str) -> bytes:

@@ -36,7 +36,7 @@ ALIVE_S: Final = 30.0
 _AGAIN: Final = frozenset((408, 409, 429))
 _LAST_S: Final = 180.0  # before the deadline: a batch that isn't over by then is given up
 _TRIES: Final = 2
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, int]  # deployment, path, model, and about how long they have
 
 
 class Engine:
@@ -144,7 +144,10 @@ class Engine:
         now, groups = self._wall(), dict[Key, list[Job]]()
         for job in self.live.values():
             if self._submittable(job, now):
-                groups.setdefault((job.deployment, job.path, job.model), []).append(job)
+                hours = int(
+                    (job.deadline_s - now) // 3600
+                ).bit_length()  # so that the urgent don't end the others' batch
+                groups.setdefault((job.deployment, job.path, job.model, hours), []).append(job)
         for key, waiting in groups.items():
             waiting.sort(key=lambda job: job.accepted_s)
             size = sum(len(job.body) for job in waiting)
@@ -154,7 +157,7 @@ class Engine:
                     await self._submit(key, chunk, now)
 
     async def _submit(self, key: Key, jobs: list[Job], now: float) -> None:
-        deployment, path, model = key
+        deployment, path, model, _ = key
         deadline_s = min(job.deadline_s for job in jobs)
         id = f"wb_{secrets.token_hex(12)}"
         batch = Batch(id, deployment, path, model, [job.id for job in jobs], deadline_s, self.owner, now)

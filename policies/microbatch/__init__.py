@@ -24,7 +24,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from policies.coalesce.shared import copied, same_terms
+from policies.coalesce.member import copied, same_terms
 from policies.coalesce.shares import cost_of
 from policies.microbatch.group import Pace, Share, group_key
 from policies.microbatch.split import Inputs, apart, inputs_of, parts
