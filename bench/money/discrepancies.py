@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from bench.money.week import LEFT_OUT, PROJECTS, result
@@ -186,8 +185,3 @@ def injected(buckets: Buckets, change: Change) -> Buckets:
     changed = copy.deepcopy(buckets)
     change(changed)
     return changed
-
-
-def day_of(bucket: dict[str, Any]) -> str:
-    """Its UTC day."""
-    return datetime.fromtimestamp(bucket["start_time"], UTC).date().isoformat()
