@@ -22,7 +22,8 @@ p { color: var(--soft); margin: .2rem 0 .6rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { background: var(--head); position: sticky; top: 0; }
-th.text, td.text { text-align: left; white-space: pre-wrap; overflow-wrap: break-word; min-width: 6rem; max-width: 24rem; }
+th.text, td.text { text-align: left; white-space: pre-wrap; overflow-wrap: break-word; min-width: 6rem; }
+th.text, td.text { max-width: 24rem; }
 tfoot td { font-weight: 600; border-top: 2px solid var(--line); }
 td.negative { color: #cf222e; }
 svg { width: 100%; height: auto; } svg rect { fill: var(--bar); } svg text { fill: var(--soft); font-size: 10px; }
