@@ -25,9 +25,7 @@ class Wall:
 
 def lines(count: int, model: str = "gpt-4o-mini") -> bytes:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
-    told = [
-        {"custom_id": f"r{n}", "method": "POST", "url": "/v1/chat/completions", "body": body} for n in range(count)
-    ]
+    told = [{"custom_id": f"r{n}", "method": "POST", "url": "/v1/chat/completions", "body": body} for n in range(count)]
     return b"\n".join(map(orjson.dumps, told))
 
 
