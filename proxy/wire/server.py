@@ -16,8 +16,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import socket
+import struct
 import sys
 import termios
 from collections import deque
@@ -450,9 +452,9 @@ class ServerConnection(asyncio.Protocol):
             if unwritten < self._unwritten and now < self._drained_by:
                 self._unwritten, self.deadline = unwritten, min(now + self.limits.slow_reader_s, self._drained_by)
             else:
-                self.abort()
+                self._reset()
         elif self._discard or self._transport.is_closing():
-            self.abort()
+            self._reset()
         elif self._reading is not None:
             self._refuse(
                 WeirError(
@@ -492,6 +494,14 @@ class ServerConnection(asyncio.Protocol):
         """Cuts the connection now."""
         if not self._lost:
             self._transport.abort()
+
+    def _reset(self) -> None:
+        """Cuts a client that doesn't read, by RST: the kernel would keep megabytes for it until it had read them."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and not self._lost:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self.abort()
 
     def _stop(self, error: WeirError) -> None:
         """Stops the parser from inside one of its callbacks."""
@@ -575,6 +585,7 @@ def _unacknowledged(transport: asyncio.Transport) -> int:
 
 
 _ALL: Final = 1 << 62
+_AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: nothing is waited for
 _UPGRADE_FIELDS: Final = (b"upgrade", b"connection", b"http2-settings")
 
 

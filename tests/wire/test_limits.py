@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +106,21 @@ async def test_a_client_that_reads_nothing_is_dropped() -> None:
         await client.send(get("/"))
         await server.app.until(lambda app: app.cancelled == 1)
         assert not server.connections
+
+
+async def test_nothing_is_kept_for_a_client_that_was_dropped() -> None:
+    """It is reset: by FIN the kernel would hold what it sent until the client had read all of it."""
+    async with serving(App(flood), QUICK) as server, await server.connect(receive_buffer=4096) as client:
+        await client.send(get("/"))
+        await server.app.until(lambda app: app.cancelled == 1)
+        await until(lambda: not server.connections)
+        left = f":{server.port:04X}"
+        sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        held = [int(each[4].split(":")[0], 16) for each in sockets if each[1].endswith(left)]
+        assert sum(held) == 0
+        with pytest.raises(ConnectionResetError):
+            while client.sock.recv(1 << 16):
+                pass
 
 
 async def test_a_client_that_reads_slowly_is_kept() -> None:
