@@ -61,7 +61,7 @@ class Source:
     """One file: its values as plain Python, and the places of values and keys by their location."""
 
     file: str
-    data: Any = None
+    data: Any = field(default=None, repr=False)
     values: dict[Location, Mark] = field(default_factory=dict)
     keys: dict[Location, Mark] = field(default_factory=dict)
     raw: dict[Location, str] = field(default_factory=dict)
