@@ -24,7 +24,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.floating[Any]]
 STRATUM: Final = 40
 FEWEST: Final = 40  # labels before anything is served
-_Z: Final = 0.3  # more would cost hits: what it leaves to chance, audits and the goal that follows them take care of
+_Z: Final = 0.4  # more would cost hits: what it leaves to chance, audits and the goal that follows them take care of
 NEVER: Final = 2.0  # above every score
 
 

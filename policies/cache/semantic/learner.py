@@ -5,7 +5,7 @@ Rules:
    wrong (`suspended`); otherwise, what scores at least λ (`certified`).
 2. λ is found by scores that don't know what they are judged by: a label is scored before it is learnt from, and, when
    the score is fitted anew, by weights that left it out.
-3. Nearly all of the first hits are audited, later a tenth; near λ twice as many.
+3. Nearly all of the first hits are audited, later 15 %; near λ twice as many.
 4. The audited error of the recent past moves the goal: what was bounded too tightly is loosened, within limits.
 5. No clock, no I/O, and no randomness of its own: the same labels in the same order give the same state everywhere.
 """
@@ -24,8 +24,8 @@ from policies.cache.semantic.score import Fit, Weights, prior
 
 Rows = npt.NDArray[np.float32]
 Status = Literal["gathering", "certified", "suspended"]
-_ROWS: Final = 6000  # labels that the score is fitted on
-_LABELS: Final = 4000  # that λ is found by
+_ROWS: Final = 12_000  # labels that the score is fitted on
+_LABELS: Final = 9000  # that λ is found by
 _TRAFFIC: Final = 2000  # scores that strata are measured by
 _AUDITS: Final = 400  # that the error of hits is told by
 _STALE: Final = 3000  # requests after which an audit says nothing any more
@@ -33,10 +33,13 @@ _FIRST_FIT: Final = 100
 _REFIT: Final = 250
 _RETHINK: Final = 25  # labels between two looks for λ
 _ALL_AUDITED: Final = 500
-_AUDITED: Final = 0.1
+_AUDITED: Final = 0.15
 _AIM: Final = 1.0
 _LOOSEST, _TIGHTEST = 1.3, 0.5
 _SURE: Final = 30  # audits before they count
+_SURELY: Final = 2.33  # standard deviations: what is wrong by chance once in a hundred looks isn't surely wrong
+_CHANCE: Final = 0.5
+_CLEARED: Final = 100  # answers that would have been given, before a suspended scope is served again
 _RECORD: Final = 0.98
 _MOST_RECORDS: Final = 20_000
 
@@ -110,8 +113,9 @@ class Learner:
         """Takes a label; True where the score should be fitted anew (`examples`, `score.fitted`, `adopt`)."""
         self.labels += 1
         self._told.add((*label.features, float(label.right), label.score, float(self.labels)))
-        if label.audit:
-            self._audits.add((float(self.asked), label.audit, float(not label.right)))
+        weight = 1.0 if self.suspended and label.score >= self.threshold else label.audit
+        if weight:
+            self._audits.add((float(self.asked), weight, float(not label.right)))
         self._remember(label.group, float(label.right))
         if self.labels - self._thought_at >= _RETHINK:
             self.rethink()
@@ -163,13 +167,17 @@ class Learner:
         """What was bounded too tightly is loosened; what turned out too loose is tightened, or suspended."""
         aim = _AIM * self.max_error
         rate, n = self.audited()
-        if n < _SURE:
-            self.goal, self.suspended = aim, False
+        if self.suspended:  # where no score is enough any more, that alone keeps it from serving
+            self.suspended = self.threshold < NEVER and (n < _CLEARED or rate > self.max_error)
+        elif n >= _SURE and interval(rate, n, _SURELY)[1] > self.max_error:
+            self.suspended = True
+            self._audits.clear()  # from now on it counts what would have been given
+        if self.suspended or n < _SURE:
+            self.goal = aim
             return
-        sigma = float(np.sqrt(max(rate, self.max_error / 4) / n))
-        seen = min(max(aim, rate - sigma), rate + sigma)  # what can still be chance changes nothing
+        chance = _CHANCE * float(np.sqrt(max(rate, self.max_error / 4) / n))
+        seen = min(max(aim, rate - chance), rate + chance)  # what can well be chance changes nothing
         self.goal = float(np.clip(aim * aim / seen, _TIGHTEST * aim, _LOOSEST * aim))
-        self.suspended = interval(rate, n)[1] > (0.75 if self.suspended else 1.0) * self.max_error
 
     def audited(self) -> tuple[float, float]:
         """The error of recent hits by their weighed audits, and how many audits of equal weight would say as much."""
@@ -238,6 +246,10 @@ class Ring:
         self._held[self._next] = row
         self._next = (self._next + 1) % self._most
         self.size = min(self.size + 1, self._most)
+
+    def clear(self) -> None:
+        """Forgets all."""
+        self._next = self.size = 0
 
     @property
     def held(self) -> Rows:
