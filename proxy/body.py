@@ -57,15 +57,19 @@ Span = tuple[int, int]
 
 
 class Body:
-    """A JSON object as bytes. `raw` is what goes to the upstream; `get` reads a top-level field."""
+    """A JSON object as bytes. `raw` is what goes to the upstream; `get` reads a top-level field.
 
-    __slots__ = ("_fields", "_plain", "_spans", "raw")
+    `memo` is for what policies work out of it alone.
+    """
+
+    __slots__ = ("_fields", "_plain", "_spans", "memo", "raw")
 
     def __init__(self, raw: bytes, fields: dict[str, Any], spans: dict[str, Span] | None, plain: bool) -> None:
         self.raw = raw
         self._fields = fields
         self._spans = spans
         self._plain = plain  # every top-level field is in `fields`
+        self.memo: dict[Any, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.raw)

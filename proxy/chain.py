@@ -29,6 +29,7 @@ from proxy.metrics import Metrics
 from proxy.objects import Objects
 from proxy.observe import observed
 from proxy.own import Lookup
+from proxy.remembered import Bodies
 from proxy.response import Response
 from proxy.state.protocol import Store
 from proxy.state.purse import Purse
@@ -58,6 +59,7 @@ class Services(msgspec.Struct, frozen=True):
     purse: Purse | None = None  # what this worker reserves from, in the same Store
     lookup: Lookup | None = None  # asks the supervisor
     tokens: Estimator | None = None  # of inputs, before they are counted
+    bodies: Bodies | None = None  # where it may have bodies remembered that it expects again
 
 
 class Built(msgspec.Struct, frozen=True):

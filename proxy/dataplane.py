@@ -41,6 +41,7 @@ from proxy.overload import Gate, answer
 from proxy.own import OWN, PROBES, Lookup, no_such_path, own, probe_or_preflight
 from proxy.pricing import RateCards
 from proxy.relay import Heartbeat, broken, relay, relay_late
+from proxy.remembered import Bodies
 from proxy.response import Outcome, Response
 from proxy.state.protocol import Store
 from proxy.state.purse import Purse
@@ -84,6 +85,7 @@ class DataPlane:
         self.purse = None if store is None else Purse(store, owner, configuration.deployment.workers)
         self._idempotency = idempotency.Keys(store)
         self.tokens = Estimator(counter)
+        self.bodies = Bodies()
         self.journal = journal
         self.metrics = metrics
         self.connector = connector
@@ -182,6 +184,7 @@ class DataPlane:
             self.purse,
             self.lookup,
             self.tokens,
+            self.bodies,
         )
 
     async def reconfigure(self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None) -> None:
@@ -419,7 +422,7 @@ class DataPlane:
             exchange.deadline = self._loop.time() + known.wishes.deadline_s
         body: Any = call.body
         if endpoint.parsed and call.intake.gather:
-            body = understood(call, state.limits.body_bytes, state.limits.nesting)
+            body = understood(call, state.limits.body_bytes, state.limits.nesting, identity, self.bodies)
             call.body = b""
             model = model_of(body)
         exchange.asked = model

@@ -243,10 +243,11 @@ def _now(zone: tzinfo = UTC) -> datetime:
 
 
 class Heads(msgspec.Struct, eq=False):
-    """What a client's headers became on their way to upstreams, so that it needn't be worked out for each request."""
+    """What a client's headers became on their way to upstreams, and what policies read in them (by policy), so that it
+    needn't be worked out for each request."""
 
     headers: Headers
-    made: dict[Any, bytes] = {}
+    made: dict[Any, Any] = {}
 
 
 Forward = Callable[[Request], Awaitable[Response]]

@@ -20,6 +20,7 @@ from proxy.endpoints import Endpoint
 from proxy.errors import WeirError
 from proxy.exchange import Heads, Identity
 from proxy.priority import CLASSES, NORMAL
+from proxy.remembered import Bodies
 from proxy.wire.call import Call
 from proxy.wire.head import Head
 from proxy.wire.headers import Headers, get
@@ -125,14 +126,17 @@ def is_form(head: Head) -> bool:
     return (get(head.headers, b"content-type") or b"").strip().lower().startswith(b"multipart/")
 
 
-def understood(call: Call, limit_bytes: int, nesting: int) -> Body:
-    """The scanned JSON body of a request to an endpoint that is understood."""
+def understood(
+    call: Call, limit_bytes: int, nesting: int, identity: Identity | None = None, bodies: Bodies | None = None
+) -> Body:
+    """The scanned JSON body of a request to an endpoint that is understood; one of `bodies`, if that has it."""
     raw = call.body
     assert isinstance(raw, bytes)
     coding = get(call.head.headers, b"content-encoding")
     if coding is None:
         if raw:
-            return scan(raw, nesting)
+            known = bodies.get(identity, raw) if bodies and identity is not None else None
+            return known or scan(raw, nesting)
         coding = b"identity"
     coding = coding.strip().lower()
     if coding in (b"gzip", b"x-gzip", b"deflate"):

@@ -32,7 +32,10 @@ def fields(given: Headers, exchange: Exchange, cors: CorsRules | None, asked: He
     if exchange.savings:
         headers.append((b"x-weir-saved", _dollars(exchange.saved_nanodollars)))
     if exchange.decisions:
-        acted = ", ".join(dict.fromkeys(f"{d.policy}={d.action}" for d in exchange.decisions))
+        if len(exchange.decisions) == 1:
+            acted = f"{exchange.decisions[0].policy}={exchange.decisions[0].action}"
+        else:
+            acted = ", ".join(dict.fromkeys(f"{d.policy}={d.action}" for d in exchange.decisions))
         headers.append((b"x-weir-policies", _printable(acted)[:1024]))
     if cors is not None:
         headers.extend(cors.answer(asked))

@@ -23,7 +23,7 @@ from policies.cache.options import Config
 from policies.cache.tiers import Tiers
 from proxy.body import Body
 from proxy.chain import Services
-from proxy.exchange import Forward, Request
+from proxy.exchange import Forward, Identity, Request
 from proxy.response import Response
 
 if TYPE_CHECKING:
@@ -46,12 +46,14 @@ class CachePolicy:
 
     def __init__(self, config: Config, services: Services, wall: Callable[[], float] = time.time) -> None:
         self._services = services
-        memo_bytes = config.memory // 16  # requests that are known again by their bytes; the rest is for answers
-        left_bytes = config.memory - memo_bytes
+        self._memo_bytes = config.memory // 4  # for requests that are known again by their bytes; the rest: for answers
+        left_bytes = config.memory - self._memo_bytes
+        if services.bodies is not None:
+            services.bodies.allow(self._memo_bytes)
         self._tiers = Tiers(services.store, left_bytes, config.store_timeout, services.metrics, services.name)
         services.metrics.level(services.name, "cache_entries", 0)  # an instance before it may have told of its own
         services.metrics.level(services.name, "cache_bytes", 0)
-        self._exact = ExactTier(config.exact, services, self._tiers, wall, memo_bytes)
+        self._exact = ExactTier(config.exact, services, self._tiers, wall)
         self._semantic = (
             None if config.semantic is None else _semantic(config, services, self._exact, self._tiers, wall)
         )
@@ -68,7 +70,9 @@ class CachePolicy:
             exchange.note(name, "passed", source, reason=told.why)
             return await forward(request)
         wish, key = exact.wish(request), exact.key(request, told)
-        found = await exact.find(request, told, key, wish) if wish.read else None
+        found = exact.near(key, wish) if wish.read else None
+        if wish.read and (found is None or found.verdict == "stale"):
+            found = await exact.find(request, told, key, wish)
         if found is not None and observing:
             exchange.note(name, "would_hit", source, key=key, nanodollars=found.made.entry.nanodollars)
             return await forward(request)
@@ -95,10 +99,16 @@ class CachePolicy:
         response.headers = [*response.headers, *MISS]
         return response
 
+    async def about(self, identity: Identity) -> dict[str, list[object]]:
+        """For `GET /weir/me`: how the tenant's bound on wrong answers stands."""
+        return {} if self._semantic is None else {"semantic_cache": [self._semantic.status(identity.tenant)]}
+
     async def aclose(self) -> None:
         """Stops hearing of evictions."""
         if self._following is not None:
             self._following.cancel()
+        if self._services.bodies is not None:
+            self._services.bodies.allow(-self._memo_bytes)
         if self._semantic is not None:
             await self._semantic.aclose()
 

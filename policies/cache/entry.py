@@ -17,6 +17,8 @@ import orjson
 from proxy.body import Body, scan
 from proxy.dialects.unrolling import unrolled
 from proxy.errors import WeirError
+from proxy.exchange import Saving
+from proxy.wire.headers import Headers
 
 _PACKED_BYTES: Final = 512  # below that, packing costs more than it saves
 _LEVEL: Final = 1  # of zlib: 60 MB a second, at nine tenths of what level 6 saves
@@ -85,11 +87,18 @@ class Rendering:
     `size_bytes` grows with the forms that were asked for and are kept.
     """
 
-    __slots__ = ("_cuts", "_prefix", "_streams", "entry", "size_bytes")
+    __slots__ = (
+        "_cuts", "_prefix", "_streams", "entry", "headers", "kind", "request_id", "saving", "size_bytes", "told",
+    )  # fmt: skip
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.size_bytes = entry.size_bytes
+        self.kind = b"content-type", entry.kind.encode("latin-1")
+        self.request_id = b"request-id" if entry.dialect == "anthropic" else b"x-request-id"
+        self.saving: Saving | None = None  # these three are for whoever gives it
+        self.told: Any = None
+        self.headers: Headers = []
         self._prefix = b""
         self._cuts: list[tuple[bool, int, int]] = []  # whether it is the id; from, to
         self._streams: dict[bool, Template | None] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import orjson
@@ -19,9 +19,10 @@ import orjson
 from policies.cache.entry import Entry, Rendering
 from policies.cache.freshness import NOTHING, Verdict, Wish, judged, wish_of
 from policies.cache.keepable import keepable
-from policies.cache.key import Asked, asked, key_of
+from policies.cache.key import Asked, asked, key_of, versions_of
 from policies.cache.options import Exact
 from policies.cache.tiers import Tiers
+from proxy.body import Body
 from proxy.chain import Services
 from proxy.dialects.gathering import gathered
 from proxy.errors import WeirError
@@ -34,10 +35,10 @@ _RENEW_S: Final = 600.0
 _EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
 MISS: Final[Headers] = [(b"x-weir-cache", b"miss"), (b"cache-status", b"weir; fwd=miss")]
 _LARGE_BYTES: Final = 32 * 1024  # an answer, to be worked on in a thread
-_REMEMBERED_BYTES: Final = 64 * 1024  # the largest request that is known again by its bytes
+_KEYS: Final = 16  # of one body: for so many models and versions
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True, gc=False):
     """An answer that may be given."""
 
     made: Rendering
@@ -65,9 +66,7 @@ class Kept(msgspec.Struct, frozen=True):
 class ExactTier:
     """Looks up, answers, keeps."""
 
-    def __init__(
-        self, config: Exact, services: Services, tiers: Tiers, wall: Callable[[], float], memo_bytes: int = 0
-    ) -> None:
+    def __init__(self, config: Exact, services: Services, tiers: Tiers, wall: Callable[[], float]) -> None:
         self._config = config
         self._services = services
         self._tiers = tiers
@@ -75,36 +74,66 @@ class ExactTier:
         self._renewing: set[str] = set()
         self._stale_s = config.stale_while_revalidate
         self._vary = frozenset(name.lower().encode() for name in config.vary)
-        self._known = _Known(memo_bytes)
         self.kept: Callable[[Entry], object] | None = None  # hears of every answer that was kept
 
     def asked(self, request: Request) -> Asked:
-        """What the request's body asks."""
-        known = self._known.get((request.endpoint.name, getattr(request.body, "raw", b"")))
+        """What the request's body asks; of a body that was asked before it is known."""
+        memo = request.body.memo if type(request.body) is Body else None
+        known: Asked | None = None if memo is None else memo.get((self, request.endpoint.name))
         return asked(request, self._config.sampled) if known is None else known
 
     def key(self, request: Request, told: Asked) -> str:
         """The key of a request that doesn't pass by."""
-        return key_of(request, self._config.share, self._vary, told)
+        share, keys = self._config.share, told.keys
+        if keys is None:  # not a body that is remembered
+            return key_of(request, share, self._vary, told)
+        about = (request.model, request.target, self._said(request)[1])  # it is one key's body
+        key = keys.get(about)
+        if key is None:
+            if len(keys) >= _KEYS:
+                keys.clear()
+            key = keys[about] = key_of(request, share, self._vary, told)
+        return key
 
     def wish(self, request: Request) -> Wish:
         """What the request says about caching, where the policy honours it."""
-        return wish_of(request.headers) if self._config.honour_cache_control else NOTHING
+        return self._said(request)[0]
+
+    def _said(self, request: Request) -> tuple[Wish, bytes]:
+        """What the headers say, of caching and of versions. A client sends the same ones again."""
+        headers, heads = request.headers, request.exchange.heads
+        if heads is not None and heads.headers is headers:
+            said: tuple[Wish, bytes] | None = heads.made.get(self)
+            if said is None:
+                said = heads.made[self] = self._read(headers)
+            return said
+        return self._read(headers)
+
+    def _read(self, headers: Headers) -> tuple[Wish, bytes]:
+        wish = wish_of(headers) if self._config.honour_cache_control else NOTHING
+        return wish, versions_of(headers, self._vary)
+
+    def near(self, key: str, wish: Wish) -> Found | None:
+        """From this worker's memory, if it may be given."""
+        made = self._tiers.near(key)
+        return None if made is None else self._judged(made, wish)
 
     async def find(self, request: Request, told: Asked, key: str, wish: Wish) -> Found | None:
         """The answer that the cache has, if it may be given."""
-        found = self._judged(self._tiers.near(key), wish)
+        found = self.near(key, wish)
         if found is None or found.verdict == "stale":  # another worker may have a newer one
             found = self._judged(await self._tiers.find(key, newer=found is not None), wish) or found
-        if found is not None:
-            self._known.add((request.endpoint.name, getattr(request.body, "raw", b"")), told)
         return found
 
     def _judged(self, made: Rendering | None, wish: Wish) -> Found | None:
         if made is None:
             return None
         now_s = self._wall()
-        age_s = max(0.0, now_s - made.entry.made_s)
+        age_s = now_s - made.entry.made_s
+        if age_s < 0.0:  # made by another host, whose clock is ahead
+            age_s = 0.0
+        if wish is NOTHING and age_s < self._config.ttl:
+            return Found(made, "fresh", age_s, now_s)
         verdict = judged(age_s, self._config.ttl, self._stale_s, wish)
         return None if verdict == "expired" else Found(made, verdict, age_s, now_s)
 
@@ -121,25 +150,46 @@ class ExactTier:
             if made.size_bytes != size:
                 self._tiers.grown(made)
         else:
-            body, kind = made.whole(exchange.id, now_s), (b"content-type", entry.kind.encode("latin-1"))
+            body, kind = made.whole(exchange.id, now_s), made.kind
         if entry.nanodollars:
-            saving = Saving(self._services.name, entry.nanodollars, entry.served or entry.model, entry.tokens)
-            exchange.save(saving)
-        fresh = found.verdict == "fresh"
-        number = exchange.id.encode()
-        headers = [
-            kind,
-            (b"request-id" if entry.dialect == "anthropic" else b"x-request-id", number),
-            (b"age", b"%d" % found.age_s),
-            (b"cache-status", b"weir; hit; ttl=%d" % (self._config.ttl - found.age_s)),
-            (b"x-weir-cache", b"hit" if fresh else b"stale"),
-            (b"x-weir-cache-entry", entry.key.encode()),
-        ]
-        if not exchange.attempts:
-            headers.append((b"x-weir-model", (entry.served or entry.model).encode("ascii", "replace")))
-        if entry.nanodollars is None:
-            headers.append((b"x-weir-saved", b"unpriced"))
+            exchange.save(made.saving or self._saving(made))
+        if told.keys is None:
+            self._remember(request, told)
+        headers = [kind, (made.request_id, exchange.id.encode()), *self._headers(made, found)]
+        if exchange.attempts:  # some of a policy outside: who served is said by the last of them
+            headers.remove((b"x-weir-model", _model(entry)))
         return Response(200, headers, body)
+
+    def _headers(self, made: Rendering, found: Found) -> Headers:
+        """What a client is told of an entry: the same for a second."""
+        told = int(found.age_s), found.verdict
+        if made.told != told:
+            entry = made.entry
+            self._tiers.used(entry.key)
+            made.told, made.headers = told, [
+                (b"age", b"%d" % found.age_s),
+                (b"cache-status", b"weir; hit; ttl=%d" % (self._config.ttl - found.age_s)),
+                (b"x-weir-cache", b"hit" if found.verdict == "fresh" else b"stale"),
+                (b"x-weir-cache-entry", entry.key.encode()),
+                (b"x-weir-model", _model(entry)),
+                *([(b"x-weir-saved", b"unpriced")] if entry.nanodollars is None else []),
+            ]  # fmt: skip
+        return made.headers
+
+    def _saving(self, made: Rendering) -> Saving:
+        entry = made.entry
+        assert entry.nanodollars is not None
+        made.saving = Saving(self._services.name, entry.nanodollars, entry.served or entry.model, entry.tokens)
+        return made.saving
+
+    def _remember(self, request: Request, told: Asked) -> None:
+        """The body of a request that hit: it will come again."""
+        body, bodies = request.body, self._services.bodies
+        if bodies is None or type(body) is not Body:
+            return
+        bodies.remember(request.exchange.identity, body)
+        memo = body.memo = body.memo or {}
+        memo[self, request.endpoint.name] = msgspec.structs.replace(told, keys={})
 
     def renew(self, request: Request, key: str, forward: Forward) -> None:
         """Asks anew, once at a time, in an exchange that no client waits for."""
@@ -265,25 +315,8 @@ class ExactTier:
         return keepable(kept.endpoint, orjson.loads(body), long_enough=long_enough, refusals=refusals)
 
 
-class _Known:
-    """Bodies that were asked before, known again by their bytes: a repeated one isn't read a second time. Bounded."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._bytes = 0
-        self._asked: dict[tuple[str, bytes], Asked] = {}
-        self.get = self._asked.get
-
-    def add(self, body: tuple[str, bytes], told: Asked) -> None:
-        """Remembers one; beyond the bound all are forgotten, and the most asked are soon back."""
-        size = len(body[1]) + 512
-        if body in self._asked or len(body[1]) > _REMEMBERED_BYTES or size > self._most_bytes:
-            return
-        if self._bytes + size > self._most_bytes:
-            self._asked.clear()
-            self._bytes = 0
-        self._asked[body] = told
-        self._bytes += size
+def _model(entry: Entry) -> bytes:
+    return (entry.served or entry.model).encode("ascii", "replace")
 
 
 def _asked_cap(request: Request) -> int | None:

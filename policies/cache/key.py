@@ -117,10 +117,11 @@ _EXACT: Final = 2**53
 _DIGITS: Final = 15  # that every double holds
 
 
-class Asked(msgspec.Struct, frozen=True, gc=False):
+class Asked(msgspec.Struct, frozen=True):
     """What a body asks, as far as a cache wants to know. It says the same of every request with these bytes.
 
     `why`: it can't be answered from a cache, in a word; else `digest` stands for what it says, but for the model.
+    `keys` are those of one client key's requests with a body that is remembered, by model and version.
     """
 
     why: str | None
@@ -128,6 +129,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     users: tuple[Any, ...] = ()  # whoever it is for, in the client's own words
     streamed: bool = False
     usage: bool = False  # streamed, with usage
+    keys: dict[Any, str] | None = None
 
 
 def asked(request: Request, sampled: bool) -> Asked:

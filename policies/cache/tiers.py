@@ -41,11 +41,21 @@ _tell: Final = msgspec.json.Encoder().encode
 
 
 class _Memory(LRUCache[str, Rendering]):
-    """Entries up to a size; counts those that left to make room."""
+    """Entries up to a size; counts those that left to make room. `near` finds one without saying that it was used."""
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__(most_bytes, getsizeof=lambda made: made.size_bytes)
         self.left = 0
+        self._all: dict[str, Rendering] = {}
+        self.near = self._all.get
+
+    def __setitem__(self, key: str, made: Rendering) -> None:
+        super().__setitem__(key, made)
+        self._all[key] = made
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        del self._all[key]
 
     def popitem(self) -> tuple[str, Rendering]:
         self.left += 1
@@ -61,11 +71,15 @@ class Tiers:
         self._metrics = metrics
         self._name = name
         self._memory = _Memory(memory_bytes)
-        self.near = self._memory.get  # from this worker's memory, by key
+        self.near = self._memory.near  # from this worker's memory, by key; whoever gives it says so by `used`
         self.forgotten: Callable[[Eviction], object] | None = None  # hears of every eviction
 
     def __repr__(self) -> str:
         return f"<Tiers {self.held[0]} entries, {self.held[1]} bytes>"
+
+    def used(self, key: str) -> None:
+        """An entry was given: others leave before it."""
+        self._memory.get(key)
 
     @property
     def held(self) -> tuple[int, int]:
@@ -87,7 +101,7 @@ class Tiers:
         made = await asyncio.to_thread(_unpacked, data) if len(data) > _LARGE_BYTES else _unpacked(data)
         if made is None or made.entry.key != key:
             return None
-        old = self._memory.get(key)
+        old = self.near(key)
         if newer and old is not None and old.entry.made_s >= made.entry.made_s:
             return None
         self._remember(made)

@@ -15,7 +15,7 @@ from proxy.chain import Services
 from proxy.simulator import Simulator
 from proxy.state.memory import MemoryStore
 from tests.plane.conftest import Serve
-from tests.plane.questions import ALL, STREAMED, Kind, events
+from tests.plane.questions import ALL, STREAMED, WORDS, Kind, events
 from tests.plane.running import Plane, entry, key
 from tests.wire.raw import Answer
 
@@ -269,3 +269,40 @@ async def test_stateful_requests_pass_by(serve: Serve, simulator: Simulator) -> 
                 answer = await plane.post("/v1/responses", {**base, **fields})
                 assert (answer.status, hit(answer)) == (200, "-"), fields
                 await plane.quiet()
+
+
+async def test_repeated_requests_are_known_again(serve: Serve, simulator: Simulator) -> None:
+    """A body that hit isn't read again for its key; asked by another key, model, version or user it is another."""
+    keys = [key("wk-a", "a", org="x"), key("wk-b", "b", org="x"), key("wk-c", "c", org="y")]
+    policy = entry("cache", exact={"sampled": True, "share": "tenant", "vary": ["x-variant"]})
+    async with serve(policies=[policy], keys=keys) as plane:
+
+        async def ask(who: str, *lines: str, path: str = "/v1/chat/completions") -> str:
+            answer = await plane.post(path, {"model": "m", "messages": WORDS}, f"authorization: Bearer {who}", *lines)
+            await plane.quiet()
+            assert answer.status == 200
+            return hit(answer)
+
+        assert [await ask("wk-a") for _ in range(4)] == ["miss", "hit", "hit", "hit"]
+        assert len(plane.plane.bodies) == 1
+        assert [await ask("wk-c") for _ in range(3)] == ["miss", "hit", "hit"]
+        assert [await ask("wk-b") for _ in range(2)] == ["hit", "hit"]
+        for lines in (["anthropic-beta: 1"], ["x-variant: 1"], ["x-variant: 2"]):
+            assert [await ask("wk-a", *lines) for _ in range(3)] == ["miss", "hit", "hit"]
+        versioned = "/v1/chat/completions?api-version=2"
+        assert [await ask("wk-a", path=versioned) for _ in range(3)] == ["miss", "hit", "hit"]
+        assert await ask("wk-a", "cache-control: no-cache") == "miss"
+        assert await ask("wk-a") == "hit"
+        assert len(plane.plane.bodies) == 3
+
+
+async def test_a_closed_policy_gives_its_memory_back(serve: Serve, simulator: Simulator) -> None:
+    """After a reload without it no body is remembered."""
+    async with serve(policies=[entry("cache", **SAMPLED)]) as plane:
+        for _ in range(2):
+            await plane.chat()
+            await plane.quiet()
+        assert len(plane.plane.bodies) == 1
+        await plane.plane.reconfigure(plane.remake(policies=[]), [], None)
+        await plane.quiet()
+        assert len(plane.plane.bodies) == 0 and plane.plane.bodies.limit_bytes == 0

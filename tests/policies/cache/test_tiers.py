@@ -68,7 +68,7 @@ async def test_the_least_used_leave_first() -> None:
     both, _ = tiers(memory=20_000)
     for number in range(100):
         await both.keep(kept(number), 60)
-        both.near(f"{0:032x}")
+        both.used(f"{0:032x}")
     assert both.near(f"{0:032x}") is not None
     assert both.near(f"{1:032x}") is None
 
