@@ -176,18 +176,19 @@ def restart_rows(setting: Setting, entries: int) -> Iterator[Row]:
 def _warmth(weir: Caching, entries: int) -> Row:
     """A thousand at random, one after the other, of which each has to be read from the state."""
     chosen = random.Random(1).sample(range(entries), min(LOOKED_FOR, entries))
-    began, taken = time.perf_counter(), []
+    began, taken, missed = time.perf_counter(), [], 0
     with single.Connection(weir.url) as connection:
         for one in chosen:
             at = time.perf_counter_ns()
             answer = connection.exchange(wire.request(weir.url, body(one)))
             taken.append((time.perf_counter_ns() - at) / 1000)
-            if b"\r\nx-weir-cache: hit\r\n" not in answer[: answer.find(b"\r\n\r\n") + 4]:
-                return failed("after a restart", "all hits in 2 s", f"request {one} was a miss")
+            missed += b"\r\nx-weir-cache: hit\r\n" not in answer[: answer.find(b"\r\n\r\n") + 4]
     spent_s = time.perf_counter() - began
-    told = f"{len(chosen)} of {len(chosen)} hits in {spent_s:.2f} s"
+    told = f"{len(chosen) - missed} of {len(chosen)} hits in {spent_s:.2f} s"
     note = f"each p50 {percentile(taken, 50):.0f} µs, p99 {percentile(taken, 99):.0f} µs, read from the state"
-    return judged("after a restart, 1,000 at random", "all hits in 2 s", told, spent_s <= 2, note, us=taken)
+    note += f"; {missed} misses: the state didn't answer within store_timeout, or never heard of them" * bool(missed)
+    ok = spent_s <= 2 and not missed
+    return judged("after a restart, 1,000 at random", "all hits in 2 s", told, ok, note, us=taken, missed=missed)
 
 
 def _started(weir: Subject) -> float:
@@ -224,9 +225,10 @@ async def _ask_all(url: str, numbers: Sequence[int]) -> None:
 
 def _wait_stored(weir: Caching) -> None:
     """Keeping goes on behind the answers: until the state has as many as it will."""
-    before = -1
-    while (now := int(AdminClient(weir.home).operate("cache", "stats")["stored"]["entries"])) != before:
-        before = now
+    same, before = 0, -1
+    while same < 5:
+        now = int(AdminClient(weir.home).operate("cache", "stats")["stored"]["entries"])
+        same, before = (same + 1 if now == before else 0), now
         time.sleep(0.3)
 
 
