@@ -130,7 +130,8 @@ KINDS: dict[str, Callable[[Attack, socket.socket], Coroutine[Any, Any, None]]] =
 async def _attack(url: str, count: int) -> None:
     port = urlsplit(url).port
     assert port is not None
-    attack = Attack(port, again=True, stream=b"x-sim-tokens: 20000\r\n")
+    # More than the buffers on the way take, in one event: what is to be felt is who waits, not what was made for it.
+    attack = Attack(port, again=True, stream=b"x-sim-fault: huge-event:12:1\r\n")
     await asyncio.gather(*attack.start(count))
 
 
