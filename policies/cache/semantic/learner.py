@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from policies.cache.semantic.bound import FEWEST, NEVER, Array, Stratum, interval, threshold
+from policies.cache.semantic.bound import NEVER, Array, Stratum, interval, threshold
 from policies.cache.semantic.features import NAMES
-from policies.cache.semantic.score import Fit, Weights, prior
+from policies.cache.semantic.score import Fit, Weights, fit, prior
 
 Rows = npt.NDArray[np.float32]
 Status = Literal["gathering", "certified", "suspended"]
@@ -34,7 +34,7 @@ _REFIT: Final = 250
 _RETHINK: Final = 25  # labels between two looks for λ
 _ALL_AUDITED: Final = 500
 _AUDITED: Final = 0.15
-_AIM: Final = 1.0
+_AIM: Final = 0.96
 _LOOSEST, _TIGHTEST = 1.3, 0.5
 _SURE: Final = 30  # audits before they count
 _SURELY: Final = 2.33  # standard deviations: what is wrong by chance once in a hundred looks isn't surely wrong
@@ -109,17 +109,24 @@ class Learner:
 
     # --- learning
 
-    def learn(self, label: Label) -> bool:
-        """Takes a label; True where the score should be fitted anew (`examples`, `score.fitted`, `adopt`)."""
+    def learn(self, label: Label) -> None:
+        """Takes a label. What may follow (`wants_fit`, `wants_thought`) takes milliseconds: it is for a thread."""
         self.labels += 1
         self._told.add((*label.features, float(label.right), label.score, float(self.labels)))
         weight = 1.0 if self.suspended and label.score >= self.threshold else label.audit
         if weight:
             self._audits.add((float(self.asked), weight, float(not label.right)))
         self._remember(label.group, float(label.right))
-        if self.labels - self._thought_at >= _RETHINK:
-            self.rethink()
+
+    @property
+    def wants_fit(self) -> bool:
+        """Whether the score should be fitted anew: `examples`, `fitted_by`, `rows`, `rescored`, `adopt`."""
         return self.labels - self._fitted_at >= (_REFIT if self._fitted_at else _FIRST_FIT)
+
+    @property
+    def wants_thought(self) -> bool:
+        """Whether λ should be looked for: `evidence`, `thought`, `conclude`."""
+        return self.labels - self._thought_at >= _RETHINK
 
     def _remember(self, group: bytes, right: float) -> None:
         if group not in self._records and len(self._records) >= _MOST_RECORDS:
@@ -127,41 +134,43 @@ class Learner:
         good, looked = self._records.get(group, (0.0, 0.0))
         self._records[group] = (good * _RECORD + right, looked * _RECORD + 1)
 
-    def examples(self) -> tuple[Array, Array, Array]:
-        """What the score is fitted on, as `score.fit` wants it: copies, for a thread."""
+    def examples(self) -> Rows:
+        """What the score is fitted on; a copy."""
         self._fitted_at = self.labels
-        rows = self._told.rows()
-        return (
-            rows[:, : len(NAMES)].astype(np.float64),
-            rows[:, len(NAMES)].astype(np.float64),
-            rows[:, -1].astype(np.float64),
-        )
+        return self._told.rows()
 
     def rows(self) -> tuple[Rows, Rows]:
         """What is remembered of labels and of questions: copies, for `rescored` in a thread."""
         return self._told.rows(), self._traffic.rows()
 
-    def adopt(self, fit: Fit, told: Rows, traffic: Rows) -> None:
-        """Scores by these weights from now on. `told` and `traffic` are what `rescored` made of `rows`."""
-        self.weights = fit.weights
+    def adopt(self, by: Fit, told: Rows, traffic: Rows) -> None:
+        """Scores by these weights from now on; λ is to be looked for anew. `told`, `traffic`: what `rescored` made."""
+        self.weights = by.weights
         self._fitted_at = self.labels
         self._told.rescore(told)
         self._traffic.rescore(traffic)
-        self.rethink()
 
-    def rethink(self) -> None:
-        """Looks for λ."""
+    def evidence(self) -> Evidence:
+        """What λ is found by; copies."""
         self._thought_at = self.labels
         self._judge()
         told = self._told.held
-        told = told[told[:, -1] > self.labels - _LABELS]
-        if not self._fitted_at or len(told) < FEWEST or not self._traffic.size:
-            return
+        recent = told[:, -1] > self.labels - _LABELS
+        scores, right = told[recent, -2], told[recent, len(NAMES)]
+        return Evidence(scores, 1 - right, self._traffic.held[:, -2].copy(), self.goal)
+
+    def conclude(self, found: tuple[float, list[Stratum]]) -> None:
+        """Takes over λ."""
+        if not self._fitted_at:
+            return  # the prior ranks, it doesn't know
         before = self.threshold
-        right, scores = told[:, len(NAMES)], told[:, -2]
-        self.threshold, self.strata = threshold(scores, 1 - right, self._traffic.held[:, -2], self.goal)
+        self.threshold, self.strata = found
         if before >= NEVER > self.threshold:  # begins, or begins again: look closely
             self.hits = min(self.hits, _ALL_AUDITED // 2)
+
+    def rethink(self) -> None:
+        """Looks for λ now."""
+        self.conclude(thought(self.evidence()))
 
     def _judge(self) -> None:
         """What was bounded too tightly is loosened; what turned out too loose is tightened, or suspended."""
@@ -200,7 +209,7 @@ class Learner:
         rings = {name: getattr(self, name).saved() for name in _RINGS}
         weights = [self.weights.centres.tolist(), self.weights.spreads.tolist(), self.weights.beta.tolist()]
         numbers = {name: getattr(self, name) for name in _NUMBERS}
-        return {"names": NAMES, "weights": weights, "rings": rings, **numbers, "records": self._records}
+        return {"names": NAMES, "weights": weights, "rings": rings, **numbers, "records": dict(self._records)}
 
     def restored(self, saved: dict[str, Any]) -> bool:
         """Takes over a state; False, and nothing changed, if it is of other features."""
@@ -220,10 +229,30 @@ _RINGS: Final = ("_told", "_traffic", "_audits")
 _NUMBERS: Final = ("labels", "asked", "hits", "suspended", "threshold", "goal", "_fitted_at")
 
 
-def rescored(fit: Fit, told: Rows, traffic: Rows) -> tuple[Rows, Rows]:
+class Evidence(msgspec.Struct, frozen=True):
+    """Scores of labels, which of them were wrong, scores of traffic, and the goal."""
+
+    scores: Rows
+    wrong: Rows
+    traffic: Rows
+    goal: float
+
+
+def thought(evidence: Evidence) -> tuple[float, list[Stratum]]:
+    """λ, and what it stands on. A millisecond: for a thread."""
+    return threshold(evidence.scores, evidence.wrong, evidence.traffic, evidence.goal)
+
+
+def fitted_by(examples: Rows) -> Fit:
+    """The score that labels teach. Tenths of a second: for a thread."""
+    rows = examples.astype(np.float64)
+    return fit(rows[:, : len(NAMES)], rows[:, len(NAMES)], rows[:, -1])
+
+
+def rescored(by: Fit, told: Rows, traffic: Rows) -> tuple[Rows, Rows]:
     """Rows with the scores that held-out weights give them. Milliseconds: for a thread."""
     for rows in (told, traffic):
-        rows[:, -2] = fit.held_out(rows[:, : len(NAMES)], rows[:, -1])
+        rows[:, -2] = by.held_out(rows[:, : len(NAMES)], rows[:, -1])
     return told, traffic
 
 

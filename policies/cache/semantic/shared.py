@@ -106,7 +106,9 @@ class Shared:
 
     async def save(self, tenant: str, state: dict[str, Any]) -> None:
         """Writes what a tenant's traffic has taught."""
-        await self._put(f"{self._prefix}learnt/{_short(tenant)}", _pack([tenant, state]), _KEPT_S, tenant)
+        await self._put(
+            f"{self._prefix}learnt/{_short(tenant)}", await asyncio.to_thread(_pack, [tenant, state]), _KEPT_S, tenant
+        )
 
     async def _put(self, key: str, value: bytes, ttl_s: float, tenant: str) -> None:
         try:

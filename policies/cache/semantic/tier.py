@@ -28,10 +28,9 @@ from policies.cache.options import Config, Semantic
 from policies.cache.semantic import asking
 from policies.cache.semantic.equality import Answer, answer_of
 from policies.cache.semantic.features import Candidate, Question, candidate, question
-from policies.cache.semantic.learner import Label, Learner, rescored
+from policies.cache.semantic.learner import Label, Learner, fitted_by, rescored, thought
 from policies.cache.semantic.partition import Near, built
 from policies.cache.semantic.room import Room, Rooms, Stored, half
-from policies.cache.semantic.score import fit
 from policies.cache.semantic.shared import FLUSH_S, Message, Shared, fit_of, fit_to_bytes
 from policies.cache.semantic.static import Static
 from policies.cache.semantic.turn import Turn, said, turn_of
@@ -292,13 +291,24 @@ class SemanticTier:
         tenant = message.tenant
         if message.at_ns <= self._known_ns.get(tenant, 0):
             return  # it is part of what was restored
-        if message.label is not None and self.learner(tenant).learn(message.label) and tenant not in self._fitting:
-            self._fitting.add(tenant)
-            self._spawn(self._fit(tenant), "fit a score")
         if message.label is not None:
-            self._tell(tenant)
+            self._learnt(tenant, message.label)
         if message.fit:
             self._spawn(self._adopt(tenant, message.fit), "adopt a score")
+
+    def _learnt(self, tenant: str, label: Label) -> None:
+        learner = self.learner(tenant)
+        learner.learn(label)
+        if learner.wants_fit and tenant not in self._fitting:
+            self._fitting.add(tenant)
+            self._spawn(self._fit(tenant), "fit a score")
+        elif learner.wants_thought:
+            self._spawn(self._think(tenant), "look for a threshold")
+
+    async def _think(self, tenant: str) -> None:
+        learner = self.learner(tenant)
+        learner.conclude(await asyncio.to_thread(thought, learner.evidence()))
+        self._tell(tenant)
 
     async def _index(self, room: Room) -> None:
         room.partition.take(await asyncio.to_thread(built, *room.partition.to_index()))
@@ -311,7 +321,7 @@ class SemanticTier:
             examples = learner.examples()
             if self._shared is not None and not await self._shared.may_fit(tenant):
                 return
-            parts = fit_to_bytes(await asyncio.to_thread(fit, *examples))
+            parts = fit_to_bytes(await asyncio.to_thread(fitted_by, examples))
             await self._adopt(tenant, parts)
             if self._shared is not None:
                 now_ns = time.time_ns()
@@ -321,9 +331,9 @@ class SemanticTier:
             self._fitting.discard(tenant)
 
     async def _adopt(self, tenant: str, parts: tuple[bytes, ...]) -> None:
-        learner, fitted = self.learner(tenant), fit_of(parts)
-        learner.adopt(fitted, *await asyncio.to_thread(rescored, fitted, *learner.rows()))
-        self._tell(tenant)
+        learner, made = self.learner(tenant), fit_of(parts)
+        learner.adopt(made, *await asyncio.to_thread(rescored, made, *learner.rows()))
+        await self._think(tenant)
 
     # --- remembering
 
@@ -369,14 +379,19 @@ class SemanticTier:
             self._standing.pop(tenant, None)
 
     async def aclose(self) -> None:
-        """Writes what is known, and stops hearing."""
+        """Stops hearing, and writes what is known."""
         for task in self._tasks:
             task.cancel()
-        if self._shared is not None:
-            await self._shared.flush()
-            for tenant, learner in self._learners.items():
-                if learner.labels:
-                    await self._shared.save(tenant, {**learner.saved(), "at_ns": time.time_ns()})
+        await self.save()
+
+    async def save(self) -> None:
+        """Writes what is known."""
+        if self._shared is None:
+            return
+        await self._shared.flush()
+        for tenant, learner in list(self._learners.items()):
+            if learner.labels:
+                await self._shared.save(tenant, {**learner.saved(), "at_ns": time.time_ns()})
 
     # --- telling
 
