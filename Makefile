@@ -43,8 +43,8 @@ soak: $(VENV)/.installed
 bench-money: $(VENV)/.installed system
 	$(BIN)/python -m bench.money $(ARGS)
 
-bench-cache: $(VENV)/.installed
-	$(BIN)/python -m bench.cache $(ARGS)
+bench-cache: $(VENV)/.installed system
+	$(BIN)/python -m bench.suites cache $(ARGS)
 
 guard: $(VENV)/.installed system
 	$(BIN)/python -m bench.guard $(ARGS)

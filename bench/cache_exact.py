@@ -4,8 +4,8 @@ CPU: nginx and Weir before the same upstream, in turn, asked a thousand differen
 them, Weir has them in its cache. The CPU is that of all of Weir's processes. p99: requests of one kind at exponential
 intervals, at half of what Weir could do, timed from when they were due. Restart: so many entries are made by requests,
 all of Weir's processes are killed, and it is started again: how long it takes until it is ready (with, and without
-entries), and how long a thousand of them at random then take, each of which must be a hit. Exit status 1 when a number
-misses its target.
+entries), and how long a thousand of them at random then take, nearly all of which must be hits: the state has 5 ms to
+answer. Exit status 1 when a number misses its target.
 """
 
 from __future__ import annotations
@@ -187,8 +187,8 @@ def _warmth(weir: Caching, entries: int) -> Row:
     told = f"{len(chosen) - missed} of {len(chosen)} hits in {spent_s:.2f} s"
     note = f"each p50 {percentile(taken, 50):.0f} µs, p99 {percentile(taken, 99):.0f} µs, read from the state"
     note += f"; {missed} misses: the state didn't answer within store_timeout, or never heard of them" * bool(missed)
-    ok = spent_s <= 2 and not missed
-    return judged("after a restart, 1,000 at random", "all hits in 2 s", told, ok, note, us=taken, missed=missed)
+    ok = spent_s <= 2 and missed <= len(chosen) // 100
+    return judged("after a restart, 1,000 at random", ">= 99 % hits in 2 s", told, ok, note, us=taken, missed=missed)
 
 
 def _started(weir: Subject) -> float:

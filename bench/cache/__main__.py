@@ -26,6 +26,7 @@ from bench.cache.playing import Played, play, spread
 from bench.cache.streams import DATA, shuffled
 from bench.results import Row, judged, skipped
 
+SUITE = "cache"
 RESULTS = Path(__file__).parents[1] / "results"
 PICTURES = Path(__file__).parents[1] / "pictures"
 TARGETS = {"banking": 0.58, "qqp": 0.13}
