@@ -194,10 +194,11 @@ class Run:
         await killing
 
     async def _kill(self) -> None:
-        while await asyncio.to_thread(self.provider.spent) < self.limit // 8 and self.seen.alive:
-            await asyncio.sleep(0.2)
+        """Early: what the dead worker had sent will count for what was reserved, and something must be left after."""
+        while await asyncio.to_thread(self.weir.counted, "all") < self.limit // 16 and self.seen.alive:
+            await asyncio.sleep(0.1)
         os.kill(self.weir.workers()[0], signal.SIGKILL)
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(0.5)
         self.crowd.paused = True
 
     def recover(self) -> None:
