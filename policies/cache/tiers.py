@@ -194,11 +194,16 @@ def _unpacked(data: bytes) -> Rendering | None:
 
 
 async def evict(store: Store, told: Eviction) -> int:
-    """Forgets entries everywhere: in the Store, and by its feed in all workers. Says how many the Store had."""
-    gone = await store.delete([PREFIX + key for key in told.keys]) if told.keys else 0
-    if told.tag is not None:
-        gone += await store.delete_tagged(PREFIX + told.tag)
-    await store.publish(TOPIC, _tell(told))
+    """Forgets entries everywhere: in the Store, and by its feed in all workers. Says how many the Store had.
+
+    Raises StateLost where that took too long; the workers are told all the same.
+    """
+    try:
+        gone = await store.delete([PREFIX + key for key in told.keys]) if told.keys else 0
+        if told.tag is not None:
+            gone += await store.delete_tagged(PREFIX + told.tag)
+    finally:  # afterwards, or a worker could find again what it was told to forget
+        await store.publish(TOPIC, _tell(told))
     return gone
 
 

@@ -46,6 +46,7 @@ from proxy.supervisor.takeover import NOTICED_S, RETRY_S, Takeover
 from proxy.supervisor.upkeep import Compile, Upkeep
 
 RECOVERY_BOUND_S = 2.0
+OPERATING_BOUND_S = 20.0  # an operator waits longer than a request
 WORKER = (sys.executable, "-m", "proxy.worker")
 
 Announce = Callable[[Sequence[str]], None]
@@ -152,7 +153,9 @@ class Supervisor:
         if not plan.state:
             return state, None
         place = self.upkeep.state = state.place
-        store = self._store = place.open(RECOVERY_BOUND_S, self.log)
+        self._store = place.open(OPERATING_BOUND_S, self.log)
+        stack.push_async_callback(self._store.aclose)
+        store = place.open(RECOVERY_BOUND_S, self.log)
         stack.push_async_callback(store.aclose)
         host = await asyncio.to_thread(host_id, plan.home)
         recovery = Recovery(plan.home, host, store, self.log)
