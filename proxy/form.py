@@ -16,7 +16,12 @@ from proxy.wire.headers import Headers, get
 MOST_BYTES: Final = 128 * 1024
 _VALUE_BYTES: Final = 1024
 _BOUNDARY: Final = re.compile(rb'multipart/form-data\s*;.*?boundary=(?:"([^"\r\n]{1,200})"|([^\s;"]{1,200}))', re.I)
-_NAME: Final = re.compile(rb'content-disposition\s*:\s*form-data\s*;.*?\bname="?model"?\s*(?:;|$)', re.I | re.M)
+_HEAD_BYTES: Final = 8192
+_MOST_PARTS: Final = 256
+# From the beginning of a line, so that a line is looked through once.
+_NAME: Final = re.compile(
+    rb'^content-disposition[ \t]*:[ \t]*form-data[ \t]*;.*?\bname="?model"?[ \t\r]*(?:;|$)', re.I | re.M
+)
 
 
 async def model_in(body: BodyReader, headers: Headers) -> tuple[str | None, bool]:
@@ -33,17 +38,19 @@ async def model_in(body: BodyReader, headers: Headers) -> tuple[str | None, bool
 
 
 def find(seen: bytes, boundary: bytes) -> str | None:
-    """The value of the first part called `model` that `seen` holds whole."""
+    """The value of the first part called `model` that `seen` holds whole. Raises 400 where too many come before it."""
     at = seen.find(boundary)
-    while at >= 0:
+    for _ in range(_MOST_PARTS):
+        if at < 0:
+            return None
         following = seen.find(b"\r\n" + boundary, at + len(boundary))
         if following < 0:
             return None
         head, _, value = seen[at + len(boundary) : following].partition(b"\r\n\r\n")
-        if _NAME.search(head):
+        if _NAME.search(head, 0, _HEAD_BYTES):
             return _text(value)
         at = following + 2
-    return None
+    raise WeirError(400, f"The form's first {_MOST_PARTS} fields aren't `model`.", param="model", code="invalid_value")
 
 
 def _text(value: bytes) -> str:

@@ -26,6 +26,7 @@ _UNARY: Final[dict[str, Callable[[bytes], Reading]]] = {
     "anthropic": anthropic.read,
 }
 _TYPE: Final = re.compile(rb'"type"\s*:\s*"([A-Za-z0-9_.]{1,100})"')
+_USAGES, _CLOSINGS = 8, 32  # how many are tried, from the end: whoever sends more means no usage
 _STREAMS: Final[dict[str, Callable[[], StreamReader]]] = {
     "chat": openai.ChatStream,
     "embeddings": openai.ChatStream,
@@ -50,10 +51,12 @@ def read_tail(dialect: str, tail: bytes) -> Reading:
     """What the end of an answer that was too large to hold says about usage: the last `"usage"` object in it."""
     at = tail.rfind(b'"usage"')
     reading = Reading()
-    while at >= 0:
+    for _ in range(_USAGES):
         opening = tail.find(b"{", at)
         closing = tail.find(b"}", opening)
-        while 0 <= opening < closing:
+        for _ in range(_CLOSINGS):
+            if at < 0 or not 0 <= opening < closing:
+                break
             try:
                 given = orjson.loads(tail[opening : closing + 1])
             except ValueError:
@@ -61,7 +64,7 @@ def read_tail(dialect: str, tail: bytes) -> Reading:
                 continue
             reading.usage = anthropic.usage_of(given) if dialect == "anthropic" else openai.usage_of(given)
             return reading
-        at = tail.rfind(b'"usage"', 0, at)
+        at = tail.rfind(b'"usage"', 0, max(at, 0))
     return reading
 
 

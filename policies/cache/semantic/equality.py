@@ -7,7 +7,8 @@ Rules:
    negation or opposite differs. A word counts as far as it comes again in the answer to the nearest question more often
    than in any answer: what a model says this time and not the next, a greeting or a phrase, doesn't.
 3. Equal answers have the same group, which is found once, when an entry is stored: among all by rule 1, among the
-   nearest by rule 2.
+   nearest by rule 2. An answer that says the same as two groups joins them: what words count is learnt, so what was
+   told apart at first may turn out to be one.
 4. In doubt they differ: that costs a hit, the other error costs the guarantee.
 """
 
@@ -27,8 +28,8 @@ from policies.cache.semantic.facts import facts_of, meant, opposites
 
 _WORD: Final = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?|[^\s\w]")
 _KEPT_SIGNS: Final = frozenset("%$€£°+-=<>&|/")
-_LISTED: Final = re.compile(r"(?m)^\s*(?:\d+[.)]|[-*•])\s+")
-_NEAR: Final = 0.6
+_LISTED: Final = re.compile(r"(?m)^[^\S\n]*(?:\d+[.)]|[-*•])\s+")
+_NEAR: Final = 0.75
 _LONGEST: Final = 4000  # characters of an answer that are compared
 _MOST_WORDS: Final = 200
 _COUNTED: Final = 20_000
@@ -115,16 +116,16 @@ class Common:
         return max(_LEAST, again - self._seen[word] / (self._answers + 1))
 
 
-def alike(one: Answer, others: Iterable[Answer], common: Common) -> Answer | None:
-    """The one of the others that says the same, if any does; the nearest of several."""
-    best, nearest, mine = None, _NEAR, one.set
-    for other in others:
-        if one.numbers != other.numbers or one.negated != other.negated or opposites(one.opposed, other.opposed):
-            continue
-        near = shared(mine, other.set, common)
-        if near >= nearest:
-            best, nearest = other, near
-    return best
+def alike(one: Answer, others: Iterable[Answer], common: Common) -> bool:
+    """Whether any of the others says the same."""
+    mine = one.set
+    return any(
+        one.numbers == other.numbers
+        and one.negated == other.negated
+        and not opposites(one.opposed, other.opposed)
+        and shared(mine, other.set, common) >= _NEAR
+        for other in others
+    )
 
 
 def shared(one: frozenset[int], other: frozenset[int], common: Common) -> float:
