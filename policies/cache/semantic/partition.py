@@ -161,6 +161,19 @@ class Partition:
         middle: Vector = self.vectors[self._lone[group]] if row is None else self._sums[row]
         return middle
 
+    def merge(self, group: int, into: int) -> None:
+        """Puts all members of a group into another."""
+        if group == into or group not in self.members:
+            return
+        for place in np.flatnonzero(self.groups[: len(self.held)] == group).tolist():
+            held = self.held[place]
+            assert held is not None
+            self._leave(group, place)
+            self.held[place] = msgspec.structs.replace(held, group=into)
+            self.groups[place] = into
+            self.members[into] += 1
+            self._join(into, place)
+
     def _join(self, group: int, place: int) -> None:
         row = self._rows.get(group)
         if row is None and self.members[group] == 1:

@@ -1,7 +1,8 @@
 """One partition with the answers of its entries, and all partitions of a worker. Pure.
 
 Rules:
-1. A group of entries is named by the answer that was there first; others that say the same join it.
+1. A group of entries is named by the answer that was there first; others that say the same join it, and whole groups
+   may.
 2. What was used least recently leaves first, partition by partition, once there are more entries than allowed.
 """
 
@@ -20,6 +21,7 @@ from policies.cache.semantic.static import Vector
 
 _BESIDE: Final = 0.7  # similarity from which on questions may have the same answer
 _WORDINGS: Final = 8  # of one answer, that others are compared with
+_LOOKED_AT: Final = 12  # nearest entries whose answers are compared with a new one
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True):
@@ -35,6 +37,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True):
     group: bytes  # the name of its group
     answer: Answer
     beside: bytes | None  # the words of the nearest question's answer
+    joined: tuple[bytes, ...] = ()  # groups that turned out to be the same
 
 
 class Room:
@@ -48,6 +51,7 @@ class Room:
         self._numbers: dict[bytes, int] = {}  # of groups, by the names of all their answers
         self._names: list[bytes] = []  # of each group: what all workers call it
         self._answers: list[list[Answer]] = []  # of each group: its answer in some wordings
+        self._aliases: list[list[bytes]] = []  # and the names of all its answers
 
     def __repr__(self) -> str:
         return f"<Room {len(self.partition)} entries>"
@@ -56,14 +60,20 @@ class Room:
         """The name of a group."""
         return self._names[group]
 
-    def grouped(self, answer: Answer, near: Near | None, *, similar: bool) -> bytes:
-        """The name of the group that an answer belongs to: one that is there, or its own."""
-        number = self._numbers.get(answer.name)
-        if number is None and similar and near is not None:
-            groups = [group for group in dict.fromkeys(near.groups.tolist()) if group >= 0]
-            found = alike(answer, [each for group in groups for each in self._answers[group]], self.common)
-            number = None if found is None else self._numbers[found.name]
-        return answer.name if number is None else self.name(number)
+    def grouped(self, answer: Answer, near: Near | None, *, similar: bool) -> tuple[bytes, tuple[bytes, ...]]:
+        """The name of the group that an answer belongs to, one that is there or its own; and others that are the same.
+
+        Some hundred comparisons of sets of words at most: for a thread.
+        """
+        known = self._numbers.get(answer.name)
+        found = [] if known is None else [known]
+        if similar and near is not None:
+            groups = dict.fromkeys(group for group in near.groups[:_LOOKED_AT].tolist() if group >= 0)
+            found += [g for g in groups if g != known and alike(answer, list(self._answers[g]), self.common)]
+        if not found:
+            return answer.name, ()
+        into = max(found, key=lambda group: self.partition.members[group])
+        return self._names[into], tuple(self._names[group] for group in found if group != into)
 
     def beside(self, near: Near | None) -> bytes | None:
         """The words of the nearest question's answer, if one is near."""
@@ -77,15 +87,41 @@ class Room:
         vector = np.frombuffer(stored.vector, np.float16).astype(np.float32)
         number = self._numbers.get(stored.group)
         if number is None:
-            number = self._numbers[stored.group] = len(self._answers)
+            number = len(self._names)
             self._names.append(stored.group)
-            self._answers.append([stored.answer])
-        elif stored.answer.name not in self._numbers and len(self._answers[number]) < _WORDINGS:
-            self._answers[number].append(stored.answer)
-        self._numbers.setdefault(stored.answer.name, number)
+            self._answers.append([])
+            self._aliases.append([])
+            self._call(number, stored.group)
+        for name in stored.joined:
+            self._join(name, number)
+        if stored.answer.name not in self._numbers or not self._answers[number]:
+            self._say(number, stored.answer)
         self.common.add(stored.answer.set, None if stored.beside is None else words_of(stored.beside))
         held = Held(stored.key, stored.text, number, stored.made_s, stored.tokens, stored.answer.words)
         self.partition.add(held, vector)
+
+    def _call(self, number: int, name: bytes) -> None:
+        self._numbers[name] = number
+        self._aliases[number].append(name)
+
+    def _say(self, number: int, answer: Answer) -> None:
+        """A wording of a group's answer."""
+        if answer.name not in self._numbers:
+            self._call(number, answer.name)
+        if len(self._answers[number]) < _WORDINGS:
+            self._answers[number].append(answer)
+
+    def _join(self, name: bytes, into: int) -> None:
+        """Makes one group of two."""
+        number = self._numbers.get(name)
+        if number is None or number == into:
+            return
+        self.partition.merge(number, into)
+        for alias in self._aliases[number]:
+            self._call(into, alias)
+        for answer in self._answers[number]:
+            self._say(into, answer)
+        self._aliases[number], self._answers[number] = [], []
 
 
 class Rooms:

@@ -42,7 +42,6 @@ from proxy.response import Response
 FEWEST: Final = 5  # entries of a partition before its neighbours say anything
 _AUDIT_S: Final = 600.0
 _EXPECTED: Final = 10_000
-_LONG: Final = 2000  # characters of an answer, to be read in a thread
 _MOST_LEARNERS: Final = 2000
 
 
@@ -231,26 +230,27 @@ class SemanticTier:
             return
         if text is None:
             return
-        if len(text) > _LONG:
-            answer = await asyncio.to_thread(answer_of, text)
-        else:
-            answer = answer_of(text)
         tenant = look.request.exchange.identity.tenant
         room = self._rooms.get(look.turn.partition, tenant) or self._room(tenant)
-        group = room.grouped(answer, look.near, similar=self._config.equal != "text")
-        right: bool | None = group == look.group
+        answer, (group, joined) = await asyncio.to_thread(self._compared, text, room, look.near)
+        right: bool | None = look.group == group or look.group in joined
         if look.found is not None and not right and self._config.judge is not None:
             right = await self._judged(look, text)
-            group = look.group if right else group
+            if right:
+                group, joined = look.group, (*joined, group)
         label = None
         if look.found is not None and right is not None:
             label = Label(tuple(look.found.features.tolist()), look.score, right, look.group, look.audit)
-        stored = self._stored(look, entry, answer, group, room.beside(look.near))
+        stored = self._stored(look, entry, answer, group, joined, room.beside(look.near))
         message = Message(self._owner, tenant, time.time_ns(), stored, label)
         self._apply(message)
         if self._shared is not None:
             self._shared.keep(stored)
             await self._shared.publish(message)
+
+    def _compared(self, text: str, room: Room, near: Near | None) -> tuple[Answer, tuple[bytes, tuple[bytes, ...]]]:
+        answer = answer_of(text)
+        return answer, room.grouped(answer, near, similar=self._config.equal != "text")
 
     async def _judged(self, look: Look, fresh: str) -> bool | None:
         """What the judge says of the fresh answer and the neighbours'."""
@@ -263,7 +263,9 @@ class SemanticTier:
         name = self._services.name
         return await asking.judged(look.request, look.forward, self._config.judge, look.turn.text, (old, fresh), name)
 
-    def _stored(self, look: Look, entry: Entry, answer: Answer, group: bytes, beside: bytes | None) -> Stored:
+    def _stored(
+        self, look: Look, entry: Entry, answer: Answer, group: bytes, joined: tuple[bytes, ...], beside: bytes | None
+    ) -> Stored:
         asked = look.asked
         return Stored(
             look.request.exchange.identity.tenant,
@@ -276,6 +278,7 @@ class SemanticTier:
             group,
             answer,
             beside,
+            joined,
         )
 
     def _apply(self, message: Message) -> None:
