@@ -159,6 +159,8 @@ def restart_rows(setting: Setting, entries: int) -> Iterator[Row]:
     upstream = StaticUpstream(setting, Origin(0))
     with upstream:
         weir = Restarted(setting, Origin(upstream.port))
+        _started(weir)  # the first start of a home makes what later ones find
+        _kill(weir)
         empty_s = _started(weir)
         asyncio.run(_ask_all(weir.url, range(entries)))
         _wait_stored(weir)
