@@ -46,6 +46,14 @@ bench-money: $(VENV)/.installed system
 bench-cache: $(VENV)/.installed system
 	$(BIN)/python -m bench.suites cache $(ARGS)
 
+# For FUZZ_S seconds in all, guided by coverage where atheris can be had.
+FUZZ_S ?= 120
+
+fuzz: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]' 2>/dev/null || \
+		echo "skipped: no atheris for this Python: inputs are mutated without coverage"
+	$(BIN)/python -m tests.security.fuzz --seconds $(FUZZ_S) $(ARGS)
+
 guard: $(VENV)/.installed system
 	$(BIN)/python -m bench.guard $(ARGS)
 

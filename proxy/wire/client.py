@@ -267,6 +267,8 @@ class UpstreamConnection(asyncio.Protocol):
         status = parser.get_status_code()
         self._progress = Progress.ANSWERING
         if status < 200:
+            if status < 100:
+                raise ValueError("no such status")
             return  # 100 Continue, 103 Early Hints: the answer is still to come
         self._in_head = False
         self._keep = parser.should_keep_alive()
@@ -294,6 +296,8 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def on_body(self, data: bytes) -> None:
+        if self._in_head:
+            raise ValueError("an interim answer with a body")
         if self._receiver is not None:
             self._receiver.on_data(data)
         elif not self._busy:

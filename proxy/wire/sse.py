@@ -15,7 +15,7 @@ EVENT_BYTES: Final = 16 * 1024 * 1024
 
 # Two line ends in a row. A CR that is the last byte seen may be half of a CR LF, so a lone CR counts only when another
 # byte follows it (`Splitter.feed` keeps the tail); the second line end may be a lone CR at the end: nothing that can
-# follow it changes where the event ended, except a LF, which `_swallow` takes away.
+# follow it changes where the event ended, except a LF, which then leads the next event's bytes.
 _BLANK: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
@@ -60,7 +60,7 @@ class Splitter:
     ever held; over `event_bytes` it raises EventTooLarge.
     """
 
-    __slots__ = ("_event_bytes", "_fresh", "_held", "_oversize", "_swallow", "_unparsed_bytes")
+    __slots__ = ("_event_bytes", "_fresh", "_held", "_lead", "_oversize", "_swallow", "_unparsed_bytes")
 
     def __init__(self, unparsed_bytes: int = UNPARSED_EVENT_BYTES, event_bytes: int = EVENT_BYTES) -> None:
         self._unparsed_bytes = unparsed_bytes
@@ -69,6 +69,7 @@ class Splitter:
         self._held = b""
         self._oversize = 0  # bytes of the present event that were already handed on in pieces
         self._swallow = False  # the last event ended in a lone CR: a LF that follows belongs to it
+        self._lead = 0  # 1 where what is held begins with such a LF, which goes on with the next event's bytes
 
     @property
     def unfinished(self) -> bool:
@@ -100,19 +101,21 @@ class Splitter:
     def _searched(self, data: bytes) -> list[Event]:
         if self._swallow and data:
             self._swallow = False
-            data = data.removeprefix(b"\n")
+            self._lead = int(data.startswith(b"\n"))
         held = self._held + data
         events: list[Event] = []
         start = 0
         # A blank line may straddle the two reads, so look again at the last bytes that were held (at most CR LF CR).
-        search_from = max(0, len(self._held) - 3)
+        search_from = max(self._lead, len(self._held) - 3)
         while match := _BLANK.search(held, search_from):
+            self._lead = 0
             if match.end() == len(held) and match.group().endswith(b"\r"):
                 self._swallow = True
             events.append(self._finished(held[start : match.end()]))
             start = search_from = match.end()
         self._held = held[start:]
         if len(self._held) > self._unparsed_bytes:
+            self._lead = 0
             events.append(self._piece())
         return events
 
