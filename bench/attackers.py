@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,8 +37,9 @@ from bench.subjects import Origin, Setting, Subject, Weir, weir_command
 SUITE = "faults"
 RESULTS = Path(__file__).parent / "results"
 LIMIT = 2.0
+CLIENTS = 64
 CALM, LONGEST_S = 0.25, 20.0  # of a core: what the attackers get at the beginning has been made
-SLOW = (("-H", "-t", "GET"), ("-B", "-t", "POST", "-f", "application/json", "-s", "100000"))
+SLOW = ("-B", "-t", "POST", "-f", "application/json", "-s", "100000")  # its slow heads are ended, and don't come again
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +70,40 @@ def attacked(weir: Subject, count: int, by_slowhttptest: bool, seconds: float, c
     """So many slow clients, connected when the block begins, and holding all that they will get."""
     if by_slowhttptest:
         long = str(int(seconds + LONGEST_S))
-        each = ("-c", str(count // len(SLOW)), "-r", str(count), "-i", "1", "-l", long, "-p", "1")
+        each = ("-c", str(count), "-r", str(count), "-i", "1", "-l", long, "-p", "1")
         target = ("-u", f"{weir.url}/v1/chat/completions")
-        commands = [["slowhttptest", *kind, *each, *target] for kind in SLOW]
+        command = ["slowhttptest", *SLOW, *each, *target]
     else:
-        commands = [[sys.executable, "-m", "bench.attackers_raw", weir.url, str(count)]]
+        command = [sys.executable, "-m", "bench.attackers_raw", weir.url, str(count)]
     nowhere = subprocess.DEVNULL
-    running = [
-        subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, preexec_fn=lambda: _modestly_on(core))
-        for command in commands
-    ]
+    running = subprocess.Popen(
+        command, stdin=nowhere, stdout=nowhere, stderr=nowhere, preexec_fn=lambda: _modestly_on(core)
+    )
     try:
         _calm(weir, count)
         yield
     finally:
-        for one in running:
-            with contextlib.suppress(ProcessLookupError):
-                one.send_signal(signal.SIGKILL)
-            one.wait()
+        with contextlib.suppress(ProcessLookupError):
+            running.send_signal(signal.SIGKILL)
+        running.wait()
+
+
+@contextmanager
+def counted(port: int) -> Iterator[list[int]]:
+    """How many connections are held meanwhile, looked at twice a second."""
+    seen, over = [connected(port)], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.5):
+            seen.append(connected(port))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        looking.join()
 
 
 def _modestly_on(core: int) -> None:
@@ -128,20 +146,20 @@ def rows(setting: Setting, plan: Plan, count: int) -> Iterator[Row]:
 
             def measure(seed: int = pair) -> float:
                 nonlocal lost
-                seen = poisson.run(weir.url, request, rate=plan.rate, seconds=plan.seconds, connections=64, seed=seed)
+                seen = poisson.run(
+                    weir.url, request, rate=plan.rate, seconds=plan.seconds, connections=CLIENTS, seed=seed
+                )
                 lost += seen.failed + seen.unanswered
                 return percentile(seen.latencies_us, 99) if seen.latencies_us else float("inf")
 
             quiet_us = measure()
             by_tool = slowhttptest and pair % 2 == 0
-            with attacked(weir, count, by_tool, plan.seconds, setting.cores.load):
-                before = connected(weir.port)
+            with attacked(weir, count, by_tool, plan.seconds, setting.cores.load), counted(weir.port) as seen:
                 attacked_us = measure()
-                after = connected(weir.port)
             if pair:
                 without_us.append(quiet_us)
                 with_us.append(attacked_us)
-                held.append(min(before, after))
+                held.append(int(statistics.median(seen)) - CLIENTS)
             time.sleep(1)
     ratio = paired_ratio(with_us, without_us)
     p99 = [statistics.median(values) / 1000 for values in (without_us, with_us)]
