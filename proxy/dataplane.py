@@ -455,6 +455,9 @@ class DataPlane:
         self.metrics.exchange(exchange.endpoint, label, exchange.status, outcome, total_ns / 1e9)
         for decision in exchange.decisions:
             self.metrics.decision(decision.policy, decision.action)
+        if exchange.savings:
+            for saving in exchange.savings:
+                self.metrics.saving(saving.policy, saving.known, saving.nanodollars)
         identity = exchange.identity
         self.journal.append(
             Ended(

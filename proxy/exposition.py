@@ -262,6 +262,7 @@ def _rest(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counted(events, {(name,): n for name, n in snapshot.events.items()})
     decisions = CounterMetricFamily("weir_policy_decisions", "What policies did.", labels=("policy", "action"))
     yield _counted(decisions, {(policy, action): n for policy, action, n in snapshot.decisions})
+    yield from _savings(snapshot.savings)
     shares = GaugeMetricFamily(
         "weir_budget_used_ratio", "How much of a budget's limit is used.", labels=("policy", "subject", "limit")
     )
@@ -275,6 +276,21 @@ def _rest(snapshot: Snapshot) -> Iterator[Metric]:
             if level == name:
                 family.add_metric((policy,), amount)
         yield family
+
+
+def _savings(savings: Iterable[tuple[str, str, int, int]]) -> Iterator[Metric]:
+    """Two counters, since a counter must not fall."""
+    labels = ("policy", "known")
+    claimed = CounterMetricFamily(
+        "weir_saved_dollars", "US dollars that policies claim, before what they spend themselves.", labels=labels
+    )
+    missed = CounterMetricFamily(
+        "weir_lost_dollars", "US dollars by which what policies did cost more than what it stood in for.", labels=labels
+    )
+    for policy, known, saved, lost in savings:
+        claimed.add_metric((policy, known), saved * _NANO)
+        missed.add_metric((policy, known), lost * _NANO)
+    yield from (claimed, missed)
 
 
 # What policies have now, summed over the workers.

@@ -118,6 +118,7 @@ class Snapshot(msgspec.Struct):
     gauges: Gauges = msgspec.field(default_factory=Gauges)
     events: dict[str, int] = {}
     decisions: list[tuple[str, str, int]] = []
+    savings: list[tuple[str, str, int, int]] = []  # policy, how it is known, nano-dollars saved, nano-dollars lost
     shares: list[tuple[str, str, str, float]] = []  # policy, subject, limit, and how much of it is used
     levels: list[tuple[str, str, float]] = []  # policy, what it has (a name of the program), and how much
     deployments: list[DeploymentSeries] = []
@@ -133,6 +134,7 @@ class Metrics:
         self._attempts: dict[tuple[str, str, str, int | str], AttemptSeries] = {}
         self._events: dict[str, int] = {}
         self._decisions: dict[tuple[str, str], int] = {}
+        self._savings: dict[tuple[str, str], tuple[int, int]] = {}
         self._shares: dict[tuple[str, str, str], float] = {}
         self._levels: dict[tuple[str, str], float] = {}
         self._labels: dict[str, str] = {}
@@ -216,6 +218,11 @@ class Metrics:
         key = (policy, action)
         self._decisions[key] = self._decisions.get(key, 0) + n
 
+    def saving(self, policy: str, known: str, nanodollars: int) -> None:
+        """A policy claims to have saved this; negative where what it did cost more than what it stood in for."""
+        key = (policy, known)
+        _add_saving(self._savings, key, max(nanodollars, 0), max(-nanodollars, 0))
+
     def share(self, policy: str, subject: str, limit: str, used: float) -> None:
         """How much of a limit is used now. No part of `subject` may be chosen by a client."""
         key = (policy, subject, limit)
@@ -236,6 +243,7 @@ class Metrics:
             gauges=self.gauges,
             events=self._events,
             decisions=[(policy, action, n) for (policy, action), n in self._decisions.items()],
+            savings=[(*key, *sums) for key, sums in self._savings.items()],
             shares=[(*key, used) for key, used in self._shares.items()],
             levels=[(*key, value) for key, value in self._levels.items()],
             deployments=self.deployments,
@@ -266,6 +274,7 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
     exchanges: dict[tuple[str, str, int, str], ExchangeSeries] = {}
     attempts: dict[tuple[str, str, str, int | str], AttemptSeries] = {}
     decisions: dict[tuple[str, str], int] = {}
+    savings: dict[tuple[str, str], tuple[int, int]] = {}
     events: dict[str, int] = {}
     shares: dict[tuple[str, str, str], float] = {}
     levels: dict[tuple[str, str], float] = {}
@@ -287,6 +296,8 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
             events[name] = events.get(name, 0) + n
         for policy, action, n in snapshot.decisions:
             decisions[policy, action] = decisions.get((policy, action), 0) + n
+        for policy, known, saved, lost in snapshot.savings:
+            _add_saving(savings, (policy, known), saved, lost)
         for policy, subject, limit, used in snapshot.shares:  # all speak of the same: who looked last isn't known
             shares[policy, subject, limit] = max(used, shares.get((policy, subject, limit), 0.0))
         for policy, name, value in snapshot.levels:
@@ -300,6 +311,7 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
         gauges=gauges,
         events=events,
         decisions=[(policy, action, n) for (policy, action), n in decisions.items()],
+        savings=[(*key, *sums) for key, sums in savings.items()],
         shares=[(*key, used) for key, used in shares.items()],
         levels=[(*key, value) for key, value in levels.items()],
         deployments=[*deployments.values()],
@@ -312,6 +324,11 @@ def retire(snapshot: Mapping[str, Any] | Snapshot) -> Snapshot:
     remains.gauges = Gauges()
     remains.shares, remains.levels, remains.deployments = [], [], []
     return remains
+
+
+def _add_saving(sums: dict[tuple[str, str], tuple[int, int]], key: tuple[str, str], saved: int, lost: int) -> None:
+    have_saved, have_lost = sums.get(key, (0, 0))
+    sums[key] = min(have_saved + saved, LARGEST), min(have_lost + lost, LARGEST)
 
 
 def _add_standing(sums: dict[tuple[str, str], DeploymentSeries], one: DeploymentSeries) -> None:

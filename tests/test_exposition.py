@@ -33,6 +33,8 @@ def full() -> Snapshot:
     metrics.attempt("chat.completions", "gpt-5", "openai", "connect_timeout", None, 5.0, None, None, "unpriced")
     metrics.count("connections_shed")
     metrics.decision("allow", "refused")
+    metrics.saving("cache", "observed", 2_000_000_000)
+    metrics.saving("cache", "observed", -500_000_000)
     metrics.gauges.streams = 4
     return merge([metrics.snapshot()])
 
@@ -62,6 +64,8 @@ def test_counts_and_costs() -> None:
     assert value(text, "weir_tokens_total", kind="cached") == 200
     assert value(text, "weir_events_total", event="connections_shed") == 1
     assert value(text, "weir_policy_decisions_total", policy="allow", action="refused") == 1
+    assert value(text, "weir_saved_dollars_total", policy="cache", known="observed") == pytest.approx(2)
+    assert value(text, "weir_lost_dollars_total", policy="cache", known="observed") == pytest.approx(0.5)
     assert value(text, "weir_streams") == 4
 
 
