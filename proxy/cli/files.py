@@ -19,6 +19,7 @@ class Kind(StrEnum):
 
     deployment = "deployment"
     policies = "policies"
+    overlay = "overlay"
     teams = "teams"
 
 

@@ -149,6 +149,11 @@ class DeploymentFile(Strict):
         OneOrList(),
     ] = ()
     """The policy file, or a list of them, outermost first."""
+    overlays: Annotated[
+        tuple[Path, ...],
+        OneOrList(),
+    ] = ()
+    """What is otherwise here, such as `overlays/${ENVIRONMENT}.yaml`; of several, the last says it."""
     keys: Literal["open", "required"] = "open"
     """`open`: the client's own key passes through, only on this machine. `required`: a key made or declared here.
     Without it: required where teams declare keys, otherwise open."""

@@ -6,7 +6,7 @@ were written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from pydantic import ValidationError
 from proxy.config import checks
 from proxy.config.findings import note
 from proxy.config.neighbours import Placed
-from proxy.config.policies import Envelope, PolicyEntry, PolicyFile
+from proxy.config.policies import Envelope, PolicyEntry
 from proxy.config.problems import Location, suggestion
 from proxy.config.reading import Reading, absolute, reason, similar, validated
 from proxy.config.registry import PolicyModule, Registry
 from proxy.config.scalars import FROM_FILE
 from proxy.config.source import Mark, Source
+from proxy.config.together import Written
 
 ENVELOPE = frozenset(Envelope.model_fields)
 
@@ -35,7 +36,7 @@ class Files:
 
     def text(self, name: str, at: Location) -> str | None:
         """The text of a file, which is watched from now on; None where it can't be read, which is reported."""
-        base = Path(self._source.file).parent
+        base = Path(self._source.file_of((*self._location, *at))).parent
         path = absolute(base, name)
         self._reading.watch(path)
         try:
@@ -60,20 +61,12 @@ class Entries:
         self.modules: dict[str, PolicyModule] = {}
         self.placed: list[Placed] = []
 
-    def file(self, source: Source) -> PolicyFile | None:
-        """What the file says besides its entries; None where that has errors. Entries without errors are placed."""
-        if source.data is None:
-            return None
-        checks.empty_values(source, but="policies")
-        listed = source.data.get("policies") if isinstance(source.data, dict) else None
-        if not isinstance(listed, list):
-            return validated(PolicyFile, source, _given(source.data))
-        head = validated(PolicyFile, source, {**_given(source.data), "policies": []})
-        for index, value in enumerate(listed):
-            entry = self.entry(source, index, value, head.time_zone if head else "UTC")
+    def place(self, written: Iterable[Written]) -> None:
+        """Check the entries of all files in their order."""
+        for one in written:
+            entry = self.entry(one.source, one.number, one.value, one.zone)
             if entry is not None:
-                self.placed.append(Placed(entry, source, ("policies", index)))
-        return head
+                self.placed.append(Placed(entry, one.source, ("policies", one.number)))
 
     def entry(self, source: Source, index: int, value: Any, zone: str) -> PolicyEntry | None:
         """One entry, or None where it has errors."""

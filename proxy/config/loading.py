@@ -16,6 +16,7 @@ from proxy.config import checks, neighbours
 from proxy.config.configuration import Configuration
 from proxy.config.deployment import DeploymentFile
 from proxy.config.entries import ENVELOPE, Entries
+from proxy.config.neighbours import Placed
 from proxy.config.policies import Honour, PolicyEntry, PolicyFile, digest
 from proxy.config.problems import ConfigurationError, Location
 from proxy.config.reading import Reading, absolute, validated
@@ -23,6 +24,7 @@ from proxy.config.registry import Registry, installed
 from proxy.config.resolving import Resolving
 from proxy.config.source import Source
 from proxy.config.teams import TeamsFile
+from proxy.config.together import Together
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -105,7 +107,7 @@ def _finish(
     problems = reading.problems()
     if deployment is None or any(problem.severity == "error" for problem in problems):
         raise ConfigurationError(problems, tuple(reading.watched))
-    return _configuration(reading, deployment, chain, teams, file)
+    return _configuration(reading, deployment, chain, entries.placed, teams, file)
 
 
 def _teams(reading: Reading, deployment: Source, base: Path) -> TeamsFile | None:
@@ -121,13 +123,14 @@ def _teams(reading: Reading, deployment: Source, base: Path) -> TeamsFile | None
 
 
 def _chain(reading: Reading, deployment: Source, base: Path, entries: Entries) -> _Chain:
-    """The entries of all policy files in their order."""
-    found: list[tuple[Source, PolicyFile]] = []
-    for location, named in _policy_files(deployment.data):
-        source = reading.file(absolute(base, named), str(base / named), (deployment, location))
-        file = entries.file(source)
-        if file is not None:
-            found.append((source, file))
+    """The entries of all policy files in their order, as overlays leave them."""
+    together = Together(reading)
+    for location, named in _files(deployment.data, "policies"):
+        together.file(absolute(base, named), str(base / named), (deployment, location))
+    for location, named in _files(deployment.data, "overlays"):
+        together.overlay(absolute(base, named), str(base / named), (deployment, location))
+    entries.place(together.written)
+    found = together.heads
     return _Chain(
         [placed.entry for placed in entries.placed],
         _honour(found, entries),
@@ -145,16 +148,21 @@ def _honour(found: Sequence[tuple[Source, PolicyFile]], entries: Entries) -> Hon
     return said[0][1] if said else Honour()
 
 
-def _policy_files(data: Any) -> Sequence[tuple[Location, str]]:
-    named = data.get("policies") if isinstance(data, dict) else None
+def _files(data: Any, key: str) -> Sequence[tuple[Location, str]]:
+    named = data.get(key) if isinstance(data, dict) else None
     if isinstance(named, str):
-        return [(("policies",), named)]
+        return [((key,), named)]
     listed = named if isinstance(named, list) else []
-    return [(("policies", index), name) for index, name in enumerate(listed) if isinstance(name, str)]
+    return [((key, index), name) for index, name in enumerate(listed) if isinstance(name, str)]
 
 
 def _configuration(
-    reading: Reading, deployment: DeploymentFile, chain: _Chain, teams: TeamsFile | None, file: str | None
+    reading: Reading,
+    deployment: DeploymentFile,
+    chain: _Chain,
+    placed: Sequence[Placed],
+    teams: TeamsFile | None,
+    file: str | None,
 ) -> Configuration:
     policies = [entry.model_dump(mode="json") for entry in chain.entries]
     rest = [chain.honour.model_dump(mode="json"), chain.time_zone]
@@ -169,27 +177,28 @@ def _configuration(
         policy_hash=digest([policies, rest]),
         watched=tuple(reading.watched),
         warnings=tuple(reading.problems()),
-        references=_references(reading.sources),
+        references=_references(reading.sources, placed),
     )
 
 
-def _references(sources: Sequence[Source]) -> dict[str, str]:
+def _references(sources: Sequence[Source], placed: Sequence[Placed]) -> dict[str, str]:
     """Where the resolved configuration holds text from the environment, and how that was written."""
+    positions = {(id(one.source), one.location): index for index, one in enumerate(placed)}
     found: dict[str, str] = {}
-    offset = 0
-    for index, source in enumerate(sources):
+    for number, source in enumerate(sources):
         for location, raw in source.raw.items():
-            found["\0".join(map(str, _resolved_location(location, index == 0, offset)))] = raw
-        listed = source.data.get("policies") if index and isinstance(source.data, dict) else None
-        offset += len(listed) if isinstance(listed, list) else 0
+            position = positions.get((id(source), location[:2]))
+            if number and position is None and location[0] == "policies":
+                continue  # of an overlay: it stands with the entry that it changes
+            found["\0".join(map(str, _resolved_location(location, number == 0, position)))] = raw
     return found
 
 
-def _resolved_location(location: Location, deployment: bool, offset: int) -> Location:
+def _resolved_location(location: Location, deployment: bool, position: int | None) -> Location:
     if deployment:
         return ("deployment", *location)
-    if location[0] == "policies" and len(location) > 2:
-        _, index, name, *rest = location
+    if position is not None and len(location) > 2:
+        _, _, name, *rest = location
         inner: Location = (name, *rest) if name in ENVELOPE else ("options", name, *rest)
-        return ("policies", int(index) + offset, *inner)
+        return ("policies", position, *inner)
     return ("teams", *location)

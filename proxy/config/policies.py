@@ -135,7 +135,17 @@ class PolicyFile(Strict):
     honour: Honour | None = None
     """Which request headers of clients have a say."""
     policies: tuple[PolicyEntry, ...] = ()
-    """The policies, outermost first."""
+    """The policies, outermost first. `include: path` in the place of one puts those of another policy file there."""
+
+
+class OverlayFile(Strict):
+    """What is otherwise in one environment."""
+
+    version: Version
+    """The form of this file; write 1."""
+    policies: dict[str, dict[str, Any]] = {}
+    """By the name of a policy: its keys that are otherwise, envelope and options alike. Each replaces the key of that
+    name, whole; `use` and `name` stay."""
 
 
 def digest(value: object) -> str:

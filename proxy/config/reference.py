@@ -13,11 +13,18 @@ from typing import Any
 from proxy.config.resolving import VARIABLES
 from proxy.config.schemas import schema
 
+_FILES = (
+    ("deployment", "Deployment file"),
+    ("policies", "Policy file"),
+    ("overlay", "Overlay file"),
+    ("teams", "Teams file"),
+)
+
 _BEGINNING = """# Configuration
 
 <!-- Written by `python -m proxy.config.reference`; change the docstrings of `proxy/config/`, then run it again. -->
 
-Three YAML files, of which only the first is needed: the deployment file says where things are, the policy files say
+YAML files, of which only the first is needed: the deployment file says where things are, the policy files say
 what is allowed and preferred, the teams file says who is who. `weir check` reports every error of all of them at once.
 Editors check them while you type with `weir schema deployment` and `weir schema policies`.
 
@@ -45,7 +52,7 @@ Without any file, everything goes to `$UPSTREAM` (else to OpenAI), with the clie
 def reference() -> str:
     """The whole page."""
     parts = [_BEGINNING, _variables()]
-    for kind, title in (("deployment", "Deployment file"), ("policies", "Policy file"), ("teams", "Teams file")):
+    for kind, title in _FILES:
         parts.append("\n".join(_file(kind, title)))
     return "\n".join(parts).rstrip() + "\n"
 
@@ -69,7 +76,7 @@ def _file(kind: Any, title: str) -> Iterator[str]:
         }
         found["$defs"]["Envelope"] = _envelope()
     yield from _model(found)
-    for name, model in sorted(found["$defs"].items(), key=lambda item: item[0] != "Envelope"):
+    for name, model in sorted(found.get("$defs", {}).items(), key=lambda item: item[0] != "Envelope"):
         if "properties" in model:
             yield f"### {title}: {name}\n"
             yield from _model(model)

@@ -65,10 +65,13 @@ class Resolving:
         return {}
 
     def policies(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Paths of policy files; what isn't text stays for the check to complain about."""
-        named = found.get("policies", [])
+        """Paths of policy files and overlays; what isn't text stays for the check to complain about."""
+        return {key: self.listed(found.get(key, [])) for key in ("policies", "overlays")}
+
+    def listed(self, named: Any) -> list[Any]:
+        """Paths of a file or a list of them."""
         names = named if isinstance(named, list) else [named]
-        return {"policies": [str(absolute(self.base, name)) if isinstance(name, str) else name for name in names]}
+        return [str(absolute(self.base, name)) if isinstance(name, str) else name for name in names]
 
     def upstream(self, name: str, value: Any) -> Any:
         """One upstream with its key and paths resolved."""

@@ -6,20 +6,29 @@ knows more.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from proxy.config.deployment import DeploymentFile
-from proxy.config.policies import Envelope, PolicyFile
+from proxy.config.policies import Envelope, OverlayFile, PolicyFile
 from proxy.config.registry import Registry, installed
 from proxy.config.strict import documentation
 from proxy.config.teams import TeamsFile
 from proxy.config.upstreams import Deployment, Model
 
-Kind = Literal["deployment", "policies", "teams"]
+Kind = Literal["deployment", "policies", "overlay", "teams"]
+_MODELS: Final[dict[str, type[BaseModel]]] = {"deployment": DeploymentFile, "overlay": OverlayFile, "teams": TeamsFile}
+_INCLUDE: Final[dict[str, Any]] = {
+    "title": "include",
+    "description": "Another policy file in this place.",
+    "type": "object",
+    "properties": {"include": {"type": "string", "description": "Its path, relative to this file."}},
+    "required": ["include"],
+    "additionalProperties": False,
+}
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -27,8 +36,7 @@ def schema(kind: Kind = "deployment", registry: Registry | None = None) -> dict[
     """The JSON Schema of a kind of file; for policy files, with every installed policy as a form of `use`."""
     if kind == "policies":
         return {"$schema": DIALECT, **_policies(installed() if registry is None else registry), "title": "Policy file"}
-    model = DeploymentFile if kind == "deployment" else TeamsFile
-    return {"$schema": DIALECT, **of_model(model), "title": f"{kind.capitalize()} file"}
+    return {"$schema": DIALECT, **of_model(_MODELS[kind]), "title": f"{kind.capitalize()} file"}
 
 
 class _Documented(GenerateJsonSchema):
@@ -61,7 +69,7 @@ def _policies(registry: Registry) -> dict[str, Any]:
     found, envelope = of_model(PolicyFile), of_model(Envelope)
     definitions = {name: value for name, value in found["$defs"].items() if name != "PolicyEntry"}
     definitions |= envelope.pop("$defs", {})
-    variants = []
+    variants = [_INCLUDE]
     for name in sorted(registry):
         variant, own = _variant(name, registry, envelope)
         definitions |= own

@@ -70,6 +70,8 @@ class Source:
     """What variables held, and values made of that, by how the file writes it."""
     elsewhere: dict[str, str] = field(default_factory=dict)
     """Settings that the command line or the environment replaced, and what they came from."""
+    origins: dict[Location, str] = field(default_factory=dict)
+    """Settings that another file has replaced, and which."""
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -94,7 +96,31 @@ class Source:
         origin = self.elsewhere.get(str(location[0])) if location else None
         if origin is not None:
             mark = Mark(0, 0)
-        self.add(origin or self.file, mark, location, message, hint, warning=warning)
+        self.add(origin or self.file_of(location), mark, location, message, hint, warning=warning)
+
+    def file_of(self, location: Location) -> str:
+        """The file that holds what stands at `location`: this one, unless another has replaced that."""
+        if not self.origins:
+            return self.file
+        above = (location[:length] for length in range(len(location), 0, -1))
+        return next((self.origins[part] for part in above if part in self.origins), self.file)
+
+    def replace(self, location: Location, other: Source, there: Location) -> None:
+        """Put the value that `other` has at `there` in the place of the one at `location`, with the places of all of
+        it; the mapping that `location` is in must be there."""
+        for marks in (self.values, self.keys, self.raw):
+            _forget(marks, location)
+        for mine, theirs in ((self.values, other.values), (self.keys, other.keys), (self.raw, other.raw)):
+            _move(mine, location, theirs, there)
+        self.held |= other.held
+        self.origins[location] = other.file
+        *above, name = location
+        into, value = self.data, other.data
+        for part in above:
+            into = into[part]
+        for part in there:
+            value = value[part]
+        into[name] = value
 
     def as_written(self, words: str) -> str:
         """`words` with `${NAME}` where they hold what a variable held, be it whole, quoted or cut short."""
@@ -119,6 +145,17 @@ class Source:
                 severity="warning" if warning else "error",
             )
         )
+
+
+def _forget(marks: dict[Location, Any], location: Location) -> None:
+    for known in [known for known in marks if known[: len(location)] == location]:
+        del marks[known]
+
+
+def _move(into: dict[Location, Any], location: Location, marks: Mapping[Location, Any], there: Location) -> None:
+    for known, mark in marks.items():
+        if known[: len(there)] == there:
+            into[*location, *known[len(there) :]] = mark
 
 
 def read(file: str, content: bytes, env: Mapping[str, str]) -> Source:
