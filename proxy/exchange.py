@@ -21,6 +21,7 @@ import msgspec
 
 from proxy.body import Body
 from proxy.errors import WeirError
+from proxy.language import asked_in
 from proxy.response import Outcome, Response
 from proxy.wire.headers import Headers
 
@@ -232,6 +233,27 @@ class RequestFacts:
         if isinstance(body, (Body, bytes)):
             return len(body)
         return body.length or 0
+
+    @property
+    def tokens(self) -> int:
+        """As estimated before anything was learnt of the model, so that all workers find the same."""
+        from proxy.tokens.estimator import untaught
+
+        request, body = self._request, self._request.body
+        if not isinstance(body, (Body, bytes)):
+            return 0
+        return untaught(request.model or "", request.endpoint.name, body)
+
+    @property
+    def language(self) -> str | None:
+        body = self._request.body
+        if not isinstance(body, Body):
+            return None
+        memo = body.memo = {} if body.memo is None else body.memo
+        if "language" not in memo:  # several conditions may ask
+            memo["language"] = asked_in(self._request.endpoint.name, body)
+        found: str | None = memo["language"]
+        return found
 
     @property
     def time(self) -> Callable[[], datetime]:

@@ -31,6 +31,8 @@ class Asked:
     tools: bool = False
     stream: bool = False
     size_bytes: int = 0
+    tokens: int = 0
+    language: str | None = None
     time: Callable[[], datetime] = lambda: NIGHT
 
 

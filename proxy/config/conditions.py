@@ -20,11 +20,13 @@ from proxy.config.globs import globs
 from proxy.config.problems import nearest
 from proxy.config.scalars import Names, OneOrMore, Truth, listed, size_in_bytes, wrong
 from proxy.config.strict import Strict
+from proxy.language import LANGUAGES, NAMES
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 _COMPARISON = re.compile(r"(<=|>=|<|>)\s*(\S.*)")
 _RANGE = re.compile(r"(\d[^-]*?)\s*-\s*(\d.*)")
+_TOKENS = re.compile(r"(\d+(?:\.\d+)?)\s*([km]?)", re.IGNORECASE)
 _HOURS = re.compile(r"(?:([a-z]{3})(?:-([a-z]{3}))?)?\s*(?:(\d\d?):(\d\d)-(\d\d?):(\d\d))?", re.IGNORECASE)
 
 
@@ -53,6 +55,10 @@ class Facts(Protocol):
     @property
     def size_bytes(self) -> int: ...
     @property
+    def tokens(self) -> int: ...
+    @property
+    def language(self) -> str | None: ...
+    @property
     def time(self) -> Callable[[], datetime]: ...
 
 
@@ -61,8 +67,25 @@ Predicate = Callable[[Facts], bool]
 
 def size_predicate(text: str) -> Callable[[int], bool]:
     """`> 20 KiB`, `<= 1 MiB`, or `4 KiB - 20 KiB` (both ends included)."""
+    return _amount_predicate(text, size_in_bytes, "> 20 KiB or 4 KiB - 20 KiB")
+
+
+def tokens_predicate(text: str) -> Callable[[int], bool]:
+    """`> 100k`, `<= 2000`, or `4k - 32k` (both ends included)."""
+    return _amount_predicate(text, tokens_of, "> 100k or 4k - 32k")
+
+
+def tokens_of(text: str) -> int:
+    """`100k`, `1.5M` or `2000` tokens: thousands and millions, not powers of two."""
+    match = _TOKENS.fullmatch(text.strip())
+    if match is None:
+        raise wrong(f"{text.strip()!r} is no number of tokens", "write 2000, 100k or 1M")
+    return round(float(match[1]) * {"": 1, "k": 1000, "m": 1_000_000}[match[2].lower()])
+
+
+def _amount_predicate(text: str, amount: Callable[[str], int], example: str) -> Callable[[int], bool]:
     if comparison := _COMPARISON.fullmatch(text.strip()):
-        limit = size_in_bytes(comparison[2])
+        limit = amount(comparison[2])
         return {
             "<": lambda size: size < limit,
             "<=": lambda size: size <= limit,
@@ -70,11 +93,11 @@ def size_predicate(text: str) -> Callable[[int], bool]:
             ">=": lambda size: size >= limit,
         }[comparison[1]]
     if between := _RANGE.fullmatch(text.strip()):
-        low, high = size_in_bytes(between[1]), size_in_bytes(between[2])
+        low, high = amount(between[1]), amount(between[2])
         if low > high:
             raise wrong(f"{text!r} never holds", f"write {between[2]} - {between[1]}")
         return lambda size: low <= size <= high
-    raise wrong(f"expected a comparison such as > 20 KiB or 4 KiB - 20 KiB, found {text!r}", _size_hint(text))
+    raise wrong(f"expected a comparison such as {example}, found {text!r}", _size_hint(text))
 
 
 def time_predicate(text: str) -> Callable[[datetime], bool]:
@@ -99,6 +122,19 @@ def time_predicate(text: str) -> Callable[[datetime], bool]:
 
 def _checked_size(text: str) -> str:
     size_predicate(text)
+    return text
+
+
+def _checked_tokens(text: str) -> str:
+    tokens_predicate(text)
+    return text
+
+
+def _checked_language(text: str) -> str:
+    if text not in LANGUAGES:
+        by_name = {name.lower(): code for code, name in NAMES.items()}
+        meant = by_name.get(nearest(text.lower(), by_name) or "") or nearest(text.lower(), LANGUAGES)
+        raise wrong(f"{text!r} is no language", f"did you mean {meant}?" if meant else ", ".join(sorted(LANGUAGES)))
     return text
 
 
@@ -127,6 +163,8 @@ def _tags_listed(value: object) -> object:
 
 Tags = Annotated[tuple[Annotated[str, AfterValidator(_checked_tag)], ...], BeforeValidator(_tags_listed), OneOrMore]
 Sizes = Annotated[tuple[Annotated[str, AfterValidator(_checked_size)], ...], BeforeValidator(listed), OneOrMore]
+Tokens = Annotated[tuple[Annotated[str, AfterValidator(_checked_tokens)], ...], BeforeValidator(listed), OneOrMore]
+Languages = Annotated[tuple[Annotated[str, AfterValidator(_checked_language)], ...], BeforeValidator(listed), OneOrMore]
 Times = Annotated[tuple[Annotated[str, AfterValidator(_checked_time)], ...], BeforeValidator(listed), OneOrMore]
 
 
@@ -153,6 +191,10 @@ class Conditions(Strict):
     """Whether the request asks for a stream."""
     size: Sizes | None = None
     """The size of the request's body, as `> 20 KiB` or `4 KiB - 20 KiB`."""
+    tokens: Tokens | None = None
+    """The tokens of the request's input, as estimated: `> 100k` or `4k - 32k`."""
+    language: Languages | None = None
+    """The language of what the user said last, by its two letters: `de`."""
     time: Times | None = None
     """The time of day in the file's time zone, as `22:00-06:00` or `mon-fri 09:00-17:00`."""
 
@@ -168,6 +210,7 @@ class Conditions(Strict):
             *self._names(),
             *self._tags(),
             *self._sizes(),
+            *self._texts(),
             *self._times(zone),
         ]
         return _all(found) if found else None
@@ -223,6 +266,22 @@ class Conditions(Strict):
             only = sizes[0]
             return [lambda facts: only(facts.size_bytes)]
         return [lambda facts: any(holds(facts.size_bytes) for holds in sizes)]
+
+    def _texts(self) -> list[Predicate]:
+        """What the text must be read for: asked last but for the time, since it takes longest."""
+        found: list[Predicate] = []
+        if self.tokens is not None:
+            ranges = [tokens_predicate(text) for text in self.tokens]
+
+            def within(facts: Facts) -> bool:
+                tokens = facts.tokens
+                return any(holds(tokens) for holds in ranges)
+
+            found.append(within)
+        if self.language is not None:
+            languages = frozenset(self.language)
+            found.append(lambda facts: facts.language in languages)
+        return found
 
     def _times(self, zone: tzinfo | None) -> list[Predicate]:
         if self.time is None:

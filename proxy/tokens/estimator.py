@@ -171,6 +171,11 @@ class Estimator:
         return known
 
 
+def untaught(model: str, endpoint: str, body: Body | bytes) -> int:
+    """The estimate by the model's family alone: the same in every process."""
+    return round(_raw(family_of(model), endpoint, body))
+
+
 def _raw(family: Family, endpoint: str, body: Body | bytes) -> float:
     """The estimate that nothing was learnt for."""
     if not isinstance(body, Body):

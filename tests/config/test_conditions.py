@@ -36,6 +36,8 @@ class Given:
     tools: bool = False
     stream: bool = True
     size_bytes: int = 20 * 1024
+    tokens: int = 5000
+    language: str | None = "de"
     time: Callable[[], datetime] = lambda: NOON
 
 
@@ -72,6 +74,11 @@ def holds(facts: Facts | None = None, **conditions: Any) -> bool:
         ({"size": "< 20481"}, True),
         ({"size": "4 KiB - 20 KiB"}, True),
         ({"size": ["> 1 MiB", "<= 20 KiB"]}, True),
+        ({"tokens": "> 5k"}, False),
+        ({"tokens": ">= 5k"}, True),
+        ({"tokens": ["< 100", "4.5k - 0.1M"]}, True),
+        ({"language": ["fr", "de"]}, True),
+        ({"language": "fr"}, False),
         ({"time": "09:00-17:00"}, True),
         ({"time": ["22:00-06:00", "sat-sun"]}, False),
     ],
@@ -144,6 +151,9 @@ def test_the_files_zone() -> None:
         ({"time": "mo-fri 09:00-17:00"}, "expected hours such as 22:00-06:00 or mon-fri 09:00-17:00, found 'mo-fri 09:00-17:00'", ""),
         ({"time": "mom 09:00-17:00"}, "'mom' is no day", "did you mean mon?"),
         ({"time": "25:00-26:00"}, "25:00 is no time of day", ""),
+        ({"tokens": "> 4 KiB"}, "'4 KiB' is no number of tokens", "write 2000, 100k or 1M"),
+        ({"tokens": "100k"}, "expected a comparison such as > 100k or 4k - 32k, found '100k'", "write > 100k, or < 100k"),
+        ({"language": "german"}, "'german' is no language", "did you mean de?"),
         ({"time": "06:00-06:00"}, "'06:00-06:00' never holds", "the end is excluded; write 00:00-24:00 for the whole day"),
         ({"tag": "env"}, "expected a tag such as env=prod, found 'env'", "write env=* for any value"),
         ({"team": []}, "an empty list never matches", "name something, or leave the key out"),
