@@ -12,6 +12,7 @@ import typer
 from proxy import __version__
 from proxy.cli import (
     cache,
+    diff,
     explain,
     files,
     jobs,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("check")(files.check)
+app.command("diff")(diff.diff)
 app.command("schema")(files.print_schema)
 app.command("explain")(explain.explain)
 app.add_typer(keys.app)
