@@ -36,7 +36,7 @@ class Keeper(Protocol):
     """Writes down what changed; or raises, and has done nothing."""
 
     def write(self, core: Core) -> None:
-        """All that changed, at once."""
+        """All that changed, at once; it doesn't wait for a disk, since everybody waits for it."""
 
     def checkpoint(self) -> None:
         """What takes its time, called in a thread of its own after something was written."""
@@ -81,6 +81,7 @@ class Serving:
         self._waits: dict[int, tuple[Connection, int, asyncio.TimerHandle]] = {}  # by ticket
         self._followers: dict[str, set[tuple[Connection, int]]] = {}
         self._writable = True
+        self._filing = True  # whether the last checkpoint succeeded
         self._ticking = self._loop.call_later(TICK_S, self._tick)
         self._do: dict[type[ask.Ask], Callable[[Connection, Any, int], Any]] = {
             ask.Hello: self._hello,
@@ -279,7 +280,17 @@ class Serving:
         if self._dirty and (self._checkpointing is None or self._checkpointing.done()):
             self._dirty = False
             self._checkpointing = self._loop.run_in_executor(self._checkpoints, self._keeper.checkpoint)
-            self._checkpointing.add_done_callback(_seen)
+            self._checkpointing.add_done_callback(self._checkpointed)
+
+    def _checkpointed(self, done: asyncio.Future[None]) -> None:
+        error = done.exception()
+        if error is None:
+            self._filing = True
+            return
+        self._dirty = True  # with the next tick, again
+        if self._filing:
+            self._log("error", "state_not_written", error=repr(error))
+        self._filing = False
 
 
 class Connection(asyncio.Protocol):

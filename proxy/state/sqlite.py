@@ -2,9 +2,11 @@
 
 Rules:
 1. One process owns a file (`proxy.state.process` holds a lock); the core in its memory is the truth, the file what a
-   restart finds. `write` puts all that changed into one transaction, before anybody is told of it.
-2. WAL with `synchronous=NORMAL`: a killed process loses nothing that was answered; a power cut may lose the last
-   moments before it. Nothing here waits for the disk: checkpoints are made in a thread of their own.
+   restart finds. `write` appends all that changed to its tail (`proxy.state.tail`), before anybody is told of it.
+2. A killed process loses nothing that was answered; a power cut may lose the last moments before it. Nobody waits for
+   the disk: `checkpoint`, in a thread of its own, carries the tail over into the database, waits until that is safe,
+   and drops the tail. What is left of a tail is carried over at the next start. Rows are whole and absolute, so that
+   carrying them over twice changes nothing.
 3. Blobs stand in a file of their own and are read from it: they are large, and their writing must not delay a
    reservation.
 4. A file that can't be read isn't replaced: budgets would begin again at zero. Opening fails, saying so.
@@ -12,17 +14,18 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from proxy.state.blobs import check
 from proxy.state.core import Core
 from proxy.state.protocol import Standing
+from proxy.state.tail import Tail
 
 _VERSION: Final = 1
 _TABLES: Final = """
@@ -48,6 +51,50 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _counter: Final = msgspec.msgpack.Decoder(tuple[int, int, int, list[list[int]]]).decode
 _standing: Final = msgspec.msgpack.Decoder(Standing).decode
 
+Change = tuple[str, list[tuple[Any, ...]], list[str | int]]
+"""Of a table: rows that are so now, and the keys of those that are gone. A row's key stands first in it."""
+_changes: Final = msgspec.msgpack.Decoder(list[Change]).decode
+_KEYS: Final = {
+    "counters": "key",
+    "holds": "id",
+    "closed": "id",
+    "rates": "key",
+    "claims": "duty",
+    "feed": "position",
+}
+
+
+class _Unfiled:
+    """What is in the tail and not yet in the database: by table and key, the row, or None for one that is gone."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[str | int, tuple[Any, ...] | None]] = {}
+
+    def add(self, changes: Sequence[Change]) -> None:
+        """What came later counts."""
+        for table, rows, gone in changes:
+            found = self.tables.setdefault(table, {})
+            found.update([(row[0], row) for row in rows])
+            found.update(dict.fromkeys(gone))
+
+    def before(self, later: _Unfiled) -> None:
+        """What came before these, where they say nothing else."""
+        for table, found in self.tables.items():
+            later.tables[table] = {**found, **later.tables.get(table, {})}
+
+    def file(self, database: sqlite3.Connection) -> None:
+        """All of it, in one transaction."""
+        database.execute("begin immediate")
+        try:
+            for table, found in self.tables.items():
+                _put(database, table, [row for row in found.values() if row is not None])
+                _drop(database, table, _KEYS[table], [key for key, row in found.items() if row is None])
+            database.execute("commit")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("rollback")
+            raise
+
 
 def _open(path: Path | str, tables: str) -> sqlite3.Connection:
     # One thread at a time uses a connection, but not always the one that opened it.
@@ -70,9 +117,17 @@ class StateFile:
     """What of a `Core` is kept. `load` it once, then `write` after each batch of changes."""
 
     def __init__(self, path: Path | str) -> None:
-        self._path = None if str(path) == ":memory:" else path
         self._database = _open(path, _TABLES)
         self._database.execute("pragma wal_autocheckpoint=0")
+        self._database.execute("pragma synchronous=full")  # what is in the database may be dropped from the tail
+        self._unfiled = _Unfiled()
+        self._swapping = threading.Lock()  # of the tail and what is unfiled: held for moments
+        self._tail: Tail | None = None
+        if str(path) != ":memory:":
+            self._tail = Tail(Path(path))
+            for record in self._tail.read():
+                self._unfiled.add(_changes(record))
+            self.checkpoint()
 
     def load(self, core: Core) -> None:
         """Brings a new core to where the last one was."""
@@ -90,66 +145,93 @@ class StateFile:
         core.changes.clear()
 
     def write(self, core: Core) -> None:
-        """All that changed, in one transaction. Raises sqlite3.Error; then nothing is written and nothing cleared."""
-        changes = core.changes
-        if not changes:
+        """All that changed, at once. Raises OSError; then nothing is written and nothing cleared."""
+        if not core.changes:
             return
-        database = self._database
-        database.execute("begin immediate")
-        try:
-            self._counters(core)
-            self._holds(core)
-            self._rest(core)
-            database.execute("commit")
-        except BaseException:
-            if database.in_transaction:
-                database.execute("rollback")
-            raise
-        changes.clear()
+        changes = [change for change in (*_of_holds(core), *_of_the_rest(core)) if change[1] or change[2]]
+        with self._swapping:
+            if self._tail is not None:
+                self._tail.append(_encode(changes))
+            self._unfiled.add(changes)
+        core.changes.clear()
+        if self._tail is None:
+            self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Carries the write-ahead log over into the file, which waits for the disk: to be called in another thread."""
-        if self._path is not None:
-            with contextlib.closing(sqlite3.connect(self._path, isolation_level=None)) as database:
-                database.execute("pragma synchronous=normal")
-                database.execute("pragma wal_checkpoint(passive)")
+        """Carries the tail over into the database, which waits for the disk: to be called in another thread.
+
+        Raises OSError or sqlite3.Error; then the tail stays, and is carried over the next time.
+        """
+        begun = None if self._tail is None else self._tail.next()
+        with self._swapping:
+            unfiled, self._unfiled = self._unfiled, _Unfiled()
+            done = self._tail.cut(begun) if self._tail is not None and begun is not None else []
+        try:
+            unfiled.file(self._database)
+        except BaseException:
+            with self._swapping:
+                unfiled.before(self._unfiled)
+            raise
+        self._database.execute("pragma wal_checkpoint(passive)")
+        with self._swapping:
+            if self._tail is not None:
+                self._tail.drop(done)
 
     def close(self) -> None:
-        """Lets go of the file."""
-        self._database.close()
+        """Carries over what is left, and lets go of the file."""
+        try:
+            self.checkpoint()
+            if self._tail is not None:
+                self._tail.close()
+        finally:
+            self._database.close()
 
-    def _counters(self, core: Core) -> None:
-        changed = [(key, core.book.counters.get(key)) for key in core.changes.counters]
-        self._put("counters", [(key, _encode(one.kept())) for key, one in changed if one is not None])
-        self._drop("counters", "key", [key for key, one in changed if one is None])
 
-    def _holds(self, core: Core) -> None:
-        changed = [(id, core.book.holds.get(id)) for id in core.changes.holds]
-        self._put("holds", [(id, _encode(one.standing(id))) for id, one in changed if one is not None])
-        self._drop("holds", "id", [id for id, one in changed if one is None])
-        self._put("closed", list(core.changes.closed.items()))
-        self._drop("closed", "id", core.changes.forgotten)
+def _of_holds(core: Core) -> list[Change]:
+    changes, book = core.changes, core.book
+    counters = [(key, book.counters.get(key)) for key in changes.counters]
+    holds = [(id, book.holds.get(id)) for id in changes.holds]
+    return [
+        (
+            "counters",
+            [(key, _encode(one.kept())) for key, one in counters if one is not None],
+            [key for key, one in counters if one is None],
+        ),
+        (
+            "holds",
+            [(id, _encode(one.standing(id))) for id, one in holds if one is not None],
+            [id for id, one in holds if one is None],
+        ),
+        ("closed", list(changes.closed.items()), [*changes.forgotten]),
+    ]
 
-    def _rest(self, core: Core) -> None:
-        changes, whole_at, held = core.changes, core.rates.whole_at, core.duties.held
-        self._put("rates", [(key, whole_at[key]) for key in changes.rates if key in whole_at])
-        self._drop("rates", "key", [key for key in changes.rates if key not in whole_at])
-        self._put("claims", [(duty, *held[duty]) for duty in changes.claims if duty in held])
-        self._drop("claims", "duty", [duty for duty in changes.claims if duty not in held])
-        self._put("feed", list(changes.told))
-        self._drop("feed", "position", changes.untold)
 
-    def _put(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
-        if rows:
-            marks = ", ".join("?" * len(rows[0]))
-            self._database.executemany(f"insert or replace into {table} values ({marks})", rows)  # noqa: S608
+def _of_the_rest(core: Core) -> list[Change]:
+    changes, whole_at, held = core.changes, core.rates.whole_at, core.duties.held
+    return [
+        (
+            "rates",
+            [(key, whole_at[key]) for key in changes.rates if key in whole_at],
+            [key for key in changes.rates if key not in whole_at],
+        ),
+        (
+            "claims",
+            [(duty, *held[duty]) for duty in changes.claims if duty in held],
+            [duty for duty in changes.claims if duty not in held],
+        ),
+        ("feed", list(changes.told), [*changes.untold]),
+    ]
 
-    def _drop(self, table: str, column: str, keys: Sequence[str] | Sequence[int]) -> None:
-        if keys:
-            self._database.executemany(
-                f"delete from {table} where {column} = ?",  # noqa: S608
-                [(key,) for key in keys],
-            )
+
+def _put(database: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    if rows:
+        marks = ", ".join("?" * len(rows[0]))
+        database.executemany(f"insert or replace into {table} values ({marks})", rows)  # noqa: S608
+
+
+def _drop(database: sqlite3.Connection, table: str, column: str, keys: Sequence[str | int]) -> None:
+    if keys:
+        database.executemany(f"delete from {table} where {column} = ?", [(key,) for key in keys])  # noqa: S608
 
 
 class SqliteShelf:

@@ -65,6 +65,7 @@ def test_what_goes_is_gone_from_the_file(tmp_path: Path) -> None:
     core.book.forget(0)
     core.book.forget_closed(3601 * S)
     file.write(core)
+    file.checkpoint()
     with sqlite3.connect(tmp_path / "state.db") as database:
         for table in ("holds", "counters", "closed", "rates", "claims"):
             assert database.execute(f"select count(*) from {table}").fetchone() == (0,), table
@@ -79,6 +80,50 @@ def test_a_checkpoint_empties_the_log_into_the_file(tmp_path: Path) -> None:
     assert b"host/1/a" not in (tmp_path / "state.db").read_bytes()
     file.checkpoint()
     assert b"host/1/a" in (tmp_path / "state.db").read_bytes()
+    file.close()
+
+
+def test_writing_waits_for_nobody_who_has_the_file(tmp_path: Path) -> None:
+    """While another has the database locked, all is written; a start after a kill then finds it, even cut short."""
+    file, core = StateFile(tmp_path / "state.db"), Core()
+    with sqlite3.connect(tmp_path / "state.db") as other:
+        other.execute("begin immediate")
+        for number in range(3):
+            core.book.reserve(hold((scope("usd:x"), 6), id=f"{number}"), 0)
+            file.write(core)
+        core.book.close("0", (5,), (), 0)
+        file.write(core)
+        assert other.execute("select count(*) from holds").fetchone() == (0,)
+    (tail,) = tmp_path.glob("state.db-tail-*")
+    with tail.open("ab") as torn:
+        torn.write(b"\x40\0\0\0torn")
+
+    again = Core()  # as if the first had been killed
+    found = StateFile(tmp_path / "state.db")
+    found.load(again)
+    assert again.book.levels([scope("usd:x")], 0) == (Level(5, 12),)
+    assert not again.book.close("0", (5,), (), 0)
+    found.close()
+    file.close()
+
+
+def test_what_could_not_be_carried_over_is_carried_over_later(tmp_path: Path) -> None:
+    """A database that can't be written keeps its tail; what came meanwhile counts, not what it had before."""
+    file, core = StateFile(tmp_path / "state.db"), Core()
+    core.book.reserve(hold((scope("usd:x"), 6), id="a"), 0)
+    file.write(core)
+    with sqlite3.connect(tmp_path / "state.db") as other:
+        file._database.execute("pragma busy_timeout=0")
+        other.execute("begin immediate")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            file.checkpoint()
+        core.book.close("a", (4,), (), 0)
+        file.write(core)
+    file.checkpoint()
+    with sqlite3.connect(tmp_path / "state.db") as database:
+        assert database.execute("select count(*) from holds").fetchone() == (0,)
+        assert database.execute("select id from closed").fetchall() == [("a",)]
+    assert len(list(tmp_path.glob("state.db-tail-*"))) == 1, "what is in the database has left the tail"
     file.close()
 
 
