@@ -15,7 +15,7 @@ ifdef UPSTREAM
 export UPSTREAM
 endif
 
-.PHONY: help run test bench bench-faults soak bench-batch fuzz guard check format lock system clean
+.PHONY: help run test bench bench-faults soak bench-batch fuzz guard check format lock system helm rendered docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -77,10 +77,28 @@ lock: $(VENV)/.installed
 	$(LOCK) pyproject.toml --output-file requirements.lock
 	echo 'hatchling>=1.25' | $(LOCK) - --output-file requirements-build.lock
 
-# nginx (the reference), wrk, valgrind, Redis, PostgreSQL and an attacker, where this machine lets us; what lacks them says so and is skipped.
+# nginx (the reference), wrk, valgrind, Redis, PostgreSQL, Prometheus, compose and an attacker, where this machine lets us; what lacks them says
+# so and is skipped.
 system:
 	@.ci/system nginx:nginx-light wrk:wrk valgrind:valgrind redis-server:redis-server pg_ctlcluster:postgresql \
-		slowhttptest:slowhttptest
+		slowhttptest:slowhttptest promtool:prometheus docker-compose:docker-compose
+
+# The real helm, for the tests of the chart; without it they judge what is kept in tests/deploy/rendered. Some minutes, once.
+HELM = $(shell command -v helm || echo $$(go env GOPATH)/bin/helm)
+
+helm:
+	@command -v go >/dev/null || { echo "skipped: no go, which builds helm"; exit 0; }; \
+		test -x "$(HELM)" || GOFLAGS=-modcacherw go install helm.sh/helm/v3/cmd/helm@v3.22.0
+
+rendered: helm
+	$(HELM) template weir deploy/helm/weir --kube-version 1.31.0 > tests/deploy/rendered/single.yaml
+	$(HELM) template weir deploy/helm/weir --kube-version 1.31.0 --values tests/deploy/fleet-values.yaml \
+		> tests/deploy/rendered/fleet.yaml
+
+# docs/ as a site, in site/; a link that leads nowhere fails.
+docs: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet --site-dir site
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
