@@ -1,0 +1,220 @@
+"""The classes of traffic of one cascade in one worker: found, told, kept, fitted.
+
+Rules:
+1. Evidence is about two models as they are deployed, a judge and a rule of acceptance: where any of them changes, it
+   begins anew (`kind`).
+2. There are `MOST` classes at most; what comes later shares one.
+3. Fitting happens in a thread of one worker, for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from policies.cascade.answers import Asked
+from policies.cascade.config import Config
+from policies.cascade.evidence import Evidence
+from policies.cascade.learning.score import Example, fit
+from policies.cascade.shared import FLUSH_S, Fitted, Message, Order, Shared, Traffic, What
+from proxy.chain import Services
+from proxy.exchange import Exchange
+from proxy.state.protocol import StateLost
+
+MOST: Final = 500
+OTHERS: Final = "others"
+_STATUSES: Final = ("gathering", "certified", "infeasible", "reverted")
+
+
+class Count(msgspec.Struct):
+    """What this worker did in a class, and hasn't told yet."""
+
+    requests: int = 0
+    small: int = 0
+    escalated: int = 0
+    saved_nanos: int = 0
+    spent_nanos: int = 0
+    gates: dict[str, int] = {}
+
+
+class Classes:
+    """All of them. `wall` gives Unix time in seconds."""
+
+    def __init__(self, config: Config, services: Services, owner: str, wall: Callable[[], float] = time.time) -> None:
+        self._config, self._services, self._wall = config, services, wall
+        self.kind = kind_of(config, services)
+        self._known: dict[str, Evidence] = {}
+        self._counts: dict[str, Count] = {}
+        self._changed: set[str] = set()
+        self._fitting: set[tuple[str, int]] = set()
+        self._at = ""
+        self._shared = Shared(services.store, services.name, owner, self._hear)
+        self._tasks: list[asyncio.Task[None]] = []
+        if services.store is not None:
+            loop = asyncio.get_running_loop()
+            self._tasks.append(loop.create_task(self._remember(), name="cascade: the past"))
+            self._tasks.append(loop.create_task(self._rounds(), name="cascade: telling"))
+
+    def __repr__(self) -> str:
+        return f"<Classes {list(self._known.values())}>"
+
+    def __iter__(self) -> Any:
+        return iter(list(self._known.values()))
+
+    def name_of(self, exchange: Exchange, asked: Asked, how: str) -> str:
+        """The class of a request: how its answer is looked at, and what `per` names."""
+        identity, parts = exchange.identity, [how]
+        for each in self._config.per:
+            if each == "template":
+                parts.append(hashlib.blake2b(asked.template.encode("utf-8", "replace"), digest_size=4).hexdigest())
+            else:
+                parts.append(str(getattr(identity, each) or "-"))
+        return "/".join(parts)
+
+    def of(self, name: str) -> Evidence:
+        """What is known of a class."""
+        found = self._known.get(name)
+        if found is None:
+            if len(self._known) >= MOST:
+                name = OTHERS
+            found = self._known.setdefault(name, self._new(name))
+        return found
+
+    def _new(self, name: str) -> Evidence:
+        return Evidence(name, self.kind, self._config.max_quality_loss, 1 - self._config.confidence)
+
+    def count(self, evidence: Evidence) -> Count:
+        """Where this worker counts what it does."""
+        return self._counts.setdefault(evidence.name, Count())
+
+    # --- telling and hearing
+
+    async def tell(self, evidence: Evidence, what: What) -> None:
+        """Tells all workers."""
+        await self._shared.tell(Message(evidence.name, self.kind, what))
+
+    def _hear(self, message: Message, position: str) -> None:
+        self._at = position
+        if message.kind not in (self.kind, ""):
+            return  # of an entry as it was before, or is elsewhere
+        if isinstance(message.what, Order):
+            named = [each for each in self._known.values() if message.name in ("", each.name)]
+        else:
+            named = [self.of(message.name)]
+        for evidence in named:
+            self._apply(evidence, message.what)
+        self.measure()
+
+    def _apply(self, evidence: Evidence, what: What) -> None:
+        before = evidence.status
+        evidence.hear(what)
+        self._changed.add(evidence.name)
+        if evidence.status != before:
+            level = "warning" if evidence.status in ("reverted", "infeasible") else "info"
+            name = self._services.name
+            self._services.log(level, f"cascade_{evidence.status}", policy=name, traffic=evidence.name)
+        number = evidence.wants_fit
+        if number is not None and (evidence.name, number) not in self._fitting and self._services.spawn is not None:
+            self._fitting.add((evidence.name, number))
+            self._services.spawn(self._fit(evidence, number), "fit a cascade's score")
+
+    async def _fit(self, evidence: Evidence, number: int) -> None:
+        begun = evidence.begun
+        try:
+            if not await self._shared.may_fit(f"{evidence.name}/{self.kind}/{begun}", number):
+                return
+            dumped = await asyncio.to_thread(_fitted, evidence.fitting())
+            if dumped is not None and evidence.begun == begun:
+                await self.tell(evidence, Fitted(number, dumped))
+        finally:
+            self._fitting.discard((evidence.name, number))
+
+    # --- remembering
+
+    async def _remember(self) -> None:
+        """Reads what was known, then hears all workers."""
+        while True:
+            try:
+                past = await self._shared.past()
+                break
+            except StateLost:
+                await asyncio.sleep(1.0)
+        at = ""
+        for state in past:
+            if state.get("kind") != self.kind:
+                continue
+            try:
+                name, evidence = str(state["name"]), self._new(str(state["name"]))
+                evidence.restore(state)
+                at = max(at, str(state["at"]), key=_order)
+            except (ValueError, KeyError, TypeError):
+                continue  # another version's
+            self._known[name] = evidence
+        self.measure()
+        await self._shared.follow(at)
+
+    async def _rounds(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Tells what was counted, and writes what has changed."""
+        counts, self._counts = self._counts, {}
+        for name, count in counts.items():
+            told = Traffic(self._wall(), **{field: getattr(count, field) for field in Count.__struct_fields__})
+            await self._shared.tell(Message(name, self.kind, told))
+        # All are written at one position: who reads them follows the feed from there for all of them.
+        if self._changed and self._services.store is not None:
+            self._changed.clear()
+            for evidence in list(self._known.values()):
+                state = {**evidence.state(), "at": self._at, "report": evidence.report()}
+                if not await self._shared.keep(evidence.name, state):
+                    return
+
+    async def aclose(self) -> None:
+        """Tells and writes what is left, and hears no more."""
+        await self.flush()
+        for task in self._tasks:
+            task.cancel()
+        await self._shared.resign()
+
+    # --- metrics
+
+    def measure(self) -> None:
+        """How many classes stand how, and what they stand on."""
+        metrics, name = self._services.metrics, self._services.name
+        known = list(self._known.values())
+        for status in _STATUSES:
+            metrics.level(name, f"cascade_{status}", sum(each.status == status for each in known))
+        metrics.level(name, "cascade_pairs", sum(each.judged for each in known))
+
+
+def kind_of(config: Config, services: Services) -> str:
+    """The digest of all that evidence must not be mixed by: the models as they are deployed, the judge, what is to be
+    proven, and which answers are looked at at all."""
+    judge = config.judge.model_dump(exclude={"labelled", "pairs"})
+    models = {}
+    for rung in config.rungs:
+        found = services.configuration.deployment.models.get(rung)
+        models[rung] = None if found is None else found.model_dump(mode="json")
+    parts = [models, judge, config.max_quality_loss, config.confidence, config.tools, config.prefix_tokens]
+    return hashlib.blake2b(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+
+
+def _order(position: str) -> tuple[int, ...]:
+    """Positions of a feed in their order: `12`, or `1700000000000-3`."""
+    return tuple([int(part) if part.isdigit() else 0 for part in position.split("-")])
+
+
+def _fitted(examples: list[Example]) -> bytes | None:
+    try:
+        return fit(examples).dumps()
+    except ValueError:
+        return None
