@@ -24,7 +24,7 @@ from proxy.answer import AnswerLimits
 from proxy.body import Body
 from proxy.chain import Chain, Services
 from proxy.config import Configuration, PolicyEntry, Registry
-from proxy.deferred import Grounds
+from proxy.deferred import Grounds, reached
 from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
 from proxy.errors import PERMISSION, WeirError
@@ -153,7 +153,9 @@ class DataPlane:
         for at, item in enumerate(chain.built):
             begin: Any = getattr(item.policy, "begin", None)
             if begin is not None:  # it works in the background too, by the layers inside of it
-                begin(Grounds(chains.compose(chain.built[at + 1 :], dispatch, frozenset()), dispatch, state.on_end))
+                inside = chains.compose(chain.built[at + 1 :], dispatch, frozenset())
+                joining = [item for item in chain.built[:at] if item.essential]
+                begin(Grounds(inside, chains.compose(joining, reached, frozenset()), dispatch, state.on_end))
         return state
 
     def _kept(self, name: str, configuration: Configuration, previous: Generation | None) -> Upstream | None:

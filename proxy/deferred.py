@@ -14,7 +14,9 @@ from typing import Final, cast
 import msgspec
 
 from proxy.answer import Answer
+from proxy.body import Body
 from proxy.dialects import Reading, read_unary
+from proxy.dialects.request import capped, facts
 from proxy.dispatch import Dispatch
 from proxy.exchange import Attempt, Exchange, Forward, Request, Settle
 from proxy.response import Response
@@ -26,9 +28,14 @@ BATCH: Final = "batch"
 
 
 class Grounds(msgspec.Struct, frozen=True):
-    """What a policy that works in the background stands on: the layers inside of it, and the end of the chain."""
+    """What a policy that works in the background stands on: the layers inside of it, and the end of the chain.
+
+    `join` has access and budgets, as far as they stand outside of it, look at a request that comes later than its
+    client did: their guards join its exchange, or they refuse it.
+    """
 
     forward: Forward
+    join: Forward
     dispatch: Dispatch
     on_end: Callable[[Exchange], object]
 
@@ -43,8 +50,18 @@ def sent(dispatch: Dispatch, request: Request, deployment: Deployment) -> Awaita
     return dispatch.send(request, deployment)
 
 
-async def admitted(dispatch: Dispatch, request: Request, deployment: Deployment) -> list[Settle]:
-    """Asks the exchange's guards for what will be done later, at the price of doing it now. Raises what they raise."""
+async def reached(request: Request) -> Response:
+    """Ends a chain of layers that are asked and nothing more (`Grounds.join`)."""
+    return Response(204, [], b"")
+
+
+async def admitted(
+    dispatch: Dispatch, request: Request, deployment: Deployment
+) -> tuple[Attempt, list[Settle], Request]:
+    """Asks the exchange's guards for what will be done later, at the price of doing it now. Raises what they raise.
+
+    The request is as they admitted it: with the cap that they set.
+    """
     attempt = _attempt(dispatch, request, deployment, None)
     settles: list[Settle] = []
     try:
@@ -55,7 +72,14 @@ async def admitted(dispatch: Dispatch, request: Request, deployment: Deployment)
     except BaseException:
         release(attempt, settles)
         raise
-    return settles
+    return attempt, settles, _capped(request, attempt.output_cap)
+
+
+def _capped(request: Request, cap: int | None) -> Request:
+    body, name = request.body, request.endpoint.name
+    if cap is None or not isinstance(body, Body) or cap == facts(name, body).output_cap:
+        return request
+    return request.using(fields=capped(name, body, cap))
 
 
 def release(attempt: Attempt | None, settles: list[Settle], request: Request | None = None) -> None:
@@ -111,6 +135,9 @@ def _attempt(dispatch: Dispatch, request: Request, deployment: Deployment, tier:
     exchange, upstream = request.exchange, deployment.upstream
     model = deployment.model or request.model or ""
     attempt = Attempt(exchange, request, len(exchange.attempts) + 1, deployment.label, upstream.name, model, tier=tier)
+    if isinstance(request.body, Body):
+        asked = facts(request.endpoint.name, request.body)
+        attempt.n, attempt.output_cap = asked.n, asked.output_cap
     dispatch._estimate(attempt, upstream)
     return attempt
 

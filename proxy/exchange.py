@@ -329,8 +329,9 @@ class Exchange(msgspec.Struct, eq=False):
         return f"<Exchange {self.id} {self.endpoint} {self.asked or '-'} {len(self.attempts)} attempts>"
 
     def guard(self, fn: Guard) -> None:
-        """Has `fn` asked before each attempt that follows."""
-        self.guards.append(fn)
+        """Has `fn` asked before each attempt that follows, once however often it is named."""
+        if fn not in self.guards:
+            self.guards.append(fn)
 
     def defer(self, fn: Callable[[Exchange], object]) -> None:
         """Runs `fn` exactly once when the exchange ends, however it ends; at once if it has ended."""

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from proxy.exchange import Identity
-from proxy.state.protocol import Store
+from proxy.state.protocol import Part, Store
 
 JOB: Final = "jobs/job/"
 OPEN: Final = "jobs/open/"
@@ -25,6 +25,16 @@ MOST: Final = 200_000
 
 State = Literal["waiting", "submitted", "running", "completed", "failed", "cancelled"]
 OVER: Final = frozenset(("completed", "failed", "cancelled"))
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A part of what a budget holds for a job, as a hold of the Store's that no worker owns; and how it is settled:
+    in which unit, and at what where usage wasn't observed."""
+
+    hold: str
+    part: Part
+    unit: Literal["usd", "tok", "req"]
+    unobserved: Literal["worst", "estimate"]
 
 
 class Job(msgspec.Struct):
@@ -52,6 +62,8 @@ class Job(msgspec.Struct):
     nanodollars: int | None = 0
     saved_nanodollars: int = 0
     ended_s: float = 0.0
+    kept: list[Kept] = []  # what budgets hold for it, until that is settled
+    came: list[int] = []  # what it came to, part by part, once that is known
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.state}>"  # never its content
@@ -99,6 +111,10 @@ class Jobs:
             await self.store.delete([mark])
         elif job.state == "waiting":
             await self.store.put(mark, b"", self._kept_s + job.deadline_s - job.accepted_s)
+
+    async def forget(self, job: Job) -> None:
+        """It never was."""
+        await self.store.delete([JOB + job.id, f"{OPEN}{job.owner}/{job.id}"])
 
     async def load(self, id: str) -> Job | None:
         """A job; None where it is forgotten, or was never."""

@@ -17,8 +17,9 @@ from policies.budget.accounts import Account, Line
 from policies.budget.cost import Worst, came_to, fitting_cap, likely, worst
 from proxy.body import Body
 from proxy.exchange import Attempt, Exchange, Settle
+from proxy.jobs import Kept
 from proxy.state.lease import Ticket
-from proxy.state.protocol import Part, Refused, StateLost
+from proxy.state.protocol import Hold, Part, Refused, StateLost
 from proxy.state.purse import Purse
 
 if TYPE_CHECKING:
@@ -246,6 +247,25 @@ class _Settling:
         for budget, account, line in self._claims:
             if line.marks and purse.spent(line.scope) >= line.marks[-1]:
                 budget.reached(account, line)
+
+    async def keep(self, id: str, owner: str, until_ns: int) -> tuple[Kept, ...] | None:
+        """Has the reservation outlive this worker, under an id of the caller's, who settles it from now on.
+
+        None where others have taken the room meanwhile: then nothing is reserved. Raises StateLost.
+        """
+        # A hold of nothing would be forgotten, and with it what it comes to.
+        parts = [part if part.scope.hard else Part(part.scope, max(1, part.amount)) for part in self._parts]
+        if not await self._purse.part_with(self._ticket, Hold(id, owner, until_ns, tuple(parts))):
+            return None
+        for budget, account, line in self._claims:
+            if line.marks and self._purse.spent(line.scope) >= line.marks[-1]:
+                budget.reached(account, line)
+        return tuple(
+            [
+                Kept(id, part, line.unit, budget.unobserved)
+                for (budget, _, line), part in zip(self._claims, parts, strict=True)
+            ]
+        )
 
 
 class Observing(Gate):

@@ -29,6 +29,7 @@ import orjson
 from policies.defer_to_batch.config import Config, way
 from policies.defer_to_batch.engine import Engine
 from policies.defer_to_batch.flex import Flex
+from policies.defer_to_batch.held import NoRoomError
 from policies.defer_to_batch.operating import operate
 from proxy.body import Body
 from proxy.chain import Services
@@ -138,7 +139,8 @@ class DeferToBatch:
     ) -> Response:
         engine, exchange, now = self.engine, request.exchange, self._wall()
         assert engine is not None and engine.grounds is not None and isinstance(request.body, Body)
-        settles = await admitted(engine.grounds.dispatch, request, place)
+        attempt, settles, capped = await admitted(engine.grounds.dispatch, request, place)
+        assert isinstance(capped.body, Body)
         job = Job(
             f"job_{secrets.token_hex(16)}",
             exchange.identity,
@@ -146,7 +148,7 @@ class DeferToBatch:
             request.endpoint.name,
             request.path,
             request.model or "",
-            request.body.raw,
+            capped.body.raw,
             place.label,
             now,
             now + wait_s,
@@ -154,8 +156,8 @@ class DeferToBatch:
             exchange.id,
         )
         try:
-            await engine.accept(job, list(exchange.guards), settles)
-        except (StateLost, ValueError) as error:  # lost, or too large to keep
+            await engine.accept(job, attempt, settles)
+        except (StateLost, NoRoomError, ValueError) as error:  # lost, or too large to keep
             exchange.note(self._name, "not_kept", self._source, error=type(error).__name__)
             return await forward(request)
         exchange.note(self._name, "deferred", self._source, job=job.id, deadline_s=wait_s)

@@ -9,7 +9,9 @@ Rules:
 2. `margin` before the first deadline of a batch it is cancelled; what it has answered counts, the rest runs
    synchronously, or goes into the next batch if it has time.
 3. What a batch failed to answer (500, 429) is tried in one more batch, then synchronously.
-4. Money: an answer from a batch is journalled under the job's own id, so that doing it twice counts once.
+4. Money: an answer from a batch is journalled under the job's own id, so that doing it twice counts once. What budgets
+   hold for a job (`held.py`) is settled before the job is written as over, and again if nobody knows whether it was.
+5. What can't be written is written later: an answer that is here isn't asked for again.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
+from policies.defer_to_batch import held
 from policies.defer_to_batch.config import Config
 from policies.defer_to_batch.provider import Line, Provider, Standing, line_of
 from proxy.body import scan
@@ -26,13 +29,14 @@ from proxy.chain import Services
 from proxy.deferred import Grounds, deployments, release, settled, standard_nanodollars
 from proxy.endpoints import endpoint_of
 from proxy.errors import WeirError
-from proxy.exchange import Exchange, Guard, Request, Saving, Settle
+from proxy.exchange import Attempt, Exchange, Request, Saving, Settle
 from proxy.jobs import Batch, Job, Jobs
 from proxy.response import Outcome
 from proxy.state.protocol import StateLost
 from proxy.upstreams.deployment import Deployment
 
 ALIVE_S: Final = 30.0
+SWEEP_S: Final = 3600.0  # what is held for jobs that never were is let go after that
 _AGAIN: Final = frozenset((408, 409, 429))
 _LAST_S: Final = 180.0  # before the deadline: a batch that isn't over by then is given up
 _TRIES: Final = 2
@@ -56,7 +60,10 @@ class Engine:
         self.batches: dict[str, Batch] = {}
         self.grounds: Grounds | None = None
         self._config, self._services, self._wall, self._told = config, services, wall, told
-        self._guards: dict[str, tuple[list[Guard], list[Settle]]] = {}
+        self._settles: dict[str, list[Settle]] = {}  # of guards that only this worker can tell
+        self._never: list[Job] = []  # which may be in the Store though their requests were answered otherwise
+        self._swept_s = 0.0
+        self._missed = False  # whether jobs may be ours in the Store, and not here
         self._waiters: dict[str, list[asyncio.Future[Job]]] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(config.at_once)
@@ -69,10 +76,17 @@ class Engine:
 
     # --- from the layer
 
-    async def accept(self, job: Job, guards: list[Guard], settles: list[Settle]) -> None:
-        """A job begins. Raises StateLost where it couldn't be kept: then there is none."""
-        await self.jobs.save(job)
-        self._guards[job.id] = (guards, settles)
+    async def accept(self, job: Job, attempt: Attempt, settles: list[Settle]) -> None:
+        """A job begins. Raises StateLost or NoRoomError where it couldn't be kept: then there is none."""
+        until_ns = round((self._wall() + SWEEP_S) * 1e9)
+        job.kept, rest = await held.keep(self.jobs.store, attempt, settles, job.id, until_ns)
+        try:
+            await self.jobs.save(job)
+        except BaseException:
+            release(attempt, rest)
+            self._never.append(job)
+            raise
+        self._settles[job.id] = rest
         self.live[job.id] = job
 
     async def wait(self, job: Job, until_s: float) -> Job | None:
@@ -94,7 +108,14 @@ class Engine:
 
     async def step(self) -> None:
         """Does what is due. What fails because something is away is due again."""
-        for part in (self._adopt, self._heed_cancels, self._submit_due, self._look_at_batches, self._run_late):
+        for part in (
+            self._adopt,
+            self._tidy,
+            self._heed_cancels,
+            self._submit_due,
+            self._look_at_batches,
+            self._run_late,
+        ):
             try:
                 await part()
             except (StateLost, TimeoutError):
@@ -112,16 +133,49 @@ class Engine:
         store = self.jobs.store
         await store.claim(f"jobs/{self.owner}", self.owner, ALIVE_S)
         for owner in await self.jobs.owners():
-            if owner == self.owner or not await store.claim(f"jobs/{owner}", self.owner, ALIVE_S):
+            if owner == self.owner and not self._missed:
                 continue
-            jobs, batches = await self.jobs.take_over(owner, self.owner)
-            for batch in batches:
-                self.batches[batch.id] = batch
-            for job in jobs:
-                if job.state == "running" or (job.state == "submitted" and job.batch not in self.batches):
-                    job.state = "waiting"  # nobody has its answer
-                self.live[job.id] = job
-            self._services.log("info", "jobs_taken_over", jobs=len(jobs), batches=len(batches))
+            if owner != self.owner and not await store.claim(f"jobs/{owner}", self.owner, ALIVE_S):
+                continue
+            self._missed = True
+            if owner != self.owner:
+                await self.jobs.take_over(owner, self.owner)
+        if self._missed:
+            await self._take_in(*await self.jobs.of(self.owner))
+            self._missed = False
+
+    async def _take_in(self, jobs: list[Job], batches: list[Batch]) -> None:
+        """Jobs and batches that are this worker's by what the Store says, and weren't here."""
+        jobs = [job for job in jobs if job.id not in self.live]
+        for batch in batches:
+            self.batches.setdefault(batch.id, batch)
+        for job in jobs:
+            if job.state == "running":  # and it may have been billed
+                await held.close(self.jobs.store, job.kept, held.in_full(job.kept))
+                job.kept = []
+            if job.state == "running" or (job.state == "submitted" and job.batch not in self.batches):
+                job.state = "waiting"  # nobody has its answer
+                await self.jobs.save(job)
+            self.live[job.id] = job
+        self._services.log("info", "jobs_taken_over", jobs=len(jobs), batches=len(batches))
+
+    async def _tidy(self) -> None:
+        """Says again what the Store may not have heard; lets go of what is held for jobs that never were."""
+        for job in [job for job in self.live.values() if job.over]:
+            await self._ended(job)
+        while self._never:
+            job = self._never[-1]
+            await self.jobs.forget(job)
+            await held.close(self.jobs.store, job.kept, None)
+            self._never.remove(job)
+        now = self._wall()
+        if now - self._swept_s < SWEEP_S:
+            return
+        self._swept_s = now
+        for hold in await self.jobs.store.standing(held.OWNER, 0):
+            found = await self.jobs.load(hold.id.partition("/")[0])
+            if found is None or found.over:
+                await self.jobs.store.close(hold.id, [0] * len(hold.parts))
 
     async def _heed_cancels(self) -> None:
         if not self.live:
@@ -239,6 +293,8 @@ class Engine:
             job = self.live.get(line.custom_id)
             if job is None or job.batch != batch.id:
                 continue
+            if job.over:
+                continue  # and to be written yet
             if 200 <= line.status < 300:
                 self._book(job, line.body)
                 await self._finish(job, "completed", line.status, line.body, "batch")
@@ -285,10 +341,11 @@ class Engine:
         deployment = self._deployment(job.deployment, job.model)
         if deployment is None:
             return
-        _, settles = self._guards.pop(job.id, ([], []))
+        settles = self._settles.pop(job.id, [])
         exchange = self._exchange(job)
         exchange.status = 200
         attempt = settled(self.grounds.dispatch, self._request(job, exchange), deployment, body, settles)
+        job.came = held.came_to_all(job.kept, attempt)
         standard = standard_nanodollars(attempt)
         if standard is not None and attempt.nanodollars is not None and attempt.usage is not None:
             job.saved_nanodollars = standard - attempt.nanodollars
@@ -325,11 +382,11 @@ class Engine:
                 await self.jobs.save(job)
                 exchange = self._exchange(job, f".{job.runs}")
                 exchange.deadline = asyncio.get_running_loop().time() + max(1.0, job.deadline_s - self._wall())
-                guards, settles = self._guards.pop(job.id, ([], []))
                 request = self._request(job, exchange)
-                release(None, settles, request)
-                exchange.guards.extend(guards)
+                release(None, self._settles.pop(job.id, []), request)
                 try:
+                    await grounds.join(request)
+                    exchange.guards[:] = [held.Drawing(job, self.jobs.store, exchange.guards[:])]
                     response = await grounds.forward(request)
                     status, body = response.status, await response.read()
                 except WeirError as error:
@@ -337,6 +394,8 @@ class Engine:
                 exchange.status = status
                 job.nanodollars = exchange.nanodollars
                 self._end(exchange)
+                if job.came:
+                    await self._settle(job)
                 again = status >= 500 or status in _AGAIN
                 if again and self._wall() < job.deadline_s - _LAST_S:
                     self._not_before_s[job.id] = self._wall() + min(60.0, 2.0**job.runs)
@@ -345,7 +404,8 @@ class Engine:
                     return
                 await self._finish(job, "completed" if status < 400 else "failed", status, body, "synchronous")
         except StateLost:
-            job.state = "waiting"
+            if not job.over:
+                job.state = "waiting"
         finally:
             self._running.pop(job.id, None)
 
@@ -353,16 +413,28 @@ class Engine:
 
     async def _finish(self, job: Job, state: Any, status: int, body: bytes, how: str) -> None:
         job.state, job.status, job.answer, job.how, job.ended_s = state, status, body, how, self._wall()
+        await self._ended(job)
+
+    async def _settle(self, job: Job) -> None:
+        """What budgets hold for it comes to what it came to."""
+        await held.close(self.jobs.store, job.kept, job.came or None)
+        job.kept, job.came = [], []
+
+    async def _ended(self, job: Job) -> None:
+        """Writes what it came to; then all are told who wait for it."""
+        if job.kept:
+            await self._settle(job)
         await self.jobs.save(job)
-        self.live.pop(job.id, None)
+        if self.live.pop(job.id, None) is None:
+            return  # said twice at once
         self._not_before_s.pop(job.id, None)
-        _, settles = self._guards.pop(job.id, ([], []))
+        settles = self._settles.pop(job.id, [])
         if settles:
             release(None, settles, self._request(job, self._exchange(job)))
         for waiter in self._waiters.pop(job.id, []):
             if not waiter.done():
                 waiter.set_result(job)
-        self._services.metrics.count(f"deferred_{state}")
+        self._services.metrics.count(f"deferred_{job.state}")
         self._told(job)
 
     async def aclose(self) -> None:

@@ -232,6 +232,12 @@ class _Settling:
             asked.stocks, asked.costs, [used if kind == "tokens" else requests for kind in asked.kinds]
         )
 
+    async def keep(self, id: str, owner: str, until_ns: int) -> tuple[()]:
+        """Called for what is done later: it was asked for now, and takes no place among those that run at once."""
+        for ticket in self.tickets:
+            ticket.release()
+        return ()
+
     def undo(self) -> None:
         """It was refused elsewhere."""
         for ticket in self.tickets:

@@ -40,6 +40,7 @@ FEW: Final = 8
 NEAR_S: Final = 0.25  # how long after a refusal no lease is drawn
 MOST: Final = 50_000
 CLOSE_S: Final = 2.0
+PART_S: Final = 1.0
 _AT_ONCE: Final = 32  # calls of the Store that tell
 
 
@@ -141,6 +142,24 @@ class Purse:
         elif not drawer.drawing and drawer.lease is None and now_s >= drawer.near_s:
             self._draw_later(drawer, [part.amount for part in parts], now_s)
         return answer
+
+    async def part_with(self, ticket: Ticket, hold: Hold) -> bool:
+        """Has a reservation stand by itself, as a hold that outlives this worker; the ticket is released.
+
+        False where others have taken the room meanwhile. Raises StateLost.
+        """
+        ticket.release()
+        scopes = tuple([part.scope for part in hold.parts])
+        try:
+            answer = await self.store.reserve(hold, 0.0)
+            if isinstance(answer, Refused) and answer.why == "held":  # perhaps by what was released just now
+                await self._give_back(scopes)
+                answer = await self.store.reserve(hold, PART_S)
+        except (StateLost, asyncio.CancelledError):
+            self._abandon(hold.id, scopes)
+            raise
+        self._learn(scopes, answer.levels)
+        return isinstance(answer, Granted)
 
     def level(self, scope: Scope) -> Known | None:
         """How full a scope is as far as this worker knows; None where it has never asked."""

@@ -223,7 +223,8 @@ async def test_partial_failures_and_bad_lines(serve: Serve, simulator: Simulator
     """What a batch failed to answer gets one more batch, then runs synchronously; a bad request fails as it would."""
     async with world(serve, simulator) as w:
         simulator.batches.terms = Terms(Latency("constant", 60.0), fail=1.0)
-        good, bad = await w.plane.chat(DAY), await w.plane.chat(DAY, max_tokens=-5)
+        good, bad = await w.plane.chat(DAY), await w.plane.chat(DAY, messages=[{"role": "nobody", "content": "?"}])
+        assert (await w.plane.chat(DAY, max_tokens=-5)).error["param"] == "max_tokens"  # is told at once
         for _ in range(3):
             await w.at(61)
         assert len(batches(simulator)) == 2
@@ -337,6 +338,100 @@ async def test_budgets_are_asked_first(serve: Serve, simulator: Simulator) -> No
     async with world(serve, simulator, wall, before=[poor], registry={"budget": module}) as w:
         assert (await w.plane.chat(DAY)).status == 429
         assert w.layers[0].engine.live == {}
+
+
+async def test_a_restart_forgets_no_budget(serve: Serve, simulator: Simulator) -> None:
+    """What is held for a job outlives the worker that accepted it, and is settled once, by whoever finishes the job."""
+    from policies import budget
+
+    wall, store = Wall(), MemoryStore(lambda: int(wall.now * 1e9))
+    settings: dict[str, Any] = {"before": [entry("budget", limit="1 USD/rolling 30d")], "registry": {"budget": budget}}
+    simulator.batches.terms = Terms(Latency("constant", HOUR))
+    async with world(serve, simulator, wall, store, **settings) as w:
+        told = [await w.plane.chat(DAY, n=3, max_tokens=100), await w.plane.chat("x-weir-deadline: 90m")]
+        await w.at(10)
+        w.layers[0].engine.live.clear()  # killed: nothing more is done
+        w.layers[0].engine.batches.clear()
+    held = await amounts(store)
+    assert held[1] > 3 * 100 * 600  # the synchronous price of every choice (0.60 USD a million tokens)
+    async with world(serve, simulator, wall, store, **settings) as other:
+        for _ in range(30):
+            await other.at(HOUR / 4)
+        jobs = [await other.job(one) for one in told]
+        assert {job["status"] for job in jobs} == {"completed"}
+        assert await amounts(store) == (sum(job["cost_nanodollars"] for job in jobs), 0)
+        assert await store.standing() == []
+
+
+async def test_a_run_that_died_counts_for_all_that_was_held(serve: Serve, simulator: Simulator) -> None:
+    """Nobody knows whether the first run was billed: what was held for it is spent, and what the second one cost."""
+    from policies import budget
+
+    wall, store = Wall(), MemoryStore(lambda: int(wall.now * 1e9))
+    settings: dict[str, Any] = {"before": [entry("budget", limit="1 USD/rolling 30d")], "registry": {"budget": budget}}
+    async with world(serve, simulator, wall, store, **settings) as w:
+        told = await w.plane.chat("x-weir-deadline: 65m", max_tokens=100)
+        engine = w.layers[0].engine
+        (job,) = engine.live.values()
+        job.state, job.tries = "running", 2
+        await engine.jobs.save(job)
+        engine.live.clear()
+    _, held = await amounts(store)
+    assert held > 0
+    async with world(serve, simulator, wall, store, **settings) as other:
+        await other.at(60)
+        await other.at(HOUR)
+        found = await other.job(told)
+        assert (found["status"], found["how"]) == ("completed", "synchronous")
+        await other.plane.quiet()
+        await until(lambda: not other.layers[0].engine.live)
+    assert await amounts(store) == (held + found["cost_nanodollars"], 0)
+
+
+async def test_an_answer_that_is_here_is_not_asked_for_again(serve: Serve, simulator: Simulator) -> None:
+    """The state goes away while a job runs: its end is written when that is back, and its answer was paid once."""
+    from proxy.state.protocol import StateLost
+
+    wall = Wall()
+
+    class Leaving(MemoryStore):
+        away = 0
+
+        async def put(self, key: str, value: bytes, *args: Any, **kwargs: Any) -> None:
+            if self.away and b"completed" in value:
+                self.away -= 1
+                raise StateLost
+            await super().put(key, value, *args, **kwargs)
+
+    store = Leaving()
+    async with world(serve, simulator, wall, store) as w:
+        simulator.batches.terms = Terms(Latency("constant", 100 * HOUR))
+        told = await w.plane.chat("x-weir-deadline: 65m")
+        store.away = 2
+        await w.at(10)
+        for _ in range(6):
+            await w.at(11 * 60)
+        assert (await w.job(told))["status"] == "completed"
+        assert store.away == 0
+        assert simulator.invoice().total.requests == 1
+
+
+async def test_rate_limits_count_a_job_once_and_give_its_place_to_others(serve: Serve, simulator: Simulator) -> None:
+    """A job that waits for hours takes no place among those that run at once, and stays counted as a request."""
+    from policies import ratelimit
+
+    limits = entry("ratelimit", requests="2/hour", concurrency=1)
+    async with world(serve, simulator, before=[limits], registry={"ratelimit": ratelimit}) as w:
+        assert (await w.plane.chat(DAY)).status == 202
+        assert (await w.plane.chat()).status == 200
+        assert (await w.plane.chat()).error["code"] == "rate_limit_exceeded"
+
+
+async def amounts(store: MemoryStore) -> tuple[int, int]:
+    """Spent and held of all budgets in money."""
+    found = [counter for key, counter in store._core.book.counters.items() if key.startswith("usd:")]
+    levels = [one.level(store._now()) for one in found]
+    return sum(one.spent for one in levels), sum(one.held for one in levels)
 
 
 async def test_webhooks_are_signed(serve: Serve, simulator: Simulator) -> None:
