@@ -7,7 +7,7 @@ made anew. Keys of scopes begin with the unit; two budgets never share one, sinc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -45,10 +45,13 @@ class Account(msgspec.Struct, eq=False):
     shown: str
     lines: tuple[Line, ...]
     until_ns: int
+    claims: tuple[Any, ...] = ()  # its lines as the gate wants them: made once, since every request asks
 
 
 def subject_of(per: Sequence[str], request: Request) -> Subject:
     """Whom a request counts for."""
+    if not per:
+        return ()
     identity, tags = request.exchange.identity, request.exchange.tags
     return tuple([_one(dimension, identity, tags, request.model) or NONE for dimension in per])
 

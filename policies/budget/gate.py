@@ -16,7 +16,7 @@ from policies.budget import refusals
 from policies.budget.accounts import Account, Line
 from policies.budget.cost import Worst, came_to, fitting_cap, likely, worst
 from proxy.body import Body
-from proxy.exchange import Attempt, Exchange, Settle
+from proxy.exchange import Attempt, Exchange, Request, Settle
 from proxy.jobs import Kept
 from proxy.state.lease import Ticket
 from proxy.state.protocol import Hold, Part, Refused, StateLost
@@ -62,10 +62,19 @@ class Claim(NamedTuple):
     line: Line
 
 
+def claims_of(budget: Budget, request: Request) -> tuple[Claim, ...]:
+    """What a request must fit of one budget."""
+    account = budget.account(request)
+    found = account.claims
+    if not found:
+        found = account.claims = tuple([Claim(budget, account, line) for line in account.lines])
+    return found
+
+
 class Gate:
     """Asked before each attempt of an exchange."""
 
-    __slots__ = ("_joined", "_otherwise_cap", "_purse", "_sends_cap", "budgets")
+    __slots__ = ("_joined", "_otherwise_cap", "_purse", "_sends_cap", "budgets", "estimates")
 
     def __init__(self, purse: Purse | None, budgets: tuple[Budget, ...]) -> None:
         self._purse = purse
@@ -73,6 +82,7 @@ class Gate:
         self._otherwise_cap = min((b.max_output for b in budgets if b.max_output is not None), default=None)
         self._sends_cap = any(budget.send_cap for budget in budgets)
         self._joined: dict[Budget, Gate] = {}
+        self.estimates = any(not budget.hard or budget.observing for budget in budgets)  # what is proven needs none
 
     def joined(self, budget: Budget) -> Gate:
         """The gate of these budgets and one more; made once."""
@@ -93,12 +103,11 @@ class Gate:
         if not request.endpoint.metered:
             self._unmetered(attempt)
             return None
-        claims = [
-            Claim(budget, account, line)
-            for budget in self.budgets
-            for account in (budget.account(request),)
-            for line in account.lines
-        ]
+        budgets = self.budgets
+        claims = claims_of(budgets[0], request)
+        if len(budgets) > 1:
+            for budget in budgets[1:]:
+                claims += claims_of(budget, request)
         most = self._worst(attempt)
         parts = self._parts(attempt, claims, most)
         purse = self._purse
@@ -120,20 +129,21 @@ class Gate:
         return most
 
     def _parts(self, attempt: Attempt, claims: Sequence[Claim], most: Worst) -> tuple[Part, ...]:
-        parts = []
+        parts: list[Part] = []
         for budget, _, line in claims:
-            if not line.scope.hard:
-                parts.append(Part(line.scope, likely(attempt, line.unit)))
+            scope, unit = line.scope, line.unit
+            if not scope.hard:
+                parts.append(Part(scope, likely(attempt, unit)))
                 continue
-            amount = most.amount(line.unit)
+            amount = most.nanodollars if unit == "usd" else most.amount(unit)
             if amount is None:
                 budget.note(attempt.exchange, "refused", code=most.why)
                 if most.why == "unpriced_model":
                     raise refusals.unpriced(budget.name, attempt.model)
                 raise refusals.unbounded(budget.name, attempt.model)
-            if line.unit == "usd":
+            if unit == "usd":
                 attempt.estimate_nanodollars = amount
-            parts.append(Part(line.scope, amount))
+            parts.append(Part(scope, amount))
         return tuple(parts)
 
     def _unmetered(self, attempt: Attempt) -> None:

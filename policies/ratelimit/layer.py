@@ -30,6 +30,7 @@ class RateLimit:
         self.refuse_lost = config.on_lost_state == "refuse"
         self.clock, self.metrics = services.clock, services.metrics
         self._output = config.output
+        self.counts_tokens = bool(config.tokens or any(own.tokens for own in config.overrides.values()))
         workers = services.purse.workers if services.purse is not None else 1
         self._taking = None if services.store is None else Taking(services.store, workers, services.clock)
         self.gate = Gate(self._taking, services.purse, (self,), sleep)  # shared by all exchanges that meet no other

@@ -16,6 +16,7 @@ from proxy.response import Response
 from proxy.simulator import Simulator
 from proxy.state.memory import MemoryStore
 from proxy.state.protocol import Granted, Hold, Refused, StateLost
+from proxy.tokens import Estimator
 from tests.plane.conftest import Serve
 from tests.plane.running import Plane, entry, key
 
@@ -46,6 +47,25 @@ async def test_counts_what_is_billed(serve: Serve, simulator: Simulator) -> None
         (account,) = policy._accounts.made()  # type: ignore[attr-defined]
         assert purse.spent(account.lines[0].scope) == billed(simulator) > 0
         assert plane.journal("reserved")[0]["holds"]
+
+
+@pytest.mark.parametrize(("hard", "estimates"), [("true", 0), ("false", 1)])
+async def test_what_is_proven_is_not_estimated(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, hard: str, estimates: int
+) -> None:
+    """A hard budget reserves by a bound: nothing is estimated for it. A soft one counts the estimate."""
+    seen: list[str] = []
+    estimate = Estimator.estimate
+
+    def counting(self: Estimator, model: str, endpoint: str, body: Any) -> int:
+        seen.append(model)
+        return estimate(self, model, endpoint, body)
+
+    monkeypatch.setattr(Estimator, "estimate", counting)
+    policies = [entry("budget", limit="1 USD/rolling 1h", hard=hard)]
+    async with serve(policies=policies, registry=REGISTRY, store=MemoryStore()) as plane:
+        assert (await plane.chat(max_tokens=50)).status == 200
+    assert len(seen) == estimates
 
 
 async def test_spent(serve: Serve, simulator: Simulator) -> None:

@@ -130,6 +130,22 @@ async def test_near_the_limit(store: Losing, clock: Clock) -> None:
     assert len({ticket.hold for ticket in tickets if isinstance(ticket, Ticket)}) == 3
 
 
+async def test_near_the_limit_one_call_is_waited_for(store: Losing, clock: Clock) -> None:
+    """Each reservation costs one call of the Store, and its end one that nobody waits for: no round besides."""
+    one = purse(store, clock)
+    amount = TEAM.limit // (4 * FEW) + 1
+    await drawn(one, parts(amount))
+    for _ in range(5):
+        store.calls.clear()
+        ticket = await one.reserve(parts(amount), wait_s=10.0)
+        assert store.calls == ["reserve"]
+        assert isinstance(ticket, Ticket)
+        ticket.settle([1])
+        assert store.calls == ["reserve"], "who settles waits for nothing"
+        await settled()
+        assert store.calls == ["reserve", "close"]
+
+
 async def test_what_is_spent_is_told(store: Losing, clock: Clock) -> None:
     """Absolute amounts, all scopes of a lease in one call; a lease that rests is given back whole."""
     one = purse(store, clock)
