@@ -220,7 +220,7 @@ class Dispatch:
     def _estimate(self, attempt: Attempt, upstream: Upstream) -> None:
         request = attempt.request
         body, model = request.body, attempt.model
-        if isinstance(body, Body) and attempt.exchange.guards:
+        if isinstance(body, Body) and any([getattr(one, "estimates", True) for one in attempt.exchange.guards]):
             tokens = self._tokens.estimate(model, request.endpoint.name, body)
         else:  # nobody decides by it
             tokens = (body.length or 0 if isinstance(body, BodyReader) else len(body)) // BYTES_A_TOKEN
@@ -228,6 +228,10 @@ class Dispatch:
         card = attempt.card = self._card(upstream, model)
         if card is not None:
             attempt.estimate_nanodollars = card.reserve(tokens, attempt.output_cap or 0, attempt.n)
+
+    def card(self, deployment: Deployment, model: str) -> RateCard | None:
+        """What a model costs at a deployment now; None where that isn't known."""
+        return self._card(deployment.upstream, deployment.model or model)
 
     def _card(self, upstream: Upstream, model: str) -> RateCard | None:
         """The price of a model there; looked up anew every minute, since prices have a first day."""
