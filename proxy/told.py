@@ -30,7 +30,8 @@ def fields(given: Headers, exchange: Exchange, cors: CorsRules | None, asked: He
         if whole and exchange.status < 400:
             headers.append(_NOTHING)
     if exchange.savings:
-        headers.append((b"x-weir-saved", _dollars(exchange.saved_nanodollars)))
+        saved = exchange.saved_nanodollars  # below 0 where a policy chose what costs more
+        headers.append((b"x-weir-saved", _dollars(saved) if saved >= 0 else b"-" + _dollars(-saved)))
     if exchange.decisions:
         if len(exchange.decisions) == 1:
             acted = f"{exchange.decisions[0].policy}={exchange.decisions[0].action}"

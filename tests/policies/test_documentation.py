@@ -26,6 +26,7 @@ PAGES = (
     "coalesce",
     "microbatch",
     "defer_to_batch",
+    "route",
 )
 
 
