@@ -1,24 +1,51 @@
-"""How likely escalating benefits: P(the large answer is right and the small one is wrong), a logistic regression. Pure.
+"""How much escalating is worth: the gain expected of the large answer over the small one, by logistic regression. Pure.
 
 Rules:
-1. A score is immutable, has a version (a digest of all it is), and survives `loads(dumps())` bit by bit.
-2. Fitting takes seconds for thousands of examples: in the supervisor or a thread, never on the loop.
-3. Before any label there is `prior()`: unsure tokens, refusals and answers cut off are to be distrusted.
-4. Pairs that a score was fitted to prove nothing about it: certificates are for pairs that come later.
+1. What is learnt is P(large right and small wrong) against P(small right and large wrong), not P(small wrong): a
+   question that both get wrong isn't worth escalating. `benefit` is (1 + the expected gain)/2: 1/2 where it makes no
+   difference. It orders; what may be accepted is for a `Certificate` to say.
+2. A score is immutable, has a version (a digest of all it is), and survives `loads(dumps())` bit by bit.
+3. Fitting takes a second for thousands of examples: in the supervisor or a thread, never on the loop.
+4. Before any label there is `prior()`: unsure tokens, refusals and answers cut off are to be distrusted.
+5. Pairs that a score was fitted to prove nothing about it: certificates are for pairs that come later.
+
+Ridge regression by Newton's method, each step by conjugate gradients: only products with the sparse matrix are needed.
+How strong the ridge is, held-out examples decide.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
+import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from policies.cascade.learning.features import Features
+from policies.cascade.learning.features import NAMES, PLACES, VERSION, Features
 
 Array = npt.NDArray[np.floating[Any]]
+FEWEST: Final = 50
+_FOLDS: Final = 4
+_RIDGES: Final = (3.0, 10.0, 30.0, 100.0)
+_CLIP: Final = 4.0
+_NEWTON, _GRADIENTS = 5, 25
+_HEADER: Final = struct.Struct("<4sBHHH")
+_MAGIC: Final = b"wcs1"
+_STEPS: Final = 40  # thresholds of a grid
+# What a logit rises by, before any label, for each.
+_PRIOR: Final = {
+    "answer_logprob_mean": -1.5,
+    "answer_unsure": 3.0,
+    "answer_refusal": 2.0,
+    "answer_cut_off": 2.0,
+    "answer_sums_wrong": 1.0,
+    "answer_doubts": 0.3,
+    "prompt_length": 0.1,
+}
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -31,33 +58,170 @@ class Example(msgspec.Struct, frozen=True):
 
 
 class Score:
-    """A fitted score."""
+    """A fitted score: what numbers are centred and scaled by, what each and each place of the vocabulary is worth."""
 
-    version: str
+    def __init__(self, centres: Array, spreads: Array, dense: Array, words: Array, bias: float, grid: Array) -> None:
+        self._centres, self._spreads, self._dense, self._words, self._bias, self._grid = (
+            centres.astype(np.float32),
+            spreads.astype(np.float32),
+            dense.astype(np.float32),
+            words.astype(np.float32),
+            float(np.float32(bias)),
+            grid.astype(np.float32),
+        )
+        self.version = hashlib.sha256(self.dumps()).hexdigest()[:12]
+
+    def __repr__(self) -> str:
+        return f"<Score {self.version}>"
 
     def benefit(self, features: Features) -> float:
-        """P(large right and small wrong), in [0, 1]."""
-        raise NotImplementedError
+        """(1 + expected gain)/2, in [0, 1]."""
+        scaled = ((features.numbers - self._centres) / self._spreads).clip(-_CLIP, _CLIP)
+        logit = self._bias + float(scaled @ self._dense)
+        if len(features.words):
+            logit += float(self._words[features.words].sum()) / math.sqrt(len(features.words))
+        return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
+
+    def gain(self, features: Features) -> float:
+        """The expected quality of the large answer over the small one, in [-1, 1]."""
+        return 2 * self.benefit(features) - 1
+
+    def parts(self, features: Features) -> dict[str, float]:
+        """What each number, and the words together, add to the logit; for people."""
+        scaled = ((features.numbers - self._centres) / self._spreads).clip(-_CLIP, _CLIP)
+        found = dict(zip(NAMES, (scaled * self._dense).tolist(), strict=True))
+        found["words"] = float(self._words[features.words].sum()) / math.sqrt(max(1, len(features.words)))
+        return found
 
     def grid(self) -> list[float]:
         """Thresholds for a `Certificate`, conservative first: quantiles of held-out scores of what it was fitted to."""
-        raise NotImplementedError
+        return [float(each) for each in self._grid]
 
     def dumps(self) -> bytes:
         """All of it."""
-        raise NotImplementedError
+        head = _HEADER.pack(_MAGIC, VERSION, len(self._dense), len(self._words), len(self._grid))
+        parts = (self._centres, self._spreads, self._dense, self._words, self._grid)
+        return head + struct.pack("<f", self._bias) + b"".join(part.tobytes() for part in parts)
 
     @classmethod
     def loads(cls, data: bytes) -> Score:
         """Raises ValueError for what isn't a score, or is of another version of the features."""
-        raise NotImplementedError
+        if len(data) < _HEADER.size + 4:
+            raise ValueError("not a score")
+        magic, version, dense, words, grid = _HEADER.unpack_from(data)
+        if magic != _MAGIC:
+            raise ValueError("not a score")
+        if (version, dense, words) != (VERSION, len(NAMES), PLACES):
+            raise ValueError("a score of other features")
+        sizes = (dense, dense, dense, words, grid)
+        if len(data) != _HEADER.size + 4 + 4 * sum(sizes):
+            raise ValueError("a score cut short")
+        (bias,) = struct.unpack_from("<f", data, _HEADER.size)
+        values = np.frombuffer(data, np.float32, sum(sizes), _HEADER.size + 4)
+        first, second, third, fourth, fifth = np.split(values, np.cumsum(sizes)[:-1])
+        return cls(first, second, third, fourth, bias, fifth)
 
 
 def prior() -> Score:
     """Before any label."""
-    raise NotImplementedError
+    dense = np.array([_PRIOR.get(name, 0.0) for name in NAMES])
+    n = len(NAMES)
+    grid = np.linspace(0.05, 0.95, 19)
+    return Score(np.zeros(n), np.ones(n), dense, np.zeros(PLACES), -1.0, grid)
 
 
 def fit(examples: Sequence[Example]) -> Score:
     """Raises ValueError where there is nothing to learn from (fewer than `FEWEST`)."""
-    raise NotImplementedError
+    if len(examples) < FEWEST:
+        raise ValueError(f"{len(examples)} pairs are too few to learn from: {FEWEST} are needed")
+    told = np.array([(each.large - each.small + 1) / 2 for each in examples])
+    weights = np.array([each.weight for each in examples])
+    weights /= weights.mean()
+    numbers = np.stack([each.features.numbers for each in examples]).astype(float)
+    centres, spreads = numbers.mean(0), numbers.std(0)
+    spreads = np.where(spreads < 1e-4, 1e4, spreads)  # what never varied says nothing, also when it does later
+    rows = _Rows(((numbers - centres) / spreads).clip(-_CLIP, _CLIP), [each.features.words for each in examples])
+    ridge, held_out = _chosen(rows, told, weights)
+    beta = _fitted(rows, told, weights, ridge)
+    n = len(NAMES)
+    grid = np.unique(np.quantile(_sigmoid(held_out), np.linspace(0.05, 1.0, _STEPS)).astype(np.float32))
+    return Score(centres, spreads, beta[1 : 1 + n] * rows.scale, beta[1 + n :], float(beta[0]), grid)
+
+
+class _Rows:
+    """Examples as a matrix: ones, scaled numbers (all together as long as a row of words), and words of length 1."""
+
+    def __init__(self, numbers: Array, words: Sequence[npt.NDArray[np.int32]]) -> None:
+        self.scale = 1 / math.sqrt(numbers.shape[1])
+        self.dense = np.concatenate([np.ones((len(numbers), 1)), numbers * self.scale], axis=1)
+        sizes = np.array([len(each) for each in words])
+        self._row = np.repeat(np.arange(len(words)), sizes)
+        self._place = np.concatenate(words)
+        self._value = np.repeat(1 / np.sqrt(np.maximum(1, sizes)), sizes)
+        self.width = self.dense.shape[1] + PLACES
+
+    def times(self, beta: Array) -> Array:
+        cut = self.dense.shape[1]
+        return self.dense @ beta[:cut] + np.bincount(
+            self._row, self._value * beta[cut:][self._place], minlength=len(self.dense)
+        )
+
+    def back(self, residual: Array) -> Array:
+        words = np.bincount(self._place, self._value * residual[self._row], minlength=PLACES)
+        return np.concatenate([self.dense.T @ residual, words])
+
+
+def _chosen(rows: _Rows, told: Array, weights: Array) -> tuple[float, Array]:
+    """The ridge whose held-out log loss is least, and the held-out logits."""
+    folds = np.arange(len(told)) % _FOLDS
+    best: tuple[float, float, Array] | None = None
+    for ridge in _RIDGES:
+        logits = np.empty(len(told))
+        for fold in range(_FOLDS):
+            mine = folds == fold
+            logits[mine] = rows.times(_fitted(rows, told, weights * ~mine, ridge))[mine]
+        p = _sigmoid(logits)
+        loss = -float((weights * (told * np.log(p) + (1 - told) * np.log(1 - p))).sum())
+        if best is None or loss < best[0]:
+            best = (loss, ridge, logits)
+    assert best is not None
+    return best[1], best[2]
+
+
+def _fitted(rows: _Rows, told: Array, weights: Array, ridge: float) -> Array:
+    penalty = np.full(rows.width, ridge)
+    penalty[0] = 0.01  # how much escalating is worth at all is for the examples to say
+    beta = np.zeros(rows.width)
+    for _ in range(_NEWTON):
+        p = _sigmoid(rows.times(beta))
+        gradient = rows.back(weights * (told - p)) - penalty * beta
+        step = _solved(rows, weights * (p * (1 - p) + 1e-9), penalty, gradient)
+        beta = beta + step * min(1.0, 4 / max(1e-9, float(np.abs(step).max())))
+        if float(np.abs(step).max()) < 1e-3:
+            break
+    return beta
+
+
+def _solved(rows: _Rows, curvature: Array, penalty: Array, gradient: Array) -> Array:
+    """Conjugate gradients for (XᵀCX + P)·step = gradient, preconditioned by what is known of the diagonal."""
+    scale = 1 / (penalty + np.where(np.arange(rows.width) == 0, curvature.sum(), 0.0))
+    step = np.zeros(rows.width)
+    left = gradient
+    way = scale * left
+    size = float(left @ way)
+    first = size
+    for _ in range(_GRADIENTS):
+        bent = rows.back(curvature * rows.times(way)) + penalty * way
+        length = size / max(1e-30, float(way @ bent))
+        step = step + length * way
+        left = left - length * bent
+        ahead = scale * left
+        size, before = float(left @ ahead), size
+        if size < 1e-8 * first:
+            break
+        way = ahead + (size / before) * way
+    return step
+
+
+def _sigmoid(logits: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-logits.clip(-30, 30))))
