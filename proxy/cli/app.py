@@ -19,6 +19,7 @@ from proxy.cli import (
     keys,
     ledger,
     operate,
+    policy,
     prices,
     reconcile,
     records,
@@ -26,6 +27,7 @@ from proxy.cli import (
     serve,
     simulate,
     tokenizers,
+    top,
 )
 from proxy.cli.output import CommandError, paint, say
 
@@ -51,8 +53,10 @@ app.command("reconcile")(reconcile.reconcile)
 app.add_typer(ledger.app)
 app.command("close")(ledger.close)
 app.add_typer(cache.app)
+app.add_typer(policy.app)
 app.add_typer(jobs.app)
 app.command("status")(operate.status)
+app.command("top")(top.top)
 app.command("reload")(operate.reload)
 app.command("restart")(operate.restart)
 app.command("drain")(operate.drain)
