@@ -31,7 +31,7 @@ from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Exchange, Heads, Request
 from proxy.form import model_in
 from proxy.generation import Generation
-from proxy.identity import Keys, Open
+from proxy.identity import Keys, identities_of
 from proxy.intake import Known, check_media_type, is_form, model_of, understood, wishes
 from proxy.journal import Ended, Journal
 from proxy.keys import KeyRecord
@@ -98,6 +98,7 @@ class DataPlane:
         self._env = env
         self._cards = cards
         self._keys = keys
+        self._signing: Mapping[str, list[dict[str, Any]]] = {}  # public keys of issuers
         self._loop = asyncio.get_running_loop()
         self._background: set[asyncio.Task[Any]] = set()
         self._upstreams: dict[str, Upstream] = {}
@@ -146,8 +147,8 @@ class DataPlane:
             discard=lambda policy: self.spawn(chains.close(policy), "close policy"),
         )
         self.metrics.adopt(deployment.models)
-        required = deployment.keys == "required"
-        identities = Keys(self._keys) if required else Open()
+        before = None if previous is None else previous.identities
+        identities = identities_of(configuration, self._keys, before, self._signing, self._unknown_key)
         state = Generation(configuration, chain, dispatch, identities, self.spawn, self._ended)
         self._chains.append(chain)
         for at, item in enumerate(chain.built):
@@ -227,6 +228,18 @@ class DataPlane:
         if isinstance(self.state.identities, Keys):
             self.state.identities.replace(keys)
 
+    def set_signing(self, signing: Mapping[str, list[dict[str, Any]]]) -> None:
+        """Takes over other public keys of issuers: what was signed by those that are gone counts no longer."""
+        if signing == self._signing:
+            return
+        self._signing = signing
+        self._version = object()
+        if isinstance(self.state.identities, Keys) and self.state.identities.tokens is not None:
+            self.state.identities.tokens.adopt(signing)
+
+    def _unknown_key(self, issuer: str) -> None:
+        self.lookup("signing", issuer=issuer)
+
     async def warm(self) -> None:
         """Opens the connections that the configuration wants ahead of the first request."""
         for upstream in self._upstreams.values():
@@ -303,10 +316,9 @@ class DataPlane:
         return Intake(True, limits.body_bytes, known)
 
     def _known(self, head: Head, endpoint: Endpoint, state: Generation) -> Known:
-        identity = state.identities.identify(head.headers)
+        identity, until = state.identities.recognise(head.headers)
         wished = wishes(head.headers, state.configuration, identity.tags)
         rank = state.ranks.of(identity, wished.priority, state.configuration.honour.priority)
-        until = state.identities.until(identity)
         return Known(identity, endpoint, wished, Heads(head.headers), self._version, until, rank)
 
     def shed(self, intake: Intake) -> bytes | None:

@@ -55,6 +55,16 @@ class WorkerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class IssuerFacts:
+    """An issuer of tokens: its public keys, how old they are (-1: never fetched), and how often fetching failed."""
+
+    name: str
+    keys: int
+    age_s: float
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerFacts:
     """How the ledger stands. `behind`: what is in the journal and not in it."""
 
@@ -89,6 +99,8 @@ class Facts:
     reload_failures: int = 0
     keys: int = 0
     keys_valid: bool = True
+    keys_shared: bool | None = None
+    issuers: tuple[IssuerFacts, ...] = ()
     cards: str = field(default="")
     ledger: LedgerFacts = field(default_factory=LedgerFacts)
 
@@ -307,6 +319,26 @@ _LEVELS = {
 }
 
 
+def _issuers(facts: Facts) -> Iterator[Metric]:
+    """Whoever vouches for clients, and other hosts that share keys."""
+    shared = GaugeMetricFamily("weir_keys_shared", "1 while other hosts' changes of keys are heard; none if alone.")
+    if facts.keys_shared is not None:
+        shared.add_metric((), float(facts.keys_shared))
+    keys = GaugeMetricFamily("weir_jwks_keys", "Public keys of an issuer that count now.", labels=("issuer",))
+    age = GaugeMetricFamily(
+        "weir_jwks_age_seconds", "How long ago they were fetched; none if never.", labels=("issuer",)
+    )
+    failures = CounterMetricFamily(
+        "weir_jwks_fetch_failures", "Times that they couldn't be fetched.", labels=("issuer",)
+    )
+    for one in facts.issuers:
+        keys.add_metric((one.name,), one.keys)
+        failures.add_metric((one.name,), one.failures)
+        if one.age_s >= 0:
+            age.add_metric((one.name,), one.age_s)
+    yield from (shared, keys, age, failures)
+
+
 def _supervisor(facts: Facts) -> Iterator[Metric]:
     yield _info("weir_build", "The version that runs.", "version", __version__)
     yield _info("weir_config", "The configuration in use.", "hash", facts.config_hash)
@@ -325,6 +357,7 @@ def _supervisor(facts: Facts) -> Iterator[Metric]:
         ("weir_workers_ready", "How many workers accept connections.", sum(worker.ready for worker in facts.workers)),
     ):  # fmt: skip
         yield GaugeMetricFamily(name, text, value=float(value))
+    yield from _issuers(facts)
     yield CounterMetricFamily("weir_worker_restarts", "Workers that died and were replaced.", value=facts.restarts)
     yield CounterMetricFamily("weir_config_reloads", "Reloads that succeeded.", value=facts.reloads)
     yield CounterMetricFamily("weir_config_reload_failures", "Reloads that failed.", value=facts.reload_failures)

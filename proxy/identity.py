@@ -2,7 +2,7 @@
 
 Open mode (loopback only): there are no keys of ours; the client's own key passes through to the upstream, and the
 tenant is its hash. Keys mode: the client shows a virtual key; it is looked up by its SHA-256 in this worker's memory,
-and never leaves the proxy.
+and never leaves the proxy. Beside keys, tokens of issuers (`proxy.oidc`) where the teams file names some.
 
 A key is never logged, echoed or kept: what is remembered is its hash.
 """
@@ -13,22 +13,29 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from hmac import compare_digest
-from typing import Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache
 
 from proxy.errors import AUTHENTICATION, WeirError
 from proxy.exchange import Identity
 from proxy.keys import KeyRecord
+from proxy.names import group_name
 from proxy.wire.headers import Headers
+
+if TYPE_CHECKING:
+    from proxy.config import Configuration
+    from proxy.config.teams import TeamsFile
+    from proxy.oidc import Signing, Tokens
 
 _REMEMBERED: Final = 4096
 _KEY_BYTES: Final = 4096
+_ALWAYS: Final = float("inf")
+_TOKEN_BYTES: Final = 16_384
 _ANONYMOUS: Final = Identity(tenant="anonymous")
 
 
-def credential(headers: Headers) -> bytes | None:
+def credential(headers: Headers, most_bytes: int = _KEY_BYTES) -> bytes | None:
     """The client's key: `Authorization: Bearer`, `x-api-key` or `api-key`. Raises 401 if ambiguous."""
     found: bytes | None = None
     for name, value in headers:
@@ -42,7 +49,7 @@ def credential(headers: Headers) -> bytes | None:
             if found is not None and found != value:
                 raise _unauthorized("More than one API key was sent.")
             found = value
-    if found is not None and (not found or len(found) > _KEY_BYTES):
+    if found is not None and (not found or len(found) > most_bytes):
         raise _unauthorized("The API key is empty or too long.")
     return found
 
@@ -58,9 +65,9 @@ class Open:
     def __init__(self) -> None:
         self._known: LRUCache[str, Identity] = LRUCache(_REMEMBERED)
 
-    def until(self, identity: Identity) -> float:
-        """How long the identity holds, in Unix seconds."""
-        return float("inf")
+    def recognise(self, headers: Headers) -> tuple[Identity, float]:
+        """Who asks, and how long that holds, in Unix seconds."""
+        return self.identify(headers), _ALWAYS
 
     def identify(self, headers: Headers) -> Identity:
         """Who asks; anonymous without a key."""
@@ -75,44 +82,58 @@ class Open:
 
 
 class Keys:
-    """Virtual keys, by hash. `replace` takes a new table: a revoked key is refused from the next request on."""
+    """Virtual keys, by hash. `replace` takes a new table: a revoked key is refused from the next request on.
 
-    def __init__(self, records: Iterable[KeyRecord], clock: Callable[[], float] = time.time) -> None:
+    `tokens` says who bears one of an issuer; None where no issuer is accepted.
+    """
+
+    def __init__(
+        self,
+        records: Iterable[KeyRecord],
+        clock: Callable[[], float] = time.time,
+        tokens: Tokens | None = None,
+        before: Keys | None = None,
+    ) -> None:
         self._clock = clock
-        self._records: Mapping[str, KeyRecord] = {}
-        self._identities: dict[str, Identity] = {}
-        self._expiries: dict[str | None, float] = {}
+        self._known: Mapping[str, tuple[KeyRecord, Identity, float]] = {} if before is None else before._known
+        self.tokens = tokens
+        self._most_bytes = _KEY_BYTES if tokens is None else _TOKEN_BYTES
         self.replace(records)
 
-    def until(self, identity: Identity) -> float:
-        """How long the identity holds, in Unix seconds."""
-        return self._expiries.get(identity.key, float("inf"))
-
     def replace(self, records: Iterable[KeyRecord]) -> None:
-        """Takes over another table of keys."""
-        table = {record.sha256: record for record in records}
-        self._identities = {digest: _identity(record) for digest, record in table.items()}
-        self._expiries = {record.id: record.expires for record in table.values() if record.expires is not None}
-        self._records = table
+        """Takes over another table of keys. Those that are as they were keep their identity."""
+        before, table = self._known, {}
+        for record in records:
+            known = before.get(record.sha256)
+            if known is None or known[0] != record:
+                known = record, _identity(record), _ALWAYS if record.expires is None else record.expires
+            table[record.sha256] = known
+        self._known = table
 
     def identify(self, headers: Headers) -> Identity:
         """Who asks. Raises WeirError 401 without a key that is known, unexpired and not revoked."""
-        key = credential(headers)
+        return self.recognise(headers)[0]
+
+    def recognise(self, headers: Headers) -> tuple[Identity, float]:
+        """Who asks, and how long that holds, in Unix seconds. Raises WeirError as `identify`."""
+        key = credential(headers, self._most_bytes)
         if key is None:
             raise _unauthorized(
                 "No API key was sent. Send the virtual key that you were given as `Authorization: Bearer KEY`."
             )
         digest = hashlib.sha256(key).hexdigest()
-        record = self._records.get(digest)
-        if record is None or not compare_digest(record.sha256, digest) or not record.active(self._clock()):
+        known = self._known.get(digest)
+        if known is None and self.tokens is not None and key.startswith(b"ey") and key.count(b".") == 2:
+            return self.tokens.identify(key, self._clock())
+        if known is None or not compare_digest(known[0].sha256, digest) or not known[0].active(self._clock()):
             raise _unauthorized("The API key is not known, has expired or was revoked.")
-        return self._identities[digest]
+        return known[1], known[2]
 
 
 def _identity(record: KeyRecord) -> Identity:
     # The smallest named group that shares what it keeps: a project's keys see the same cache entries and object ids.
     return Identity(
-        tenant=_group(record.org, record.team, record.project) or record.id,
+        tenant=group_name(record.org, record.team, record.project) or record.id,
         key=record.id,
         team=record.team or None,
         project=record.project or None,
@@ -122,9 +143,29 @@ def _identity(record: KeyRecord) -> Identity:
     )
 
 
-def _group(*names: str) -> str:
-    """`org/team/project`, `org/team`, `-/team`: each group has one such name, whatever stands in its parts."""
-    parts = ["%2D" if name == "-" else quote(name, safe=" ") if name else "-" for name in names]
-    while parts and parts[-1] == "-":
-        parts.pop()
-    return "/".join(parts)
+def identities_of(
+    configuration: Configuration,
+    records: Iterable[KeyRecord],
+    before: Open | Keys | None,
+    signing: Signing,
+    unknown: Callable[[str], object],
+) -> Open | Keys:
+    """What a configuration asks for. What didn't change is taken over from `before`."""
+    if configuration.deployment.keys != "required":
+        return Open()
+    last = before if isinstance(before, Keys) else None
+    return Keys(records, tokens=_tokens_of(configuration.teams, last, signing, unknown), before=last)
+
+
+def _tokens_of(
+    teams: TeamsFile | None, before: Keys | None, signing: Signing, unknown: Callable[[str], object]
+) -> Tokens | None:
+    if teams is None or not teams.issuers:
+        return None
+    if before is not None and before.tokens is not None and before.tokens.teams == teams:
+        return before.tokens
+    from proxy.oidc import Tokens  # with cryptography it takes a while to import: only where there are issuers
+
+    tokens = Tokens(teams, unknown)
+    tokens.adopt(signing)
+    return tokens

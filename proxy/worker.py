@@ -119,6 +119,8 @@ class Worker:
                 await self._configure(message)
             case "keys" if self._plane is not None:
                 self._plane.set_keys(msgspec.convert(message["keys"], list[KeyRecord]))
+            case "signing" if self._plane is not None:
+                self._plane.set_signing(message["keys"])
             case "bypass" if self._plane is not None:
                 self._plane.bypass = bool(message["on"])
             case "snapshot":
@@ -150,6 +152,7 @@ class Worker:
             return
         assert self._plane is not None
         self._plane.bypass = bool(message.get("bypass"))
+        self._plane.set_signing(message.get("signing", {}))
         self._adopt(configuration)
         self._channel.send("configured", hash=configuration.hash)
         if not self._servers:

@@ -3,28 +3,31 @@
 Rules:
 - A `Host` that isn't loopback is refused before anything else: a web page whose name was made to resolve to 127.0.0.1
   (DNS rebinding) still sends its own name.
-- `Authorization: Bearer <content of <home>/admin.token>`; errors in OpenAI's form; nothing is cached.
-- GET changes nothing; POST answers when the change is in force.
+- `Authorization: Bearer …`: the content of `<home>/admin.token`, or what has a role (`proxy.admin.guard`); errors in
+  OpenAI's form; nothing is cached.
+- GET changes nothing; POST answers when the change is in force, and is in the audit log.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 import orjson
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
-from proxy.admin import token as tokens
+from proxy.admin.guard import Admitted, guard, is_loopback_host, said
 from proxy.admin.operated import Operated
-from proxy.admin.site import Handler, as_json, errors_as_json
-from proxy.errors import AUTHENTICATION, PERMISSION, WeirError
-from proxy.keys import KeyFileError, KeyRecord, KeyStore
+from proxy.admin.site import as_json, errors_as_json
+from proxy.audit import AuditLog
+from proxy.errors import WeirError
+from proxy.keys import KeyFileError, KeyRecord, KeyStore, Role
+from proxy.logs import Log
 
+__all__ = ["application", "is_loopback_host"]
 BODY_BYTES = 64 * 1024
 
 T = TypeVar("T")
@@ -39,6 +42,14 @@ class NewKey(msgspec.Struct, forbid_unknown_fields=True):
     tags: dict[str, str] = {}
     expires: float | None = None
     models: list[str] | None = None
+    role: Role | None = None
+    id: str | None = None
+
+
+class Rotation(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /admin/keys/{id}/rotate`: for how long the secret before this one is still accepted."""
+
+    overlap_s: float = 24 * 3600.0
 
 
 class Bypass(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,49 +58,30 @@ class Bypass(msgspec.Struct, forbid_unknown_fields=True):
     on: bool
 
 
-def application(operated: Operated, token: str, keys: KeyStore) -> web.Application:
-    """The routes of the admin listener."""
-    application = web.Application(middlewares=[errors_as_json, _guard(token)], client_max_size=BODY_BYTES)
+def application(
+    operated: Operated,
+    admitted: Admitted | str,
+    keys: KeyStore,
+    audit: AuditLog | None = None,
+    log: Log | None = None,
+) -> web.Application:
+    """The routes of the admin listener, for those who are admitted; a text is the token of the only one."""
+    admitted = Admitted(admitted) if isinstance(admitted, str) else admitted
+    application = web.Application(middlewares=[errors_as_json, guard(admitted, audit, log)], client_max_size=BODY_BYTES)
     _add_operations(application.router, operated)
     _add_keys(application.router, keys)
+    if audit is not None:
+        _add_audit(application.router, audit)
     return application
-
-
-def is_loopback_host(host: str) -> bool:
-    """Whether a Host header names this machine's loopback, with or without a port."""
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _guard(token: str) -> Middleware:
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not is_loopback_host(request.headers.get("Host", "")):
-            raise WeirError(403, "The Host header must name this machine.", type=PERMISSION, code="host_not_allowed")
-        if not tokens.matches(token, request.headers.get("Authorization")):
-            raise WeirError(
-                401,
-                "The admin token is missing or wrong; it stands in admin.token in the home directory.",
-                type=AUTHENTICATION,
-                code="invalid_admin_token",
-                headers=((b"www-authenticate", b"Bearer"),),
-            )
-        return await handler(request)
-
-    return guard
 
 
 def _add_operations(router: web.UrlDispatcher, operated: Operated) -> None:
     async def status(_: web.Request) -> web.Response:
         return as_json(msgspec.to_builtins(operated.status()))
 
-    async def reload(_: web.Request) -> web.Response:
+    async def reload(request: web.Request) -> web.Response:
         outcome = await operated.reload("asked by admin")
+        said(request, hash=outcome.hash, changed=outcome.changed)
         return as_json(msgspec.to_builtins(outcome), status=200 if outcome.ok else 422)
 
     async def drain(_: web.Request) -> web.Response:
@@ -103,7 +95,9 @@ def _add_operations(router: web.UrlDispatcher, operated: Operated) -> None:
         return as_json({"restarting": True}, status=202)
 
     async def bypass(request: web.Request) -> web.Response:
-        operated.bypass((await _body(request, Bypass)).on)
+        on = (await _body(request, Bypass)).on
+        said(request, on=on)
+        operated.bypass(on)
         return as_json({"bypass": operated.status().bypass})
 
     async def exchange(request: web.Request) -> web.Response:
@@ -133,18 +127,53 @@ def _add_keys(router: web.UrlDispatcher, keys: KeyStore) -> None:
 
     async def create(request: web.Request) -> web.Response:
         new = await _body(request, NewKey)
-        secret, record = await _with_keys(lambda: keys.create(**msgspec.structs.asdict(new)))
+        try:
+            secret, record = await _with_keys(lambda: keys.create(**msgspec.structs.asdict(new)))
+        except ValueError as error:
+            raise WeirError(409, str(error), code="key_exists", param="id") from None
+        _tell_of(request, record)
         return as_json({**_shown(record), "key": secret}, status=201)
 
     async def revoke(request: web.Request) -> web.Response:
         try:
-            return as_json(_shown(await _with_keys(lambda: keys.revoke(request.match_info["id"]))))
+            record = await _with_keys(lambda: keys.revoke(request.match_info["id"]))
         except KeyError:
             raise WeirError(404, "No such key.", code="key_not_found") from None
+        _tell_of(request, record)
+        return as_json(_shown(record))
+
+    async def rotate(request: web.Request) -> web.Response:
+        overlap_s = (await _body(request, Rotation)).overlap_s if request.can_read_body else Rotation().overlap_s
+        try:
+            secret, record = await _with_keys(lambda: keys.rotate(request.match_info["id"], overlap_s))
+        except KeyError:
+            raise WeirError(404, "No such key, or it is closed.", code="key_not_found") from None
+        _tell_of(request, record)
+        said(request, overlap_s=overlap_s)
+        return as_json({**_shown(record), "key": secret}, status=201)
 
     router.add_get("/admin/keys", list_keys)
     router.add_post("/admin/keys", create)
     router.add_delete("/admin/keys/{id}", revoke)
+    router.add_post("/admin/keys/{id}/rotate", rotate)
+
+
+def _add_audit(router: web.UrlDispatcher, audit: AuditLog) -> None:
+    async def entries(request: web.Request) -> web.Response:
+        try:
+            most = max(1, min(int(request.query.get("last", "100")), 10_000))
+        except ValueError:
+            raise WeirError(400, "`last` must be a number.", code="invalid_parameter", param="last") from None
+        found = await asyncio.to_thread(lambda: deque(audit.entries(), most))
+        return as_json({"entries": [{"at": entry.at.isoformat(), **msgspec.to_builtins(entry)} for entry in found]})
+
+    router.add_get("/admin/audit", entries)
+
+
+def _tell_of(request: web.Request, record: KeyRecord) -> None:
+    """What the audit log says of a key."""
+    scope = "/".join(part or "-" for part in (record.org, record.team, record.project))
+    said(request, subject=record.id, scope=scope, role=record.role, expires=record.expires)
 
 
 async def _with_keys(act: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ class AdminClient:
         return dict(content)
 
     def _token(self) -> str:
+        if given := os.environ.get("WEIR_ADMIN_TOKEN"):
+            return given
         try:
             return (self._home / tokens.FILE).read_text(encoding="ascii").strip()
         except OSError as error:

@@ -70,13 +70,15 @@ def identity(configuration: Configuration, key: str | None, headers: Headers) ->
 
     from proxy.identity import Keys, Open
     from proxy.keys import KeyStore, digest
+    from proxy.supervisor.keyring import merged
     from proxy.supervisor.plan import plan_of
 
     shown = key or ""
     if configuration.deployment.keys != "required":
         headers = [*headers, (b"authorization", b"Bearer " + shown.encode())] if key else headers
         return Open().identify(headers), headers
-    records = [*plan_of(configuration).declared_keys, *KeyStore(configuration.deployment.home).list()]
+    plan, made = plan_of(configuration), KeyStore(configuration.deployment.home).list()
+    records = [key for key in merged(plan.declared_keys, made, plan.inherit) if key.role is None]
     named = next((record for record in records if record.id == key), None)
     if named is not None:  # an id opens nothing: it stands for its key in this one look-up only
         records = [msgspec.structs.replace(named, sha256=digest(shown))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from proxy.config.deployment import DeploymentFile
+from proxy.config.issuers import Issuer
 from proxy.config.problems import Location, suggestion
 from proxy.config.scalars import Address, address
 from proxy.config.source import Source
@@ -38,7 +40,7 @@ def empty_values(
 
 def key_mode(source: Source, data: Mapping[str, Any], teams: TeamsFile | None, env: Mapping[str, str]) -> Any:
     """`open` or `required` as written, else by what is declared; a public address never stays open."""
-    written, declared = data.get("keys"), bool(teams and teams.keys)
+    written, declared = data.get("keys"), bool(teams and (teams.keys or teams.issuers))
     container = env.get("WEIR_CONTAINER") == "1"
     listen = _address(data.get("listen"))
     if listen is None or listen.loopback:
@@ -84,6 +86,8 @@ def teams(source: Source, found: TeamsFile) -> None:
             source.report(
                 ("projects", name, "team"), f"there is no team {project.team!r}", suggestion(project.team, found.teams)
             )
+    for name, issuer in found.issuers.items():
+        _issuer(source, found, name, issuer)
     for kind in ("id", "sha256"):
         counts = Counter(getattr(key, kind) for key in found.keys)
         for index, key in enumerate(found.keys):
@@ -91,6 +95,23 @@ def teams(source: Source, found: TeamsFile) -> None:
                 source.report(("keys", index, kind), "is there more than once", "give each key its own")
     for index, key in enumerate(found.keys):
         _key(source, found, index, key.team, key.project)
+
+
+def _issuer(source: Source, found: TeamsFile, name: str, issuer: Issuer) -> None:
+    location: Location = ("issuers", name)
+    if find_spec("jwt") is None or find_spec("cryptography") is None:
+        source.report(location, "tokens can't be checked here", "pip install 'weir-proxy[oidc]'", at_key=True)
+    if any(other.url == issuer.url for key, other in found.issuers.items() if key != name):
+        source.report((*location, "url"), "is there more than once", "give each issuer its own")
+    if issuer.team is not None and issuer.team not in found.teams:
+        source.report((*location, "team"), f"there is no team {issuer.team!r}", suggestion(issuer.team, found.teams))
+    for value, team in issuer.teams.items():
+        if team not in found.teams:
+            source.report((*location, "teams", value), f"there is no team {team!r}", suggestion(team, found.teams))
+    if issuer.teams and issuer.claims.team is None:
+        source.report((*location, "teams"), "no claim says the team", "name it: claims: {team: groups}", at_key=True)
+    if issuer.roles and issuer.claims.role is None:
+        source.report((*location, "roles"), "no claim says the role", "name it: claims: {role: groups}", at_key=True)
 
 
 def _upstreams_named(source: Source, data: dict[str, Any], upstreams: dict[str, Any]) -> set[str]:

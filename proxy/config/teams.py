@@ -1,4 +1,4 @@
-"""The teams file: organisations, teams, projects, and the keys that belong to them.
+"""The teams file: organisations, teams, projects, the keys that belong to them, and who else may vouch for a client.
 
 Rules: models only. Keys appear as the SHA-256 of a key made of 256 random bits, never as themselves. What a project
 doesn't say, its team says; what a team doesn't say, its organisation says.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, time, timedelta
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
+from proxy.config.issuers import Issuer
 from proxy.config.scalars import Names, Version, wrong
 from proxy.config.strict import Strict
 
@@ -80,6 +81,10 @@ class Key(Strict):
     """Its public name, in logs, reports and `match.key`."""
     sha256: Sha256
     """The SHA-256 of the key, hexadecimal."""
+    previous: Sha256 | None = None
+    """The SHA-256 of the key before this one, while it is being replaced."""
+    previous_expires: Expiry | None = None
+    """The last day (UTC) or the exact time at which the one before is accepted; without it, as long as it is named."""
     team: str | None = None
     """The team that it belongs to."""
     project: str | None = None
@@ -90,6 +95,8 @@ class Key(Strict):
     """Tags of every request made with it."""
     models: Names | None = None
     """The models it may ask for, by name or pattern; all that are offered, unless named."""
+    role: Literal["viewer", "finance", "operator"] | None = None
+    """It is a key of the admin listener with this role, and opens nothing on the data port."""
 
 
 class TeamsFile(Strict):
@@ -105,6 +112,8 @@ class TeamsFile(Strict):
     """Projects, by name."""
     keys: tuple[Key, ...] = ()
     """Keys, by their hashes. `weir keys create` makes them."""
+    issuers: dict[str, Issuer] = {}
+    """Who issues tokens (JWT, OpenID Connect) that are accepted beside keys, by a name of yours."""
 
     def team_of(self, team: str | None, project: str | None) -> str | None:
         """The team, also where only the project is known."""

@@ -20,7 +20,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -53,6 +53,7 @@ class Orders:
     home: str
     bypass: bool = False
     state: StatePlace | None = None
+    signing: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def message(self, owner: str) -> dict[str, Any]:
         """The fields of `configure`. `owner` is whose holds in the state are this worker's."""
@@ -64,6 +65,7 @@ class Orders:
             "home": self.home,
             "bypass": self.bypass,
             **({} if state is None else {"state": state}),
+            **({"signing": self.signing} if self.signing else {}),
         }
 
 
@@ -196,6 +198,11 @@ class Fleet:
         """New virtual keys for all workers, at once."""
         self.orders = replace(self.orders, keys=tuple(keys))
         self._tell("keys", keys=msgspec.to_builtins(self.orders.keys))
+
+    def tell_signing(self, signing: Mapping[str, list[dict[str, Any]]]) -> None:
+        """Other public keys of issuers."""
+        self.orders = replace(self.orders, signing=signing)
+        self._tell("signing", keys=signing)
 
     def tell_bypass(self, on: bool) -> None:
         """The kill switch of the policies."""

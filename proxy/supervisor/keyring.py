@@ -7,15 +7,18 @@ look the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from proxy.keys import KeyRecord, KeyStore
 
 
-def merged(declared: Sequence[KeyRecord], made: Sequence[KeyRecord]) -> tuple[KeyRecord, ...]:
+def merged(
+    declared: Sequence[KeyRecord], made: Sequence[KeyRecord], inherit: Callable[[KeyRecord], KeyRecord] | None = None
+) -> tuple[KeyRecord, ...]:
     """All keys that are not revoked, by hash; made ones win. Expiry is the workers' to check."""
     revoked = {key.sha256 for key in made if key.revoked is not None}
-    by_hash = {key.sha256: key for key in [*declared, *made]}
+    open_keys = made if inherit is None else [inherit(key) for key in made if key.revoked is None]
+    by_hash = {key.sha256: key for key in [*declared, *open_keys]}
     return tuple(key for key in by_hash.values() if key.sha256 not in revoked)
 
 

@@ -5,6 +5,7 @@ Kinds of questions (`lookup` messages):
   or from the ledger once its segments are gone;
 - `usage` {tenant}: what this tenant used today and this month;
 - `record` {ids, tenant} and `owners` {ids}: who made which object at an upstream (`proxy.objects`);
+- `signing` {issuer}: a public key of this issuer isn't known: it is looked for, and told to all workers when found;
 - `webhook` {url, body, signature}: POSTs what a policy has to tell (`proxy.supervisor.webhooks`).
 
 Rules: all reading is done in threads, one for each kind of file, so that a long journal doesn't hold up the others. A
@@ -31,7 +32,8 @@ T = TypeVar("T")
 class Lookups:
     """The files under one home directory, as questions and answers."""
 
-    def __init__(self, home: Path, ledger: str = "") -> None:
+    def __init__(self, home: Path, ledger: str = "", unknown: Callable[[str], object] = lambda issuer: None) -> None:
+        self._unknown = unknown
         self._home = home
         self._ledger = ledger
         self._usage = TenantUsage(home, ledger=ledger)
@@ -48,6 +50,8 @@ class Lookups:
                 return await self._in(self._usage_thread, lambda: self._usage.of(str(question["tenant"])))
             case "record" | "owners":
                 return await self._in(self._object_thread, lambda: self._file().answer(dict(question)))
+            case "signing":
+                self._unknown(str(question["issuer"]))
             case "webhook":
                 return await post(str(question["url"]), str(question["body"]), str(question.get("signature", "")))
         return None

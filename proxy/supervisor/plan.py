@@ -6,10 +6,12 @@ nowhere else, since it carries the upstreams' keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from proxy.keys import KeyRecord
 from proxy.ledger.accounts import accounts_of
@@ -19,6 +21,7 @@ from proxy.logs import Form, Level
 
 if TYPE_CHECKING:
     from proxy.config.configuration import Configuration
+    from proxy.config.issuers import Issuer
 
 
 class LoadError(Exception):
@@ -28,6 +31,14 @@ class LoadError(Exception):
         super().__init__("; ".join(problems))
         self.problems = problems
         self.watched = watched
+
+
+Inherit = Callable[[KeyRecord], KeyRecord]
+"""A key that was made by `weir keys`, with what it inherits from the teams file."""
+
+
+def _as_made(record: KeyRecord) -> KeyRecord:
+    return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,8 @@ class Plan:
     log_level: Level = "info"
     keys_required: bool = False
     declared_keys: tuple[KeyRecord, ...] = ()
+    inherit: Inherit = field(default=_as_made, compare=False)
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)
     watched: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
     prices: str = "{}"
@@ -64,6 +77,9 @@ class Plan:
         return [name for name in fixed if getattr(self, name) != getattr(newer, name)]
 
 
+_COLD: Final[dict[str, Any]] = {"teams": {"keys"}, "watched": True, "warnings": True}
+"""What workers don't read: keys are told apart from the rest, and thousands of them would hold up a worker's loop."""
+
 Load = Callable[[], Plan]
 """Reads the files again. Blocking. Raises `LoadError`."""
 
@@ -73,7 +89,7 @@ def plan_of(configuration: Configuration) -> Plan:
     deployment = configuration.deployment
     return Plan(
         hash=configuration.hash,
-        text=configuration.model_dump_json(),
+        text=configuration.model_dump_json(exclude=_COLD),
         home=deployment.home.absolute(),
         listen=(str(deployment.listen),),
         ops=None if deployment.ops is None else str(deployment.ops),
@@ -85,6 +101,8 @@ def plan_of(configuration: Configuration) -> Plan:
         log_level=deployment.log.level,
         keys_required=deployment.keys == "required",
         declared_keys=_declared(configuration),
+        inherit=_inherit(configuration),
+        issuers={} if configuration.teams is None else configuration.teams.issuers,
         watched=configuration.watched,
         warnings=tuple(str(problem) for problem in configuration.warnings),
         prices=prices_of(configuration),
@@ -115,24 +133,42 @@ def loader(read: Callable[[], Configuration]) -> Load:
 
 def _declared(configuration: Configuration) -> tuple[KeyRecord, ...]:
     """The keys of the teams file in the form in which made keys are stored, with what they inherit."""
-    teams = configuration.teams
-    if teams is None:
-        return ()
+    teams, inherit = configuration.teams, _inherit(configuration)
     records = []
-    for key in teams.keys:
-        account = teams.account(key.team, key.project)
-        records.append(
+    for key in () if teams is None else teams.keys:
+        record = inherit(
             KeyRecord(
                 id=key.id,
                 sha256=key.sha256,
-                org=account.org or "",
-                team=teams.team_of(key.team, key.project) or "",
+                team=key.team or "",
                 project=key.project or "",
-                tags={**account.tags, **key.tags},
+                tags=key.tags,
                 expires=key.expires.timestamp() if key.expires else None,
                 models=None if key.models is None else [*key.models],
-                cost_centre=account.cost_centre or "",
                 source="teams",
+                role=key.role,
             )
         )
+        records.append(record)
+        if key.previous is not None:
+            ends = [at.timestamp() for at in (key.expires, key.previous_expires) if at is not None]
+            records.append(msgspec.structs.replace(record, sha256=key.previous, expires=min(ends, default=None)))
     return tuple(records)
+
+
+def _inherit(configuration: Configuration) -> Inherit:
+    teams = configuration.teams
+    if teams is None:
+        return _as_made
+
+    def inherit(record: KeyRecord) -> KeyRecord:
+        account = teams.account(record.team or None, record.project or None)
+        return msgspec.structs.replace(
+            record,
+            org=record.org or account.org or "",
+            team=teams.team_of(record.team or None, record.project or None) or "",
+            tags={**account.tags, **record.tags},
+            cost_centre=account.cost_centre or "",
+        )
+
+    return inherit

@@ -22,8 +22,10 @@ from typing import Any
 
 from proxy import __version__
 from proxy.admin import api, ops, running, token
+from proxy.admin.guard import Admitted
 from proxy.admin.operated import DeploymentStatus, Reloaded, Status, WorkerStatus
 from proxy.admin.site import Site
+from proxy.audit import AuditLog
 from proxy.exposition import Facts, LedgerFacts, WorkerFacts, exposition
 from proxy.keys import KeyFileError
 from proxy.ledger.keeping import Bookkeeper
@@ -31,6 +33,7 @@ from proxy.ledger.spool import host_id
 from proxy.logs import Log
 from proxy.metrics import Gauges, Snapshot
 from proxy.operating import Operating, operate
+from proxy.state.opening import has_process
 from proxy.state.protocol import Store
 from proxy.supervisor import keyring, listeners
 from proxy.supervisor.cards import compiled, prune
@@ -41,6 +44,7 @@ from proxy.supervisor.proc import usage_of
 from proxy.supervisor.process import Worker
 from proxy.supervisor.recovery import Recovery
 from proxy.supervisor.rolling import Rolling
+from proxy.supervisor.shared_keys import SharedKeys
 from proxy.supervisor.state import STATE, StateError, StateKeeper
 from proxy.supervisor.takeover import NOTICED_S, RETRY_S, Takeover
 from proxy.supervisor.upkeep import Compile, Upkeep
@@ -77,7 +81,7 @@ class Supervisor:
         self._command = command
         self._container = container
         self._state_command = state_command
-        self._lookups = Lookups(plan.home, plan.ledger)
+        self._lookups = Lookups(plan.home, plan.ledger, self.upkeep.signing.ask)
         self._fleet: Fleet | None = None
         self._ledger: Bookkeeper | None = None
         self._store: Store | None = None
@@ -119,6 +123,7 @@ class Supervisor:
         await self._serve_cold(stack)
         stack.push_async_callback(self._lookups.close)
         self._keep_ledger(stack)
+        await self.upkeep.signing.begin()
         state, lives = await self._share(stack)
         orders = await self.upkeep.orders(plan)
         fleet = Fleet(
@@ -138,6 +143,10 @@ class Supervisor:
         stack.push_async_callback(self._end_tasks)
         self._spawn("follow files", self.upkeep.follow_files())
         self._spawn("follow keys", self.upkeep.follow_keys())
+        self._spawn("follow issuers", self.upkeep.signing.follow())
+        if self.upkeep.shared is not None:
+            self._spawn("hear keys", self.upkeep.shared.follow())
+            self._spawn("tell keys", self.upkeep.shared.tell())
         if lives is not None:
             self._spawn("recover holds", lives.follow())
         self._spawn("take over", takeover.follow(plan.drain_s, plan.drain_idle_s))
@@ -158,6 +167,11 @@ class Supervisor:
         store = place.open(RECOVERY_BOUND_S, self.log)
         stack.push_async_callback(store.aclose)
         host = await asyncio.to_thread(host_id, plan.home)
+        if not has_process(plan.state):
+            upkeep = self.upkeep
+            upkeep.shared = SharedKeys(
+                self._store, host, upkeep.store, upkeep.adopt_keys, lambda: upkeep.made, self.log
+            )
         recovery = Recovery(plan.home, host, store, self.log)
         stack.push_async_callback(recovery.look)
         return state, recovery
@@ -234,9 +248,18 @@ class Supervisor:
 
     async def _serve_cold(self, stack: contextlib.AsyncExitStack) -> None:
         secret = await asyncio.to_thread(token.load_or_make, self.upkeep.plan.home)
+        upkeep = self.upkeep
+        admitted = Admitted(
+            secret,
+            lambda: upkeep.admin_keys,
+            lambda: upkeep.plan.issuers,
+            upkeep.signing.current,
+            upkeep.signing.ask,
+        )
+        audit = AuditLog(upkeep.plan.home)
         for application, sockets in (
             (ops.application(self), self._sockets["ops"]),
-            (api.application(self, secret, self.upkeep.store), self._sockets["admin"]),
+            (api.application(self, admitted, upkeep.store, audit, self.log), self._sockets["admin"]),
         ):
             if sockets:
                 site = Site(application, sockets)
@@ -354,6 +377,8 @@ class Supervisor:
             reload_failures=upkeep.failures,
             keys=status.keys,
             keys_valid=upkeep.keys_valid,
+            keys_shared=None if upkeep.shared is None else upkeep.shared.heard,
+            issuers=upkeep.signing.facts(),
             cards=(fleet.orders.cards or "").rpartition("/")[2] if fleet is not None else "",
             ledger=self._ledger.facts() if self._ledger is not None else LedgerFacts(),
         )

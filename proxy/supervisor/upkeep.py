@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from proxy.admin.operated import Reloaded
-from proxy.keys import KeyFileError, KeyRecord, KeyStore
+from proxy.keys import KeyFileError, KeyRecord, KeyStore, joined
 from proxy.logs import Log
+from proxy.oidc_keys import SigningKeys
 from proxy.supervisor import keyring, watch
 from proxy.supervisor.cards import CardsError, prune
 from proxy.supervisor.fleet import Fleet, Orders
 from proxy.supervisor.plan import Load, LoadError, Plan
+from proxy.supervisor.shared_keys import SharedKeys
 from proxy.supervisor.state import StatePlace
 
 Compile = Callable[[Path, str], Awaitable[Path]]
@@ -41,6 +44,8 @@ class Upkeep:
         self.fleet: Fleet | None = None
         self.state: StatePlace | None = None
         self.store = KeyStore(plan.home)
+        self.signing = SigningKeys(plan.home, lambda: self.plan.issuers, self._tell_signing, log)
+        self.shared: SharedKeys | None = None
         self._made: list[KeyRecord] = []
         self._load = load
         self._compile = compile
@@ -53,7 +58,38 @@ class Upkeep:
     @property
     def keys(self) -> tuple[KeyRecord, ...]:
         """The keys that open the proxy."""
-        return keyring.merged(self.plan.declared_keys, self._made)
+        return tuple(key for key in self._all_keys(self.plan) if key.role is None)
+
+    @property
+    def admin_keys(self) -> tuple[KeyRecord, ...]:
+        """The keys that open the admin listener."""
+        return tuple(key for key in self._all_keys(self.plan) if key.role is not None)
+
+    @property
+    def made(self) -> Sequence[KeyRecord]:
+        """What stands in `keys.json`, the revoked too."""
+        return self._made
+
+    def _all_keys(self, plan: Plan) -> tuple[KeyRecord, ...]:
+        return keyring.merged(plan.declared_keys, self._made, plan.inherit)
+
+    def _tell_signing(self, signing: Mapping[str, list[dict[str, Any]]]) -> None:
+        if self.fleet is not None:
+            self.fleet.tell_signing(signing)
+            self._log.info("public keys changed", issuers={name: len(keys) for name, keys in signing.items()})
+
+    def adopt_keys(self, theirs: Sequence[KeyRecord]) -> None:
+        """Keys that another host tells of: in force at once."""
+        made = joined(self._made, theirs)
+        if made != self._made:
+            self._made = made
+            self._tell_keys()
+            self._log.info("keys changed", keys=len(self.keys), by="another host")
+
+    def _tell_keys(self) -> None:
+        keys = self.keys
+        if self.fleet is not None and keys != self.fleet.orders.keys:
+            self.fleet.tell_keys(keys)
 
     async def read_keys(self) -> None:
         """Read `keys.json`. Raises `KeyFileError`."""
@@ -64,11 +100,12 @@ class Upkeep:
         before = self.fleet.orders if self.fleet is not None else None
         return Orders(
             configuration=plan.text,
-            keys=keyring.merged(plan.declared_keys, self._made),
+            keys=tuple(key for key in self._all_keys(plan) if key.role is None),
             cards=await self._cards(plan, before.cards if before is not None else None),
             home=str(plan.home),
             bypass=before is not None and before.bypass,
             state=self.state,
+            signing=self.signing.current(),
         )
 
     async def reload(self, why: str) -> Reloaded:
@@ -119,9 +156,10 @@ class Upkeep:
             self._log.error("keys are damaged; the last good ones stay in force", reason=str(error))
             return
         self.keys_valid = True
-        assert self.fleet is not None
-        self.fleet.tell_keys(self.keys)
+        self._tell_keys()
         self._log.info("keys changed", keys=len(self.keys))
+        if self.shared is not None:
+            self.shared.changed()
 
     async def _cards(self, plan: Plan, before: str | None) -> str | None:
         if before is not None and plan.prices == self.plan.prices:
@@ -137,6 +175,7 @@ class Upkeep:
         later = self.plan.needs_restart(plan)
         self.plan = replace(plan, **{name: getattr(self.plan, name) for name in later})
         self.problems, self._broken = (), ()
+        self.signing.wake()
         self.reloads += 1
         self.loaded_at_s = time.time()
         self._log.form, self._log.level = plan.log_form, plan.log_level

@@ -66,7 +66,7 @@ def test_expiry(directory: Directory, written: str, moment: datetime) -> None:
         (f"keys: [{{id: k, sha256: {A}, expires: soon}}]",
          ["2:99: error: keys[0].expires: expected a day such as 2027-12-31 or a time such as 2027-12-31T18:00:00Z"]),
         ("keys: [{id: k, key: canary}]", ["2:8: error: keys[0].sha256: is missing (The SHA-256 of the key, hexadecimal)",
-                                          "2:16: error: keys[0].key: unknown key (known: expires, id, models, project, sha256, tags, team)"]),
+                                          "2:16: error: keys[0].key: unknown key (known: expires, id, models, previous, previous_expires, project, role, sha256, tags, team)"]),
         ("keys: {k: x}", ["2:7: error: keys: expected a list, found a mapping (each entry on a line that begins with -)"]),
     ],
 )  # fmt: skip
