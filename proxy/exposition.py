@@ -316,6 +316,11 @@ _LEVELS = {
     "cache_semantic_threshold": "The sum of the certified tenants' thresholds, in each worker.",
     "cache_semantic_audits": "What recent audits are worth, as audits of equal weight, in each worker.",
     "cache_semantic_wrong": "How many of these found the answer wrong.",
+    "cascade_pairs": "Judged pairs of answers, in each worker.",
+    "cascade_gathering": "Classes of traffic for which nothing is proven yet, in each worker.",
+    "cascade_certified": "Classes in which the small model answers, in each worker.",
+    "cascade_infeasible": "Classes in which the small model can't pay, in each worker: the large one answers.",
+    "cascade_reverted": "Classes in which the small model became worse, in each worker: the large one answers.",
 }
 
 

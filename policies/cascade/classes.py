@@ -54,6 +54,13 @@ class Classes:
         self._changed: set[str] = set()
         self._fitting: set[tuple[str, int]] = set()
         self._at = ""
+        self._told = {
+            "rungs": list(config.rungs),
+            "shadow_rate": config.shadow_rate,
+            "observing": services.observing,
+            "until_certified": config.until_certified,
+            "judge": config.judge.equality or config.judge.model or "feedback",
+        }
         self._shared = Shared(services.store, services.name, owner, self._hear)
         self._tasks: list[asyncio.Task[None]] = []
         if services.store is not None:
@@ -174,7 +181,7 @@ class Classes:
         if self._changed and self._services.store is not None:
             self._changed.clear()
             for evidence in list(self._known.values()):
-                state = {**evidence.state(), "at": self._at, "report": evidence.report()}
+                state = {**evidence.state(), "at": self._at, "report": {**self._told, **evidence.report()}}
                 if not await self._shared.keep(evidence.name, state):
                     return
 

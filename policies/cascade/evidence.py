@@ -241,6 +241,7 @@ class Evidence:
             "escalates": None if threshold is None else certificate.escalated(threshold),
             "max_quality_loss": self._epsilon,
             "confidence": 1 - self._delta,
+            "delta": self._delta * PARTS[min(line.number, len(PARTS) - 1)],
             "pairs": certificate.pairs,
             "judged": self.judged,
             "pairs_needed": min(needed, default=None) if self.serving is None else None,

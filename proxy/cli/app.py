@@ -12,6 +12,7 @@ import typer
 from proxy import __version__
 from proxy.cli import (
     cache,
+    cascade,
     diff,
     explain,
     files,
@@ -53,6 +54,7 @@ app.command("reconcile")(reconcile.reconcile)
 app.add_typer(ledger.app)
 app.command("close")(ledger.close)
 app.add_typer(cache.app)
+app.add_typer(cascade.app)
 app.add_typer(policy.app)
 app.add_typer(jobs.app)
 app.command("status")(operate.status)

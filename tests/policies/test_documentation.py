@@ -8,13 +8,26 @@ from typing import get_args
 
 import pytest
 
-from policies import allow, coalesce, defer_to_batch, fallback, headers, hedge, microbatch, ratelimit, retry, timeout
+from policies import (
+    allow,
+    cascade,
+    coalesce,
+    defer_to_batch,
+    fallback,
+    headers,
+    hedge,
+    microbatch,
+    ratelimit,
+    retry,
+    timeout,
+)
 from proxy.config import Conditions, load
 from proxy.config.policies import Envelope, Honour
 from proxy.failures import KINDS
 
 GUIDE = Path(__file__).parents[2] / "docs/guide"
 PAGES = (
+    "cascade",
     "policies",
     "headers",
     "allow",
@@ -69,6 +82,8 @@ def test_the_envelope_is_described() -> None:
     ("name", "fields"),
     [
         ("allow", allow.Config),
+        ("cascade", cascade.Config),
+        ("cascade", cascade.Judge),
         ("headers", headers.Config),
         ("timeout", timeout.Config),
         ("hedge", hedge.Config),
