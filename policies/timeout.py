@@ -29,6 +29,7 @@ from proxy.config import Order, globs
 from proxy.config.scalars import Duration, Names
 from proxy.errors import WeirError
 from proxy.exchange import Exchange, Forward, Request
+from proxy.reasoning import MODELS, asked
 from proxy.response import Response
 
 ORDER = Order(
@@ -37,7 +38,6 @@ ORDER = Order(
 
 Class = Literal["usual", "flex", "reasoning"]
 Seconds = Annotated[Duration, Field(gt=0)]
-_REASONS: Final = ("reasoning_effort", "reasoning", "thinking")
 _RAN_OUT: Final = frozenset(("upstream_timeout", "deadline_exceeded"))
 
 
@@ -61,7 +61,7 @@ class Config(Limits):
     """What differs for the service tier `flex`."""
     reasoning: Limits = Limits()
     """What differs for models that think before they answer."""
-    reasoning_models: Names = ("o1*", "o3*", "o4*", "gpt-5*", "*thinking*", "*reasoner*", "deepseek-r1*", "qwq*")
+    reasoning_models: Names = MODELS
     """Which models those are; a request that asks for reasoning by a field of its own counts too."""
 
 
@@ -90,20 +90,13 @@ class Rules:
         """`field` reads a top-level field of the body."""
         if field("service_tier") == "flex":
             return "flex"
-        if self._reasons(model) or any(_asks(field(name)) for name in _REASONS):
+        if self._reasons(model) or asked(field):
             return "reasoning"
         return "usual"
 
     def times(self, model: str | None, field: Callable[[str], Any]) -> Times:
         """The limits of a request."""
         return self._all or self._by_class[self.class_of(model, field)]
-
-
-def _asks(value: Any) -> bool:
-    """Whether a field asks for reasoning: an effort, or a mapping that doesn't disable it."""
-    if isinstance(value, dict):
-        return value.get("type") != "disabled" and value.get("effort") != "none"
-    return value not in (None, "none")
 
 
 def ran_out(now_s: float, deadline_s: float, streamed: bool, began: bool) -> str:

@@ -135,7 +135,9 @@ class Dispatch:
             self._estimate(attempt, upstream)
         self._reserve(attempt, settles)
         inject = may_inject and asked.stream and _wants_injection(request, upstream)
-        limit_s = exchange.total_s or (upstream.flex_s if asked.service_tier == "flex" else upstream.total_s)
+        limit_s = exchange.total_s or upstream.total_s
+        if exchange.total_s is None and (asked.service_tier is not None or upstream.reasoning_s is not None):
+            limit_s = upstream.limit_s(request, model, asked.service_tier)
         answer = Answer(
             attempt,
             upstream,

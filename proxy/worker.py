@@ -226,7 +226,7 @@ class Worker:
             body_idle_s=timeouts.body_idle_s,
             keep_alive_s=timeouts.keep_alive_s,
             slow_reader_s=timeouts.slow_reader_s,
-            total_s=max(timeouts.total_s, timeouts.flex_s),
+            total_s=timeouts.longest_s,
             half_close=configuration.deployment.half_close == "answer",
         )
 

@@ -9,8 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from proxy.config.scalars import Duration, Size
+from proxy.config.scalars import Duration, Names, Size
 from proxy.config.strict import Strict
+from proxy.reasoning import MODELS
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[Duration, Field(gt=0)]
@@ -32,6 +33,10 @@ class Timeouts(Strict):
     """A whole exchange, from the request's head to the last byte of the answer."""
     flex_s: Seconds = 900.0
     """The same for requests of the flex service tier."""
+    reasoning_s: Seconds | None = None
+    """The same for models that think before they answer; without it, as for the others."""
+    reasoning_models: Names = MODELS
+    """Which models those are; a request with `reasoning_effort`, `reasoning` or `thinking` counts, too."""
     stream_idle_s: Seconds = 300.0
     """Between two reads from an upstream's stream."""
     slow_reader_s: Seconds = 60.0
@@ -43,6 +48,11 @@ class Timeouts(Strict):
     drain_idle_s: Duration = 1.0
     """How long a worker that stops keeps an idle connection: a request on its way there is still answered."""
 
+    @property
+    def longest_s(self) -> float:
+        """What an exchange of any class may take, as far as no upstream differs."""
+        return max(self.total_s, self.flex_s, self.reasoning_s or 0.0)
+
 
 class UpstreamTimeouts(Strict):
     """What differs from the deployment's timeouts at one upstream."""
@@ -53,6 +63,8 @@ class UpstreamTimeouts(Strict):
     """A whole exchange."""
     flex_s: Seconds | None = None
     """A whole exchange of the flex service tier."""
+    reasoning_s: Seconds | None = None
+    """A whole exchange with a model that thinks before it answers."""
     stream_idle_s: Seconds | None = None
     """Between two reads from a stream."""
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from proxy.config import Configuration, Secret
+from proxy.config import Configuration, Secret, globs
 from proxy.config import Upstream as UpstreamConfig
 from proxy.exchange import Request
+from proxy.reasoning import asked
 from proxy.upstreams.key import Key
 from proxy.upstreams.line import Health, Line
 from proxy.wire.connect import Connector, forward_proxy_for, origin_of
@@ -58,6 +59,8 @@ class Upstream:
             connector.context(self.origin.ca)  # reads certificate files: now, not at the first request
         self.total_s = config.timeouts.total_s or timeouts.total_s
         self.flex_s = config.timeouts.flex_s or timeouts.flex_s
+        self.reasoning_s = config.timeouts.reasoning_s or timeouts.reasoning_s
+        self._reasons = globs(list(timeouts.reasoning_models))
         self.stream_idle_s = config.timeouts.stream_idle_s or timeouts.stream_idle_s
         self.pool = Pool(
             self.origin,
@@ -86,6 +89,16 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name} {self.origin.scheme}://{self.origin.host}:{self.origin.port}>"
+
+    def limit_s(self, request: Request, model: str, tier: str | None) -> float:
+        """How long an attempt may take, by its class: flex, a model that thinks, or any other."""
+        if tier == "flex":
+            return self.flex_s
+        if self.reasoning_s is not None and (
+            self._reasons(model) or self._reasons(request.model) or asked(request.field)
+        ):
+            return self.reasoning_s
+        return self.total_s
 
     def line(self, key: Key, model: str | None) -> Line:
         """What is known of a model here by one of the keys; None: of all whose names pass through."""

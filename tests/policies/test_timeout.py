@@ -233,3 +233,37 @@ def test_options_that_are_none(options: dict[str, Any]) -> None:
     """What can't be meant is an error of the file."""
     with pytest.raises(ValidationError):
         Config.model_validate(options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "of"),
+    [
+        ({"model": "gpt-4o-mini"}, "total_s"),
+        ({"model": "o4-mini", "service_tier": "flex"}, "flex_s"),
+        ({"model": "o4-mini"}, "reasoning_s"),
+        ({"model": "gpt-4o-mini", "reasoning_effort": "low"}, "reasoning_s"),
+        ({"model": "gpt-4o-mini", "reasoning": {"effort": "none"}}, "total_s"),
+    ],
+    ids=["usual", "flex", "a model that thinks", "asked to think", "asked not to"],
+)
+@pytest.mark.parametrize("one_upstream", [False, True], ids=["for all", "for one upstream"])
+async def test_the_deployment_file_limits_by_class(
+    serve: Serve, fields: dict[str, Any], of: str, one_upstream: bool
+) -> None:
+    """Without any policy: what runs out is the limit of the request's class, and no other's."""
+    classes = ("total_s", "flex_s", "reasoning_s")
+    short = {name: 0.15 if name == of else 30 for name in classes}
+    settings: dict[str, Any] = {"timeouts": short}
+    if one_upstream:
+        settings = {"timeouts": dict.fromkeys(classes, 30), "upstream": {"timeouts": short}}
+    async with serve(**settings) as plane:
+        answer = await plane.chat(fault="no-headers", **fields)
+        assert (answer.status, answer.json["error"]["code"]) == (504, "upstream_timeout")
+        assert plane.settled()["error"] == "upstream_timeout"
+
+
+async def test_a_class_of_its_own_may_take_longer(serve: Serve) -> None:
+    """A model that thinks isn't cut at the limit of the others; without a limit of its own it is."""
+    for reasoning_s, status in ((30, 200), (None, 504)):
+        async with serve(timeouts={"total_s": 0.2, "reasoning_s": reasoning_s}) as plane:
+            assert (await plane.chat("x-sim-ttft-ms: 500", model="o4-mini")).status == status

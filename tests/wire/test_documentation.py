@@ -20,7 +20,9 @@ def table(heading: str) -> dict[str, str]:
     return dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", section, re.M))
 
 
-def value(text: str) -> float:
+def value(text: str) -> float | None:
+    if text == "none":
+        return None
     number, _, unit = text.partition(" ")
     return float(number) * (UNITS[unit] if unit else 1)
 
@@ -28,7 +30,8 @@ def value(text: str) -> float:
 @pytest.mark.parametrize(("heading", "model"), [("Limits", Limits), ("Time", Timeouts)])
 def test_every_setting_is_there_with_its_default(heading: str, model: Any) -> None:
     """None is missing, none is made up, and the numbers are right."""
-    assert {name: value(text) for name, text in table(heading).items()} == model().model_dump()
+    numbers = {name: value for name, value in model().model_dump().items() if not isinstance(value, tuple)}
+    assert {name: value(text) for name, text in table(heading).items()} == numbers
 
 
 def test_every_code_of_an_error_exists() -> None:
