@@ -34,6 +34,7 @@ from proxy.response import Response
 from proxy.state.protocol import Store
 from proxy.state.purse import Purse
 from proxy.tokens import Estimator
+from proxy.watched import Watched
 
 
 class Policy(Protocol):
@@ -68,6 +69,7 @@ class Built(msgspec.Struct, frozen=True):
     entry: PolicyEntry
     policy: Policy
     essential: bool
+    watched: Watched | None = None  # where the entry has a guardrail
 
 
 class Chain:
@@ -117,7 +119,8 @@ def build(
             continue
         old = kept.get((entry.name, entry.fingerprint))
         try:
-            built.append(Built(entry, old.policy, old.essential) if old else _build(entry, services(entry), registry))
+            taken = Built(entry, old.policy, old.essential, old.watched) if old else None
+            built.append(taken or _build(entry, services(entry), registry))
         except BaseException:
             for item in built:
                 if (item.entry.name, item.entry.fingerprint) not in kept:
@@ -129,7 +132,9 @@ def build(
 def _build(entry: PolicyEntry, services: Services, registry: Registry) -> Built:
     module: PolicyModule = registry[entry.use]()
     config = module.Config.model_validate(entry.options)
-    return Built(entry, module.build(config, services), bool(getattr(module, "ESSENTIAL", False)))
+    policy, essential = module.build(config, services), bool(getattr(module, "ESSENTIAL", False))
+    watch = entry.guardrail is not None and entry.mode == "on"
+    return Built(entry, policy, essential, Watched(entry, services.metrics) if watch else None)
 
 
 def compose(built: list[Built], dispatch: Forward, bypass_names: frozenset[str]) -> Forward:
@@ -147,22 +152,23 @@ def _layer(item: Built, forward: Forward, bypassable: bool) -> Forward:
         call = partial(observed, policy, entry.name, entry.source)
     applies = entry.compile()
     drawn = entry.rollout < 1 or entry.holdout > 0
-    if applies is None and not drawn and not bypassable:
+    if applies is None and not drawn and not bypassable and item.watched is None:
         return partial(call, forward=forward)
-    return _enveloped(call, forward, entry, applies, drawn, bypassable)
+    return _enveloped(call, forward, item, applies, drawn, bypassable)
 
 
 def _enveloped(
     call: Policy,
     forward: Forward,
-    entry: PolicyEntry,
+    item: Built,
     applies: Predicate | None,
     drawn: bool,
     bypassable: bool,
 ) -> Forward:
     """A layer that first asks whether its policy applies."""
+    entry, watched = item.entry, item.watched
     name, source = entry.name, entry.source
-    measured = entry.holdout > 0 and entry.mode == "on"
+    measured = drawn and entry.mode == "on"
 
     async def layer(request: Request) -> Response:
         exchange = request.exchange
@@ -173,9 +179,13 @@ def _enveloped(
             return await forward(request)
         if drawn and (arm := entry.arm(sticky(request))) != "in":
             exchange.note(name, "holdout" if arm == "holdout" else "not_rolled_out", source)
+            if watched is not None:
+                watched.control(exchange)
             return await forward(request)
         if measured:  # the ledger sums both groups
             exchange.note(name, "treated", source)
+        if watched is not None:
+            watched.treated(exchange)
         return await call(request, forward=forward)
 
     return layer

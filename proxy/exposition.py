@@ -102,6 +102,8 @@ class Facts:
     keys_shared: bool | None = None
     issuers: tuple[IssuerFacts, ...] = ()
     cards: str = field(default="")
+    stepped_back: tuple[tuple[str, str], ...] = ()
+    step_backs: int = 0
     ledger: LedgerFacts = field(default_factory=LedgerFacts)
 
 
@@ -366,6 +368,17 @@ def _supervisor(facts: Facts) -> Iterator[Metric]:
     yield CounterMetricFamily("weir_worker_restarts", "Workers that died and were replaced.", value=facts.restarts)
     yield CounterMetricFamily("weir_config_reloads", "Reloads that succeeded.", value=facts.reloads)
     yield CounterMetricFamily("weir_config_reload_failures", "Reloads that failed.", value=facts.reload_failures)
+    stepped = GaugeMetricFamily(
+        "weir_policy_stepped_back",
+        "1 for a policy that left the band of its guardrail, until it is brought back.",
+        labels=("policy", "mode"),
+    )
+    for labels in facts.stepped_back:
+        stepped.add_metric(labels, 1)
+    yield stepped
+    yield CounterMetricFamily(
+        "weir_policy_step_backs", "How often policies left the band of their guardrail.", value=facts.step_backs
+    )
     yield from _workers(facts.workers)
     yield from _ledger(facts.ledger)
 

@@ -18,6 +18,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from proxy.guardrail import Tally
+
 OTHER = "other"
 SEEN_MODELS = 100
 MODEL_LABEL_LENGTH = 100
@@ -110,6 +112,15 @@ class DeploymentSeries(msgspec.Struct):
     room: float = 1.0  # what is left of the limit that is nearest, as the worker that knows least sees it
 
 
+class ArmSeries(msgspec.Struct):
+    """What a guardrail counts: one arm of one version (the entry's fingerprint) of a policy."""
+
+    policy: str
+    fingerprint: str
+    arm: str
+    tally: Tally
+
+
 class Snapshot(msgspec.Struct):
     """Everything that a worker counted since it started; also the sum of several workers."""
 
@@ -122,6 +133,7 @@ class Snapshot(msgspec.Struct):
     shares: list[tuple[str, str, str, float]] = []  # policy, subject, limit, and how much of it is used
     levels: list[tuple[str, str, float]] = []  # policy, what it has (a name of the program), and how much
     deployments: list[DeploymentSeries] = []
+    arms: list[ArmSeries] = []
 
 
 class Metrics:
@@ -137,6 +149,7 @@ class Metrics:
         self._savings: dict[tuple[str, str], tuple[int, int]] = {}
         self._shares: dict[tuple[str, str, str], float] = {}
         self._levels: dict[tuple[str, str], float] = {}
+        self._arms: dict[tuple[str, str, str], Tally] = {}
         self._labels: dict[str, str] = {}
         self._seen = 0
         self.adopt(models)
@@ -233,6 +246,10 @@ class Metrics:
         """How much of something a policy has in this worker now. Both names come from configuration and program."""
         self._levels[policy, name] = value
 
+    def arm(self, policy: str, fingerprint: str, arm: str) -> Tally:
+        """The totals of one arm of a policy with a guardrail, to be added to."""
+        return self._arms.setdefault((policy, fingerprint, arm), Tally())
+
     def snapshot(self) -> dict[str, Any]:
         """All totals as JSON-able builtins, for `Channel.send("metrics", snapshot=…)`."""
         for series in self._attempts.values():
@@ -247,6 +264,7 @@ class Metrics:
             shares=[(*key, used) for key, used in self._shares.items()],
             levels=[(*key, value) for key, value in self._levels.items()],
             deployments=self.deployments,
+            arms=[ArmSeries(*key, tally) for key, tally in self._arms.items()],
         )
         builtins: dict[str, Any] = msgspec.to_builtins(whole)
         return builtins
@@ -279,6 +297,7 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
     shares: dict[tuple[str, str, str], float] = {}
     levels: dict[tuple[str, str], float] = {}
     deployments: dict[tuple[str, str], DeploymentSeries] = {}
+    arms: dict[tuple[str, str, str], Tally] = {}
     gauges = Gauges()
     for given in snapshots:
         snapshot = given if isinstance(given, Snapshot) else msgspec.convert(given, Snapshot)
@@ -304,6 +323,7 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
             levels[policy, name] = levels.get((policy, name), 0.0) + value
         for one in snapshot.deployments:
             _add_standing(deployments, one)
+        _add_arms(arms, snapshot)
         _add_fields(gauges, snapshot.gauges)
     return Snapshot(
         exchanges=[*exchanges.values()],
@@ -315,7 +335,21 @@ def merge(snapshots: Iterable[Mapping[str, Any] | Snapshot]) -> Snapshot:
         shares=[(*key, used) for key, used in shares.items()],
         levels=[(*key, value) for key, value in levels.items()],
         deployments=[*deployments.values()],
+        arms=[ArmSeries(*key, tally) for key, tally in arms.items()],
     )
+
+
+def arms_of(snapshots: Iterable[Snapshot]) -> dict[tuple[str, str, str], Tally]:
+    """The arms alone, summed, by policy, version and arm: what a guardrail looks at each second."""
+    found: dict[tuple[str, str, str], Tally] = {}
+    for snapshot in snapshots:
+        _add_arms(found, snapshot)
+    return found
+
+
+def _add_arms(into: dict[tuple[str, str, str], Tally], snapshot: Snapshot) -> None:
+    for one in snapshot.arms:
+        into.setdefault((one.policy, one.fingerprint, one.arm), Tally()).add(one.tally)
 
 
 def retire(snapshot: Mapping[str, Any] | Snapshot) -> Snapshot:

@@ -106,6 +106,12 @@ def _add_operations(router: web.UrlDispatcher, operated: Operated) -> None:
             raise WeirError(404, "No such exchange in the journal.", code="exchange_not_found")
         return as_json(record)
 
+    async def resume(request: web.Request) -> web.Response:
+        policy = request.match_info["policy"]
+        if not await operated.bring_back(policy):
+            raise WeirError(404, f"No policy `{policy}` has stepped back.", code="policy_not_found")
+        return as_json({"policy": policy, "mode": "on"})
+
     async def operate(request: web.Request) -> web.Response:
         where = request.match_info
         arguments = await _body(request, dict[str, Any]) if request.can_read_body else {}
@@ -117,6 +123,7 @@ def _add_operations(router: web.UrlDispatcher, operated: Operated) -> None:
     router.add_post("/admin/restart", restart)
     router.add_post("/admin/bypass", bypass)
     router.add_get("/admin/exchanges/{id}", exchange)
+    router.add_post("/admin/stepped-back/{policy}/resume", resume)
     router.add_post("/admin/policies/{use}/{operation}", operate)
 
 

@@ -57,6 +57,10 @@ class AdminClient:
         """Switch all policies off (`on`) or on again; returns whether the bypass is on now."""
         return bool(self._ask("POST", "/admin/bypass", {"on": on})["bypass"])
 
+    def resume(self, policy: str) -> None:
+        """Bring a policy back that stepped back."""
+        self._ask("POST", f"/admin/stepped-back/{quote(policy, safe='')}/resume")
+
     def exchange(self, id: str) -> Mapping[str, Any]:
         """What happened to an exchange."""
         return self._ask("GET", f"/admin/exchanges/{quote(id, safe='')}")

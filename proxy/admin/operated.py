@@ -27,6 +27,16 @@ class DeploymentStatus(msgspec.Struct, frozen=True):
     in_flight: int
 
 
+class SteppedBack(msgspec.Struct, frozen=True):
+    """A policy that left the band of its guardrail. `at_s` is Unix time, `why` the numbers, `host` who saw it."""
+
+    policy: str
+    mode: str
+    at_s: float
+    why: dict[str, Any] = {}
+    host: str = ""
+
+
 class Status(msgspec.Struct, frozen=True):
     """The answer of `GET /admin/status`. Addresses are as bound; `problems` are those of files that were refused.
     `restarts` counts workers that died and were replaced, `replaced` those that a rolling restart replaced."""
@@ -52,6 +62,7 @@ class Status(msgspec.Struct, frozen=True):
     restart_problem: str = ""
     replaced: int = 0
     deployments: tuple[DeploymentStatus, ...] = ()
+    stepped_back: tuple[SteppedBack, ...] = ()
 
 
 class Reloaded(msgspec.Struct, frozen=True):
@@ -87,6 +98,9 @@ class Operated(Protocol):
 
     def bypass(self, on: bool) -> None:
         """The kill switch: policies step aside."""
+
+    async def bring_back(self, policy: str) -> bool:
+        """Switch a policy on again that stepped back; False where it hasn't."""
 
     async def explain(self, exchange: str, tenant: str | None) -> Mapping[str, Any] | None:
         """What happened to an exchange (`proxy.why`); with a tenant, only if it is that tenant's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -63,8 +64,6 @@ def restart(
     config: ConfigOption = None,
 ) -> None:
     """Replace the workers one after the other while requests go on. Exits with 1 if a new one can't start."""
-    import time
-
     with _proxy(home, config) as proxy:
         before = proxy.status().replaced
         proxy.restart()
@@ -102,11 +101,20 @@ def standing(status: Status) -> str:
         ("workers", f"{ready} of {status.workers_wanted} ready, {status.restarts} restarts"),
         ("keys", str(status.keys)),
         ("bypass", bypass),
+        *_stepped_back(status),
         ("files", f"{status.config_hash} in force" + ("" if status.config_valid else paint(", newer refused", "red"))),
         *(("", problem) for problem in status.problems),
         *_deployments(status),
     ]
     return "\n".join(f"{name:<8} {text}" for name, text in lines)
+
+
+def _stepped_back(status: Status) -> Iterator[tuple[str, str]]:
+    """Policies that left the band of their guardrail."""
+    for one in status.stepped_back:
+        numbers = ", ".join(f"{name} {value}" for name, value in one.why.items())
+        since = span(int(max(0.0, time.time() - one.at_s) * 1e9))
+        yield "policy", f"{one.policy} {paint('stepped back', 'red')} to {one.mode} {since} ago: {numbers}"
 
 
 def _deployments(status: Status) -> Iterator[tuple[str, str]]:

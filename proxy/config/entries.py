@@ -82,6 +82,8 @@ class Entries:
         self.options(source, location, value.get("use"), options)
         options = self.resolved(source, location, value.get("use"), options)
         checked = validated(Envelope, source, envelope, location)
+        if checked is not None and checked.guardrail is not None:
+            self.guardrail(source, location, checked)
         if checked is None or len(source.problems) > before:
             return None
         return PolicyEntry(
@@ -91,6 +93,16 @@ class Entries:
             source=f"{source.file}:{source.values[location].line}",
             time_zone=zone,
         )
+
+    def guardrail(self, source: Source, location: Location, checked: Envelope) -> None:
+        """A guardrail that could do harm, or that nothing could be compared by."""
+        where, guardrail = (*location, "guardrail"), checked.guardrail
+        assert guardrail is not None
+        if getattr(self.modules.get(checked.use), "ESSENTIAL", False):
+            source.report(where, f"{checked.use} can't step back: without it, what must hold wouldn't", at_key=True)
+        if guardrail.compares and checked.rollout == 1 and not checked.holdout:
+            hint = "give it a rollout below 100%, or a holdout"
+            source.report((*where, "over_control"), "there is no control group", hint, at_key=True)
 
     def options(self, source: Source, location: Location, use: Any, options: Mapping[str, Any]) -> None:
         """Check the policy's own keys."""

@@ -14,6 +14,7 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from proxy.config.conditions import Conditions, Facts, Predicate, bucket
+from proxy.config.guardrail import Guardrail
 from proxy.config.scalars import OneOrList, Percent, Truth, Version, wrong
 from proxy.config.strict import Strict
 
@@ -59,6 +60,8 @@ class Envelope(Strict):
     """The share of keys or conversations that it applies to; the same ones each time."""
     holdout: Percent = Field(default=0.0, json_schema_extra={"default": "0%"})
     """The share that it never applies to: the control group that its effect is measured against."""
+    guardrail: Guardrail | None = None
+    """The bands that it must stay within; outside of them it steps back by itself."""
 
     def applies(self, zone: ZoneInfo | None = None) -> Predicate | None:
         """`match` and not `unless`, compiled; None where it always applies."""
@@ -120,6 +123,8 @@ class Honour(Strict):
     """`x-weir-deadline: 15m` says how long the answer may take."""
     bypass: Annotated[tuple[str, ...], OneOrList()] = ()
     """Policies, by name, that `x-weir-bypass` may skip."""
+    feedback: Truth = True
+    """`x-weir-feedback: ID=good` rates the answer of an earlier exchange."""
     priority: Chosen = "lower"
     """Which class `x-weir-priority: high|normal|low` may choose when a worker is overloaded: `none`, one `lower` than
     the key's, or `any`."""

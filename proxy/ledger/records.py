@@ -114,14 +114,33 @@ class Ended(msgspec.Struct, tag_field="event", tag="ended", gc=False):
     started_by: str | None = None
 
 
-Entry = Reserved | Settled | Ended
+class Rated(msgspec.Struct, tag_field="event", tag="feedback", gc=False):
+    """A client said how good an answer was. `exchange` may be another worker's."""
+
+    at: int
+    exchange: str
+    worker: int = -1
+    tenant: str | None = None
+    key: str | None = None
+    org: str | None = None
+    team: str | None = None
+    project: str | None = None
+    endpoint: str | None = None
+    asked: str | None = None
+    served: str | None = None
+    rating: float = 0.0
+    comment: str | None = None
+    decisions: msgspec.Raw = _NONE
+
+
+Entry = Reserved | Settled | Ended | Rated
 decode: Final = msgspec.json.Decoder(Entry).decode
 decode_savings: Final = msgspec.json.Decoder(list[Saving]).decode
 decode_decisions: Final = msgspec.json.Decoder(list[Decision]).decode
 decode_reserved: Final = msgspec.json.Decoder(Reserved).decode
 encode: Final = msgspec.json.Encoder().encode
-ARMS: Final = ("holdout", "treated")
-"""Actions by which a policy with a holdout says in which group an exchange was."""
+ARMS: Final = ("holdout", "not_rolled_out", "treated")
+"""Actions by which a policy with a holdout or a rollout says in which group an exchange was."""
 
 
 def whole(number: object) -> int:

@@ -30,6 +30,7 @@ QUARTER_NS: Final = QUARTER_S * 10**9
 _COLUMN: Final = {column.name: index for index, column in enumerate(attempts.columns)}
 QUARTER: Final = _COLUMN["quarter"]
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+_ARMS: Final = tuple(f'"{arm}"'.encode() for arm in ARMS)
 _NEGATED: Final = tuple(_COLUMN[name] for name in (*_TOKENS, "nanodollars"))
 
 
@@ -170,10 +171,17 @@ def exchange(seq: int, ended: Ended, dimension: int, closed: int, reference: str
 
 def arms(decisions: bytes) -> str | None:
     """Policy -> group, of the policies that keep a control group; JSON."""
-    if b'"holdout"' not in decisions and b'"treated"' not in decisions:
+    if not any(arm in decisions for arm in _ARMS):
         return None
     found = {one.policy: one.action for one in decode_decisions(decisions) if one.action in ARMS}
     return msgspec.json.encode(found, order="sorted").decode() if found else None
+
+
+def rated(one: Rated) -> tuple[Any, ...]:
+    """The row of a rating."""
+    about = (one.tenant, one.org, one.team, one.project, one.endpoint, one.asked, one.served)
+    said = (one.rating, clean(one.comment), bytes(one.decisions).decode())
+    return clean(one.exchange), one.key or "", whole(one.at), *map(clean, about), *said
 
 
 def savings(first_seq: int, found: Iterable[Saving], of: Row) -> list[Row]:

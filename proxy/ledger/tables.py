@@ -130,7 +130,7 @@ exchanges: Final = Table(
     _big("saved_nanodollars"),
     _text("policies_hash"),
     _text("decisions"),  # JSON
-    _text("arms", null=True),  # JSON: policy -> treated | holdout, of policies with a holdout
+    _text("arms", null=True),  # JSON: policy -> treated | holdout | not_rolled_out, of those with either
     UniqueConstraint("exchange", name="exchanges_once"),
 )
 
@@ -151,9 +151,28 @@ savings: Final = Table(
     _big("input_tokens"),
     _big("output_tokens"),
     _text("known"),  # observed, modelled
-    _text("arm", null=True),  # of this policy, if it has a holdout
+    _text("arm", null=True),  # of this policy, if it draws
     UniqueConstraint("exchange", "number", name="savings_once"),
 )
+
+feedback: Final = Table(
+    "feedback",
+    metadata,
+    _text("exchange", key=True),
+    _text("rater", key=True),  # the id of the key; "" without one
+    _big("at_ns"),
+    _text("tenant", null=True),
+    _text("org", null=True),
+    _text("team", null=True),
+    _text("project", null=True),
+    _text("endpoint", null=True),
+    _text("asked", null=True),
+    _text("served", null=True),
+    Column("rating", Float, nullable=False),  # from 0 (bad) to 1 (good)
+    _text("comment", null=True),
+    _text("decisions"),  # JSON: what policies had done, as policy=action
+)
+"""What clients said of answers: the last word of each key. No money, so no part of the chain."""
 
 # --- roll-ups
 

@@ -25,9 +25,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from proxy.guardrail import Tally
 from proxy.keys import KeyRecord
 from proxy.logs import LEVELS, Log
-from proxy.metrics import DeploymentSeries, Snapshot, merge, retire
+from proxy.metrics import DeploymentSeries, Snapshot, arms_of, merge, retire
 from proxy.supervisor.process import Message, Worker, ending
 from proxy.supervisor.state import StatePlace
 
@@ -217,6 +218,10 @@ class Fleet:
     def standing(self) -> list[DeploymentSeries]:
         """How deployments stood when the workers last told, at most a second ago."""
         return merge([worker.snapshot for worker in self.workers if worker.snapshot is not None]).deployments
+
+    def arms(self) -> dict[tuple[str, str, str], Tally]:
+        """What guardrails look at, as the workers told at most a second ago; dead workers included."""
+        return arms_of([self._retired, *(one.snapshot for one in self.everyone if one.snapshot is not None)])
 
     async def drain(self, timeout_s: float, idle_s: float = 0.0) -> bool:
         """Let the workers finish what runs, at most `timeout_s`; True if all could. None is replaced any more."""

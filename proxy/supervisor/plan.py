@@ -18,6 +18,7 @@ from proxy.ledger.accounts import accounts_of
 from proxy.ledger.keeping import Keep
 from proxy.ledger.labels import Accounts
 from proxy.logs import Form, Level
+from proxy.supervisor.stepping import Guarded
 
 if TYPE_CHECKING:
     from proxy.config.configuration import Configuration
@@ -70,6 +71,7 @@ class Plan:
     accounts: Accounts = field(default_factory=Accounts, compare=False)
     keep: Keep = field(default_factory=Keep)
     state: str = field(default="", repr=False)
+    guarded: tuple[Guarded, ...] = ()
 
     def needs_restart(self, newer: Plan) -> list[str]:
         """The settings that differ and that a reload can't change."""
@@ -110,6 +112,11 @@ def plan_of(configuration: Configuration) -> Plan:
         accounts=accounts_of(configuration),
         keep=Keep(deployment.journal.keep_s, deployment.journal.keep_bytes, deployment.retention.detail_days),
         state=deployment.state,
+        guarded=tuple(
+            Guarded(entry.name, entry.fingerprint, entry.guardrail)
+            for entry in configuration.policies
+            if entry.guardrail is not None and entry.mode == "on"
+        ),
     )
 
 

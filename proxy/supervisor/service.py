@@ -115,6 +115,7 @@ class Supervisor:
         takeover = Takeover(plan.home, self.log)
         stack.callback(takeover.close)
         await self._listen(takeover)
+        self.upkeep.stepping.read()
         await self.upkeep.read_keys()
         await self._first_key()
         self._announce(self._addresses("data"))
@@ -147,6 +148,7 @@ class Supervisor:
         if self.upkeep.shared is not None:
             self._spawn("hear keys", self.upkeep.shared.follow())
             self._spawn("tell keys", self.upkeep.shared.tell())
+        self._spawn("guardrails", self.upkeep.stepping.follow(fleet.arms, self.upkeep.enforce, self._store))
         if lives is not None:
             self._spawn("recover holds", lives.follow())
         self._spawn("take over", takeover.follow(plan.drain_s, plan.drain_idle_s))
@@ -298,6 +300,13 @@ class Supervisor:
             self._fleet.tell_bypass(on)
             self.log.warning("bypass", on=on)
 
+    async def bring_back(self, policy: str) -> bool:
+        """Switch on again what stepped back."""
+        if not self.upkeep.stepping.resume(policy):
+            return False
+        await self.upkeep.enforce()
+        return True
+
     async def reload(self, why: str) -> Reloaded:
         """Read the files again."""
         return await self.upkeep.reload(why)
@@ -342,6 +351,7 @@ class Supervisor:
                 DeploymentStatus(one.model, one.deployment, one.states, one.in_flight)
                 for one in (fleet.standing() if fleet is not None else ())
             ),
+            stepped_back=upkeep.stepping.standing,
         )
 
     async def metrics(self) -> bytes:
@@ -379,6 +389,8 @@ class Supervisor:
             keys_valid=upkeep.keys_valid,
             keys_shared=None if upkeep.shared is None else upkeep.shared.heard,
             issuers=upkeep.signing.facts(),
+            stepped_back=tuple((one.policy, one.mode) for one in status.stepped_back),
+            step_backs=upkeep.stepping.count,
             cards=(fleet.orders.cards or "").rpartition("/")[2] if fleet is not None else "",
             ledger=self._ledger.facts() if self._ledger is not None else LedgerFacts(),
         )

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from proxy.supervisor.fleet import Fleet, Orders
 from proxy.supervisor.plan import Load, LoadError, Plan
 from proxy.supervisor.shared_keys import SharedKeys
 from proxy.supervisor.state import StatePlace
+from proxy.supervisor.stepping import Stepping
 
 Compile = Callable[[Path, str], Awaitable[Path]]
 """(home, price overrides) -> the file of compiled rate cards. Raises `CardsError`."""
@@ -44,6 +46,8 @@ class Upkeep:
         self.fleet: Fleet | None = None
         self.state: StatePlace | None = None
         self.store = KeyStore(plan.home)
+        self.stepping = Stepping(plan.home, socket.gethostname(), log)
+        self.stepping.adopt(plan.guarded)
         self.signing = SigningKeys(plan.home, lambda: self.plan.issuers, self._tell_signing, log)
         self.shared: SharedKeys | None = None
         self._made: list[KeyRecord] = []
@@ -99,7 +103,7 @@ class Upkeep:
         """What the workers are told under this plan."""
         before = self.fleet.orders if self.fleet is not None else None
         return Orders(
-            configuration=plan.text,
+            configuration=self.stepping.applied(plan.text, plan.guarded),
             keys=tuple(key for key in self._all_keys(plan) if key.role is None),
             cards=await self._cards(plan, before.cards if before is not None else None),
             home=str(plan.home),
@@ -126,6 +130,15 @@ class Upkeep:
             if orders.cards:
                 await asyncio.to_thread(prune, plan.home, Path(orders.cards))
             return self._adopt(why, plan)
+
+    async def enforce(self) -> None:
+        """Give the workers the configuration again, as policies that stepped back leave it."""
+        async with self._one_at_a_time:
+            if self.fleet is None or self.fleet.draining:
+                return
+            text = self.stepping.applied(self.plan.text, self.plan.guarded)
+            for problem in await self.fleet.configure(replace(self.fleet.orders, configuration=text)):
+                self._log.error("a policy's step isn't in force", problem=problem)
 
     async def follow_files(self) -> None:
         """Reload whenever a file of the configuration changes; until cancelled."""
@@ -174,6 +187,7 @@ class Upkeep:
         changed = plan.hash != self.plan.hash
         later = self.plan.needs_restart(plan)
         self.plan = replace(plan, **{name: getattr(self.plan, name) for name in later})
+        self.stepping.adopt(plan.guarded)
         self.problems, self._broken = (), ()
         self.signing.wake()
         self.reloads += 1
