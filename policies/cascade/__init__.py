@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from policies.cascade.answers import asked
-from policies.cascade.config import Config, resolve
+from policies.cascade.config import Config, Judge, resolve
 from policies.cascade.operating import operate
 from proxy.chain import Services
 from proxy.config import Order, globs
@@ -32,7 +32,7 @@ ORDER: Final = Order(
     why="each of the two models is tried again and falls back on its own, and what a cache knows needs neither",
 )
 
-__all__ = ["ORDER", "STORE", "Config", "build", "foretell", "operate", "resolve"]
+__all__ = ["ORDER", "STORE", "Config", "Judge", "build", "foretell", "operate", "resolve"]
 
 
 def foretell(config: Config, request: Request) -> str:
