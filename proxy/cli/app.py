@@ -11,6 +11,7 @@ import typer
 
 from proxy import __version__
 from proxy.cli import (
+    audit,
     cache,
     cascade,
     diff,
@@ -46,6 +47,7 @@ app.command("diff")(diff.diff)
 app.command("schema")(files.print_schema)
 app.command("explain")(explain.explain)
 app.add_typer(keys.app)
+app.command("audit")(audit.audit)
 app.add_typer(prices.app)
 app.add_typer(records.app)
 app.command("why")(records.why)

@@ -1,4 +1,4 @@
-"""`weir keys`: make, list and revoke virtual keys. A running proxy follows within a second."""
+"""`weir keys`: make, list, rotate and revoke keys. A running proxy, and a fleet of them, follows within a second."""
 
 from __future__ import annotations
 
@@ -9,20 +9,30 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proxy.cli.audit import audited, span_s
 from proxy.cli.home import ConfigOption, HomeOption, home_of
 from proxy.cli.output import CommandError, UsageError, console, say
 
 if TYPE_CHECKING:
     from proxy.keys import KeyRecord, KeyStore
 
-app = typer.Typer(name="keys", help="Make, list, revoke virtual keys.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(name="keys", help="Make, list, rotate, revoke keys.", no_args_is_help=True, rich_markup_mode=None)
 
-_UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class RoleName(StrEnum):
+    """The roles of the admin listener."""
+
+    viewer = "viewer"
+    finance = "finance"
+    operator = "operator"
 
 
 @app.command()
@@ -35,13 +45,33 @@ def create(
     ] = None,
     model: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only these models; repeatable.")] = None,
     expires: Annotated[str | None, typer.Option(metavar="WHEN", help="90d, 12h, or a date like 2030-01-31.")] = None,
+    role: Annotated[
+        RoleName | None, typer.Option(help="A key of the admin listener instead, for somebody who may do this.")
+    ] = None,
+    id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Its name in logs and reports.")] = None,
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Make a key. It is printed: the only time that anyone can read it."""
     labels, until = tags(tag or ()), moment(expires, time.time())
-    with _store(home_of(home, config)) as store:
-        secret, record = store.create(org=org, team=team, project=project, tags=labels, expires=until, models=model)
+    if id is not None and not re.fullmatch(r"[A-Za-z0-9_.:@-]{1,64}", id):
+        raise UsageError("--id: up to 64 letters, digits and _ . : @ -")
+    where = home_of(home, config)
+    with audited(where, "keys create", role=role, expires=until) as said, _store(where) as store:
+        try:
+            secret, record = store.create(
+                org=org,
+                team=team,
+                project=project,
+                tags=labels,
+                expires=until,
+                models=model,
+                role=None if role is None else role.value,
+                id=id,
+            )
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        said |= {"subject": record.id, "scope": _scope(record)}
     print(secret)
     if sys.stdout.isatty():
         say(f"{record.id}: shown once, stored hashed; revoke it by `weir keys revoke {record.id}`")
@@ -68,19 +98,47 @@ def list_keys(
 
 
 @app.command()
+def rotate(
+    key: Annotated[str, typer.Argument(metavar="ID", help="The key's id, or the key itself.")],
+    overlap: Annotated[str, typer.Option(metavar="SPAN", help="How long the one before still opens.")] = "24h",
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make another secret for a key, which keeps its id. Both open until the overlap is over."""
+    where, overlap_s = home_of(home, config), span_s(overlap)
+    with audited(where, "keys rotate", overlap=overlap) as said, _known(key), _store(where) as store:
+        secret, record = store.rotate(key, overlap_s)
+        said["subject"] = record.id
+    print(secret)
+    if sys.stdout.isatty():
+        say(f"{record.id}: shown once, stored hashed; the one before opens for {overlap} more")
+
+
+@app.command()
 def revoke(
     key: Annotated[str, typer.Argument(metavar="ID", help="The key's id, or the key itself.")],
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Revoke a key. Every worker refuses it within a second."""
-    try:
-        with _store(home_of(home, config)) as store:
-            record = store.revoke(key)
-    except KeyError:
-        shown = "this key" if key.startswith("wk-") else key
-        raise CommandError(f"no key {shown}; `weir keys list --all` shows all of them") from None
+    """Revoke a key: all secrets of an id, or this one. Every worker of every host refuses it within a second."""
+    where = home_of(home, config)
+    with audited(where, "keys revoke") as said, _known(key), _store(where) as store:
+        record = store.revoke(key)
+        said |= {"subject": record.id, "scope": _scope(record)}
     print(f"{record.id} revoked")
+
+
+@contextlib.contextmanager
+def _known(key: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyError:
+        shown = "this key" if key.startswith(("wk-", "wa-")) else key
+        raise CommandError(f"no key {shown}; `weir keys list --all` shows all of them") from None
+
+
+def _scope(record: KeyRecord) -> str:
+    return "/".join(part or "-" for part in (record.org, record.team, record.project))
 
 
 def tags(given: Sequence[str]) -> dict[str, str]:
@@ -97,7 +155,7 @@ def moment(text: str | None, now_s: float) -> float | None:
     if text is None:
         return None
     if match := re.fullmatch(r"(\d+)([mhdw])", text):
-        return now_s + int(match[1]) * _UNITS_S[match[2]]
+        return now_s + int(match[1]) * UNITS_S[match[2]]
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -114,14 +172,13 @@ def _table(keys: Sequence[KeyRecord], now_s: float) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("ID", "ORG/TEAM/PROJECT", "TAGS", "MODELS", "CREATED", "EXPIRES", "STATE"):
+    for heading in ("ID", "ORG/TEAM/PROJECT", "ROLE", "TAGS", "MODELS", "CREATED", "EXPIRES", "STATE"):
         table.add_column(heading, overflow="fold")
     for key in keys:
-        scope = "/".join(part or "-" for part in (key.org, key.team, key.project))
         labels = ",".join(f"{name}={value}" for name, value in key.tags.items())
         models = "all" if key.models is None else ",".join(key.models)
-        row = (key.id, scope, labels or "-", models, _day(key.created), _day(key.expires), _state(key, now_s))
-        table.add_row(*row)
+        row = (key.id, _scope(key), key.role or "-", labels or "-", models, _day(key.created), _day(key.expires))
+        table.add_row(*row, _state(key, now_s))
     console().print(table)
 
 
