@@ -20,6 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from proxy.answer import Answer, AnswerLimits, Failed, Stale
+from proxy.background import KIND as BACKGROUND
+from proxy.background import Following, goes_on
 from proxy.body import Body
 from proxy.dialects import Usage, stream_reader
 from proxy.dialects.request import RequestFacts, capped, facts
@@ -72,6 +74,7 @@ class Dispatch:
         self._cards_hash = cards.hash if cards is not None else ""
         self._priced: dict[tuple[str, str], RateCard | None] = {}
         self._priced_until = 0.0
+        self.following: dict[str, Following] = {}  # responses that go on at an upstream, by their id
 
     @property
     def routes(self) -> Routes:
@@ -221,8 +224,8 @@ class Dispatch:
 
     def _estimate(self, attempt: Attempt, upstream: Upstream) -> None:
         request = attempt.request
-        body, model = request.body, attempt.model
-        if isinstance(body, Body) and any([getattr(one, "estimates", True) for one in attempt.exchange.guards]):
+        body, model, guards = request.body, attempt.model, attempt.exchange.guards
+        if guards and isinstance(body, Body) and any(getattr(one, "estimates", True) for one in guards):
             tokens = self._tokens.estimate(model, request.endpoint.name, body)
         else:  # nobody decides by it
             tokens = (body.length or 0 if isinstance(body, BodyReader) else len(body)) // BYTES_A_TOKEN
@@ -303,10 +306,14 @@ class Dispatch:
         attempt.usage, attempt.served = reading.usage, reading.model
         attempt.tier = reading.service_tier or attempt.tier
         metered = attempt.request.endpoint.metered
-        if metered:
-            self._price(answer, outcome, fault)
-        else:
+        if not metered:
             attempt.nanodollars, attempt.known = 0, "observed"
+            if self.following and attempt.request.endpoint.name == "responses.stored":
+                self._read(attempt)
+        elif attempt.usage is None and goes_on(answer, outcome) and self._follow(answer):
+            attempt.nanodollars, attempt.known = 0, "observed"  # another attempt stands for it
+        else:
+            self._price(answer, outcome, fault)
         attempt.exchange.charge(attempt.nanodollars)
         self._journal.append(_settled(attempt, self._journal.worker, answer.estimated_output_tokens))
         endpoint = attempt.request.endpoint.name
@@ -334,6 +341,25 @@ class Dispatch:
                 deployment=attempt.deployment,
                 status=attempt.status,
             )
+
+    def _follow(self, answer: Answer) -> bool:
+        """Settles what goes on at the upstream when it is over. False where that can't be promised."""
+        spawn = answer.attempt.exchange.spawn
+        if spawn is None:
+            return False
+        try:
+            following = Following(self, answer)
+        except WeirError:  # the journal can't be written
+            return False
+        self.following[following.id] = following
+        spawn(following.run(), f"following {following.id}")
+        return True
+
+    def _read(self, attempt: Attempt) -> None:
+        """A stored response was read; whoever follows it looks at once, unless it was he."""
+        found = self.following.get(attempt.request.path.removeprefix("/v1/responses/").partition("/")[0])
+        if found is not None and attempt.exchange.kind != BACKGROUND:
+            found.read.set()
 
     def _price(self, answer: Answer, outcome: str, fault: Fault | None) -> None:
         """What the attempt cost, and how that is known: observed, estimated, unknown (maybe billed), or unpriced."""
