@@ -7,9 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
-from policies import allow
+from policies import allow, cascade
+from proxy.simulator import Simulator
 from tests.plane.conftest import Serve
-from tests.plane.questions import text
+from tests.plane.questions import STREAMED, UNARY, Kind, events, text
 from tests.plane.running import entry, key
 from tests.policies.cascade.models import LARGE, SMALL, Models, cascading, certify, layer, message
 
@@ -56,7 +57,7 @@ async def test_certified(serve: Serve, models: Models) -> None:
     assert answer.header(b"x-weir-saved") == b"0.002359400"
 
 
-STOPPED = {
+STOPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "empty": (message(""), {}),
     "cut_off": (message("It is", end="length"), {}),
     "filtered": (message("It is", end="content_filter"), {}),
@@ -161,7 +162,7 @@ LONG = " ".join(f"word{number}" for number in range(200))
 
 async def test_prefix(serve: Serve, models: Models) -> None:
     """The beginning of a stream is looked at; then it goes on as it comes, whole and without what wasn't asked for."""
-    models.says[SMALL] = LONG
+    models.says.update({SMALL: LONG, LARGE: LONG})
     async with cascading(serve, models, until_certified="small", prefix_tokens=8) as plane:
         answer = await plane.chat(model=LARGE, stream=True)
         ended = plane.journal("ended")
@@ -187,12 +188,13 @@ async def test_prefix_refuses(serve: Serve, models: Models) -> None:
 async def test_streaming_by_request(serve: Serve, models: Models) -> None:
     """A request may say how its stream is held back; what it asks for decides otherwise."""
     async with cascading(serve, models) as plane:
-        for lines, fields in (
+        ways: list[tuple[list[str], dict[str, Any]]] = [
             (["x-weir-cascade-streaming: route"], {}),
             (["x-weir-cascade-streaming: buffer"], {}),
             ([], {"response_format": {"type": "json_object"}}),
             ([], {}),
-        ):
+        ]
+        for lines, fields in ways:
             await plane.chat(*lines, model=LARGE, stream=True, **fields)
             await plane.quiet()
         assert sorted(each.name for each in layer(plane).classes) == ["prefix", "route", "whole"]
@@ -211,3 +213,30 @@ async def test_observe(serve: Serve, models: Models) -> None:
     assert (answer.header(b"x-weir-model") or b"").startswith(LARGE.encode())
     assert models.models_asked().count(LARGE) == asked + 1
     assert (report["status"], report["requests"]) == ("certified", 0)
+
+
+LADDERS = {False: ("gpt-4o-mini", "gpt-4o"), True: ("claude-3-5-haiku", "claude-sonnet-4-5")}
+
+
+@pytest.mark.parametrize("streaming", ["buffer", "prefix"])
+@pytest.mark.parametrize("kind", [kind for kind in (*UNARY, *STREAMED) if kind.name != "embeddings"], ids=str)
+async def test_dialects(serve: Serve, simulator: Simulator, kind: Kind, streaming: str) -> None:
+    """What the client gets is the small model's answer, as it is, and both answers are understood."""
+    small, large = LADDERS[kind.anthropic]
+    options: dict[str, Any] = {"rungs": [small, large], "max_quality_loss": "2 points", "judge": {"equality": "exact"}}
+    options |= {"shadow_rate": "100%", "until_certified": "small", "streaming": streaming}
+    policies = [entry("cascade", **options)]
+    async with serve(policies=policies, registry={"cascade": cascade}) as plane:
+        answer = await plane.post(kind.path, {**kind.fields, "model": large})
+        await plane.quiet()
+        client = plane.journal("ended")[0]
+        asked = [record["model"] for record in plane.journal("reserved")]
+        (evidence,) = layer(plane).classes
+        plain = await plane.post(kind.path, {**kind.fields, "model": small})
+    assert (answer.status, answer.header(b"x-weir-cascade") is not None) == (200, True)
+    assert asked == [small, large]
+    assert evidence.judged == 1
+    assert client["saved_nanodollars"] > 0
+    assert answer.header(b"content-type") == plain.header(b"content-type")
+    assert len(events(answer)) == len(events(plain))
+    assert kind.done in answer.body

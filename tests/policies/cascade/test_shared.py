@@ -1,0 +1,132 @@
+"""What a cascade knows: the same in all workers, after a restart, and forgotten where it is about something else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from policies import cascade
+from policies.cascade.shared import Pair, Traffic
+from proxy.operating import Operating, operate
+from proxy.state.memory import MemoryStore
+from tests.plane.conftest import Serve
+from tests.policies.cascade.models import LARGE, SMALL, Models, cascading, certify, layer
+
+NOTHING: Any = None
+
+
+async def test_two_workers(serve: Serve, models: Models) -> None:
+    """What one worker has learnt the other one knows, pair by pair, with the same certificate."""
+    store = MemoryStore()
+    settings = {"settings": {"store": store}}
+    async with (
+        cascading(serve, models, **settings) as one,
+        cascading(serve, models, shadow_rate="0%", **settings) as two,
+    ):
+        await certify(one)
+        answer = await two.chat(model=LARGE)
+        (mine,), (other,) = layer(one).classes, layer(two).classes
+    assert (answer.header(b"x-weir-cascade") or b"").startswith(b"small; certified")
+    assert (mine.judged, mine.certificate_id) == (other.judged, other.certificate_id)
+
+
+async def test_restart(serve: Serve, models: Models) -> None:
+    """A worker that starts knows what was known, and what the feed brought since."""
+    store = MemoryStore()
+    settings = {"settings": {"store": store}}
+    async with cascading(serve, models, **settings) as plane:
+        await certify(plane)
+        before = next(iter(layer(plane).classes)).report()
+    async with cascading(serve, models, **settings) as plane:
+        answer = await plane.chat(model=LARGE)
+        (evidence,) = layer(plane).classes
+    assert (answer.header(b"x-weir-cascade") or b"").startswith(b"small; certified")
+    after = evidence.report()
+    assert {name: after[name] for name in ("pairs", "judged", "p", "certificate", "evidence")} == {
+        name: before[name] for name in ("pairs", "judged", "p", "certificate", "evidence")
+    }
+
+
+async def test_another_judge(serve: Serve, models: Models) -> None:
+    """What another judge saw proves nothing."""
+    store = MemoryStore()
+    settings = {"settings": {"store": store}}
+    async with cascading(serve, models, **settings) as plane:
+        await certify(plane)
+    async with cascading(serve, models, judge={"equality": "exact"}, **settings) as plane:
+        answer = await plane.chat(model=LARGE)
+    assert (answer.header(b"x-weir-cascade") or b"").startswith(b"large; gathering")
+
+
+async def test_another_version_of_a_model(serve: Serve, models: Models) -> None:
+    """Where the upstream serves another version under the same name, all begins anew."""
+    async with cascading(serve, models) as plane:
+        await certify(plane)
+        (evidence,) = layer(plane).classes
+        told = Pair(evidence.examples[0][0], None, 0.0, 1, 2, ("gpt-4o-mini-2025", ""))
+        evidence.hear(told)
+        assert (evidence.status, evidence.judged, evidence.begun) == ("gathering", 1, 1)
+        evidence.hear(told)
+        assert (evidence.judged, evidence.begun) == (2, 1)
+
+
+async def test_operating(serve: Serve, models: Models) -> None:
+    """An operator sees how it stands, chooses a score, and has the evidence begin anew."""
+    store = MemoryStore()
+    here = Operating(store, NOTHING)
+    registry: Any = {"cascade": lambda: cascade}
+    async with cascading(serve, models, settings={"store": store}) as plane:
+        await certify(plane)
+        await layer(plane).classes.flush()
+        while next(iter(layer(plane).classes)).requests == 0:  # until the feed has brought what was told
+            await asyncio.sleep(0)
+        await layer(plane).classes.flush()
+        (told,) = (await operate("cascade", "status", {}, here, registry))["cascades"]
+        assert (told["policy"], told["class"], told["status"]) == ("cascade", "whole", "certified")
+        assert told["requests"] == told["judged"]
+        await operate("cascade", "use", {"policy": "cascade", "score": 3}, here, registry)
+        answer = await plane.chat(model=LARGE)
+        assert (answer.header(b"x-weir-cascade") or b"").startswith(b"large")  # there is no such score yet
+        await operate("cascade", "use", {"policy": "cascade", "score": -1}, here, registry)
+        answer = await plane.chat(model=LARGE)
+        assert (answer.header(b"x-weir-cascade") or b"").startswith(b"small; certified")
+        await operate("cascade", "reset", {"policy": "cascade", "class": "whole"}, here, registry)
+        answer = await plane.chat(model=LARGE)
+        assert (answer.header(b"x-weir-cascade") or b"").startswith(b"large; gathering")
+
+
+async def test_classes(serve: Serve, models: Models) -> None:
+    """A new system prompt is a class of its own, where the policy says so."""
+    async with cascading(serve, models, per="template") as plane:
+        for prompt in ("Be kind.", "Be brief.", "Be kind."):
+            turns = [{"role": "system", "content": prompt}, {"role": "user", "content": "Hi"}]
+            await plane.chat(model=LARGE, messages=turns)
+        await plane.quiet()
+        assert sorted(each.judged for each in layer(plane).classes) == [1, 2]
+
+
+async def test_lost_pairs(serve: Serve, models: Models) -> None:
+    """A shadow that fails, or that the limit refuses, is no pair; the client sees nothing of it."""
+    models.says[SMALL] = 500
+    async with cascading(serve, models) as plane:
+        assert (await plane.chat(model=LARGE)).status == 200
+        await plane.quiet()
+        assert next(iter(layer(plane).classes)).judged == 0
+    models.says[SMALL] = "42"
+    limited = {"shadow_limit": "0.000001 USD/day", "settings": {"store": MemoryStore()}}
+    async with cascading(serve, models, **limited) as plane:
+        models.asked.clear()
+        assert (await plane.chat(model=LARGE)).status == 200
+        await plane.quiet()
+        assert models.models_asked() == [LARGE]
+        assert ("cascade", "shadow_limited", 1) in plane.metrics.snapshot()["decisions"]
+
+
+def test_traffic_a_day() -> None:
+    """Requests a day are those of the last day, or of the time since the first one."""
+    from policies.cascade.evidence import Evidence
+
+    evidence = Evidence("whole", "k", 0.02, 0.05)
+    for minute in range(0, 600, 10):
+        evidence.hear(Traffic(1_000_000 + minute * 60.0, 10, 0, 0, 0, 0))
+    assert 1380 < evidence.a_day < 1480  # 600 in 590 minutes
