@@ -29,6 +29,7 @@ from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Exchange, Heads, Request
+from proxy.feedback import Feedback
 from proxy.form import model_in
 from proxy.generation import Generation
 from proxy.identity import Keys, identities_of
@@ -92,6 +93,7 @@ class DataPlane:
         self.ticker = ticker
         self.log = log
         self.lookup = lookup
+        self._feedback = Feedback(journal, store, lookup, metrics, self.spawn)
         self._registry = registry  # where policies are found: what is installed, unless told otherwise
         self.bypass = False
         self.draining = False
@@ -318,6 +320,8 @@ class DataPlane:
     def _known(self, head: Head, endpoint: Endpoint, state: Generation) -> Known:
         identity, until = state.identities.recognise(head.headers)
         wished = wishes(head.headers, state.configuration, identity.tags)
+        if wished.feedback is not None:
+            self._feedback.later(identity, wished.feedback)
         rank = state.ranks.of(identity, wished.priority, state.configuration.honour.priority)
         return Known(identity, endpoint, wished, Heads(head.headers), self._version, until, rank)
 
@@ -335,7 +339,7 @@ class DataPlane:
             return probe_or_preflight(call, self.state.cors, self.draining)
         if known.endpoint is OWN:
             policies = [item.policy for item in self.state.chain.built]
-            return own(call, known.identity, self.lookup, policies)
+            return own(call, known.identity, self.lookup, self._feedback, policies)
         if self.gate.enters(known.rank):
             return self._exchange(call, known, self.state)
         return self._waits(call, known)

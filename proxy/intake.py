@@ -19,6 +19,7 @@ from proxy.config.overload import Priority
 from proxy.endpoints import Endpoint
 from proxy.errors import WeirError
 from proxy.exchange import Heads, Identity
+from proxy.feedback import Given, of_header
 from proxy.priority import CLASSES, NORMAL
 from proxy.remembered import Bodies
 from proxy.wire.call import Call
@@ -39,6 +40,7 @@ class Wishes(msgspec.Struct, frozen=True):
     deadline_s: float | None = None
     idempotency_key: bytes | None = None
     priority: Priority | None = None
+    feedback: Given | None = None
 
 
 class Known(msgspec.Struct, frozen=True, eq=False):
@@ -54,9 +56,9 @@ class Known(msgspec.Struct, frozen=True, eq=False):
 
 
 def wishes(headers: Headers, configuration: Configuration, own: dict[str, str]) -> Wishes:
-    """Reads `x-weir-tags`, `-bypass`, `-deadline`, `-priority`, and `idempotency-key`. The key's own tags can't be
-    overwritten."""
-    tags, bypass, deadline_s, key, priority = own, frozenset[str](), None, None, None
+    """Reads `x-weir-tags`, `-bypass`, `-deadline`, `-priority`, `-feedback`, and `idempotency-key`. The key's own tags
+    can't be overwritten."""
+    tags, bypass, deadline_s, key, priority, feedback = own, frozenset[str](), None, None, None, None
     honour = configuration.honour
     for name, value in headers:
         if not name.startswith(b"x-weir-"):
@@ -72,7 +74,9 @@ def wishes(headers: Headers, configuration: Configuration, own: dict[str, str]) 
             deadline_s = _duration(text)
         elif name == b"x-weir-priority" and honour.priority != "none":
             priority = _priority(text)
-    return Wishes(tags, bypass, deadline_s, key, priority)
+        elif name == b"x-weir-feedback" and honour.feedback:
+            feedback = of_header(text)
+    return Wishes(tags, bypass, deadline_s, key, priority, feedback)
 
 
 def _priority(text: str) -> Priority:

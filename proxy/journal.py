@@ -128,6 +128,22 @@ class Ended(Entry, tag="ended", frozen=True, gc=False):
     started_by: str | None
 
 
+class Rated(Entry, tag="feedback", frozen=True, gc=False):
+    """A client said how good an answer was, from 0 to 1. `exchange` is the one that is rated, of any worker."""
+
+    tenant: str
+    key: str | None
+    org: str | None
+    team: str | None
+    project: str | None
+    endpoint: str | None
+    asked: str | None
+    served: str | None
+    rating: float
+    comment: str | None
+    decisions: list[str]
+
+
 def frame(record: Record | Entry) -> bytes:
     """One record as it stands in the file."""
     payload = _encode(record)
@@ -277,12 +293,18 @@ def find(home: Path, exchange: str) -> list[Record]:
     """All records of one exchange, in the order written; newest segments are searched first."""
     needle, among = orjson.dumps(exchange), segments(home)
     stead = [path for path in among if path.name.endswith(IN_STEAD)]
+    rated: list[Record] = []
     for path in reversed([path for path in among if path not in stead]):
         data = path.read_bytes()
         if needle in data:
+            here = [record for record in _matching(path, needle) if record.get("exchange") == exchange]
+            if all(record["event"] == "feedback" for record in here):  # which may come later, by another worker
+                rated = here + rated
+                continue
             # What was told in a dead worker's stead stands in the supervisor's own segments.
             records = [record for part in (*_around(path, among), *stead) for record in _matching(part, needle)]
-            return [record for record in records if record.get("exchange") == exchange]
+            own = [record for record in records if record.get("exchange") == exchange]
+            return [record for record in own if record not in rated] + rated
     return []
 
 

@@ -12,10 +12,13 @@ from proxy.cors import CorsRules
 from proxy.endpoints import Endpoint
 from proxy.errors import WeirError
 from proxy.exchange import Identity
+from proxy.feedback import of_body
 from proxy.wire.call import Call, http_date
 
 if TYPE_CHECKING:
     import asyncio
+
+    from proxy.feedback import Feedback
 
 Lookup = Callable[..., "asyncio.Future[dict[str, Any] | None]"]
 
@@ -36,14 +39,27 @@ async def probe_or_preflight(call: Call, cors: CorsRules | None, draining: bool)
     call.send(200 if ready else 503, [_JSON, (b"date", http_date())], body)
 
 
-async def own(call: Call, identity: Identity, lookup: Lookup, policies: Iterable[object] = ()) -> None:
-    """`/weir/me`, `/weir/exchanges/{id}`, `/weir/jobs/{id}`: what the supervisor and policies know of a tenant."""
+async def own(
+    call: Call, identity: Identity, lookup: Lookup, feedback: Feedback, policies: Iterable[object] = ()
+) -> None:
+    """`/weir/me`, `/weir/exchanges/{id}`, `/weir/jobs/{id}`: what the supervisor and policies know of a tenant; and
+    `/weir/feedback`, what it has to say."""
     try:
-        answer = await _asked(call, identity, lookup, policies)
+        if call.head.path == "/weir/feedback":
+            answer = await _said(call, identity, feedback)
+        else:
+            answer = await _asked(call, identity, lookup, policies)
     except WeirError as error:
         call.send_error(error, [(b"date", http_date())])
         return
     call.send(200, [_JSON, (b"date", http_date())], orjson.dumps(answer))
+
+
+async def _said(call: Call, identity: Identity, feedback: Feedback) -> dict[str, Any]:
+    if call.head.method != "POST":
+        raise WeirError(405, "Only POST is answered here.", code="method_not_allowed", headers=((b"allow", b"POST"),))
+    assert isinstance(call.body, bytes)
+    return await feedback.give(identity, of_body(call.body))
 
 
 async def _asked(call: Call, identity: Identity, lookup: Lookup, policies: Iterable[object]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def why(records: Iterable[Record]) -> dict[str, Any]:
         "policies_hash": ended.get("policies_hash") if ended else None,
         "decisions": [dict(decision) for decision in (ended or {}).get("decisions") or ()],
         "attempts": attempts,
+        "feedback": _feedback(records),
     }
 
 
@@ -55,6 +56,7 @@ def render(told: Mapping[str, Any]) -> str:
     lines = [_headline(told), *_who(told)]
     lines += [_decision(decision) for decision in told["decisions"]] or ["  no policy acted"]
     lines += [line for attempt in told["attempts"] for line in _attempt(attempt)] or ["  no upstream was called"]
+    lines += [_rated(one) for one in told.get("feedback") or ()]
     if told["policies_hash"]:
         lines.append(f"  policy file {told['policies_hash']}")
     return "\n".join(lines)
@@ -66,6 +68,13 @@ def dollars(nanodollars: int | None) -> str | None:
         return None
     sign, whole, part = "-" * (nanodollars < 0), *divmod(abs(nanodollars), 10**9)
     return f"{sign}{whole}.{f'{part:09d}'.rstrip('0').ljust(2, '0')}"
+
+
+def _feedback(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """What was said of the answer; the last word of each key."""
+    last = {record.get("key"): record for record in records if record.get("event") == "feedback"}
+    names = ("key", "rating", "comment")
+    return [{"at": _moment(one.get("at")), **{name: one.get(name) for name in names}} for one in last.values()]
 
 
 def _attempts(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -116,6 +125,12 @@ def _who(told: Mapping[str, Any]) -> list[str]:
     parts += [f"{name}={value}" for name, value in (told["tags"] or {}).items()]
     when = f"  at {told['at']}" if told["at"] else ""
     return [f"{when}  {', '.join(parts)}".rstrip()] if when or parts else []
+
+
+def _rated(one: Mapping[str, Any]) -> str:
+    by = f" by {one['key']}" if one.get("key") else ""
+    comment = f": {one['comment']}" if one.get("comment") else ""
+    return f"  rated {one['rating']:g}{by}{comment}"
 
 
 def _decision(decision: Mapping[str, Any]) -> str:

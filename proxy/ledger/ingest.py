@@ -190,6 +190,14 @@ def _estimated(reserved: Reserved) -> Settled:
     )
 
 
+_RATE: Final = (
+    "INSERT INTO feedback (exchange, rater, at_ns, tenant, org, team, project, endpoint, asked, served, rating,"
+    " comment, decisions) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (exchange, rater) DO UPDATE SET"
+    " at_ns = excluded.at_ns, rating = excluded.rating, comment = excluded.comment"
+    " WHERE excluded.at_ns >= feedback.at_ns"
+)
+
+
 class _Statements:
     """The statements that go straight to the driver."""
 
@@ -201,6 +209,7 @@ class _Statements:
         self.dimension = rows.insert(dimensions, dialect, ignore=True)
         self.open = rows.insert(open_attempts, dialect, ignore=True)
         self.settle = self.mark("DELETE FROM open_attempts WHERE exchange = ? AND attempt = ?")
+        self.rate = self.mark(_RATE)
         self.begin_segment = self.mark(
             'INSERT INTO segments (host, name, "offset") VALUES (?, ?, 0) ON CONFLICT DO NOTHING'
         )
@@ -253,6 +262,8 @@ class _Booking:
         self._write(exchange_rows, saved)
         done.rows += len(self._attempts) + len(exchange_rows) + len(saved)
         self._keep_open(batch)
+        if batch.rated:
+            self._db.exec_driver_sql(self._sql.rate, [rows.rated(one) for one in batch.rated])
 
     def _ask(self, batch: Batch) -> None:
         """What the ledger knows of these attempts already."""

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import msgspec
 import orjson
-from sqlalchemy import Connection, Engine, Table, select
+from sqlalchemy import Connection, Engine, Table, inspect, select
 
 from proxy import journal
 from proxy.ledger.opening import address, engine_of
 from proxy.ledger.records import Estimate, Reserved
-from proxy.ledger.tables import attempts, dimensions, exchanges, open_attempts, savings
+from proxy.ledger.tables import attempts, dimensions, exchanges, feedback, open_attempts, savings
 
 Record = dict[str, Any]
 _IDENTITY: Final = ("tenant", "key", "org", "team", "project")
@@ -31,7 +31,9 @@ def records_of(engine: Engine, exchange: str) -> list[Record]:
             found.append({**orjson.loads(record), "event": "reserved"})
         if (ended := _one(db, exchanges, exchanges.c.exchange == exchange)) is not None:
             found.append(_ended(ended, _savings(db, exchange)))
-    return sorted(found, key=lambda record: (record["at"], ("reserved", "settled", "ended").index(record["event"])))
+        order = ("reserved", "settled", "ended")
+        found.sort(key=lambda record: (record["at"], order.index(record["event"])))
+        return found + _rated(db, exchange) if found else found
 
 
 def complete(records: list[Record]) -> bool:
@@ -149,6 +151,17 @@ def _ended(row: Mapping[str, Any], saved: list[Record]) -> Record:
         "decisions": orjson.loads(row["decisions"]),
         "savings": saved,
     }
+
+
+def _rated(db: Connection, exchange: str) -> list[Record]:
+    if not inspect(db).has_table(feedback.name):  # a ledger that no newer program has written to
+        return []
+    query = select(feedback).where(feedback.c.exchange == exchange).order_by(feedback.c.at_ns)
+    return [
+        {"event": "feedback", "at": row.at_ns, "exchange": exchange, "key": row.rater or None}
+        | {name: getattr(row, name) for name in ("tenant", "rating", "comment")}
+        for row in db.execute(query)
+    ]
 
 
 def _savings(db: Connection, exchange: str) -> list[Record]:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from proxy.ledger import spool
-from proxy.ledger.records import Ended, Entry, Reserved, Settled, decode
+from proxy.ledger.records import Ended, Entry, Rated, Reserved, Settled, decode
 from proxy.ledger.rows import ToldBy
 from proxy.ledger.spool import Piece, Segment
 
@@ -43,6 +43,7 @@ class Batch:
         self.reserved: dict[Key, tuple[Reserved, str, bytes]] = {}
         self.settled: list[tuple[Settled, ToldBy]] = []
         self.ended: list[Ended] = []
+        self.rated: list[Rated] = []
         self.rejected: list[bytes] = []
         self.events = 0
 
@@ -56,6 +57,9 @@ class Batch:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self.rejected.append(payload)
                 continue
+            if type(record) is Rated:
+                self.rated.append(record)
+                continue  # its exchange may be another process's
             last = record
             if type(record) is Settled:
                 self.settled.append((record, told_by))

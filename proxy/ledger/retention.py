@@ -18,7 +18,7 @@ from sqlalchemy import Engine, delete, select
 
 from proxy.ledger import chain, spool
 from proxy.ledger.closing import QUARTER_NS, watermark
-from proxy.ledger.tables import attempts, blocks, exchanges, open_attempts, savings, segments
+from proxy.ledger.tables import attempts, blocks, exchanges, feedback, open_attempts, savings, segments
 
 DAY_NS: Final = 24 * 3600 * 10**9
 _BLOCKS_AT_ONCE: Final = 200
@@ -71,4 +71,5 @@ def drop_rows(engine: Engine, days: int, now_ns: int) -> int:
             for table in (attempts, exchanges, savings):
                 dropped += db.execute(delete(table).where(table.c.seq.between(first, last))).rowcount
             db.execute(blocks.update().where(blocks.c.number == number).values(dropped_ns=now_ns))
+        db.execute(delete(feedback).where(feedback.c.at_ns < now_ns - days * DAY_NS))
     return dropped

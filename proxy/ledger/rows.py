@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Table
 from proxy.ledger.records import (
     ARMS,
     Ended,
+    Rated,
     Reserved,
     Saving,
     Settled,
