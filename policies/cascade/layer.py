@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 import time
@@ -183,6 +184,7 @@ class _Course:
     async def small_first(self) -> Response:
         """The small model answers, and its answer is looked at."""
         before = len(self._exchange.attempts)
+        asyncio.get_running_loop().call_soon(getattr, self._turn, "prompt")  # while the upstream thinks
         try:
             response = await self._ask_small()
             if response.status >= 300:

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Final, Literal
 
 from msgspec.structs import replace
@@ -46,7 +47,12 @@ class Turn:
         self._config = config
         self.asked, self.how, self.evidence = asked, how, evidence
         self.cut = config.prefix_tokens * _CHARACTERS
-        self.prompt = prompt_features(asked.text, turns=asked.turns, tools=len(asked.tools), wants_json=asked.json)
+
+    @cached_property
+    def prompt(self) -> Features:
+        """What the prompt alone says; worked out while the small model is waited for."""
+        asked = self.asked
+        return prompt_features(asked.text, turns=asked.turns, tools=len(asked.tools), wants_json=asked.json)
 
     def gate(self, choices: Sequence[Said]) -> str | None:
         """The gate that an answer fails."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,7 +79,7 @@ def standing(told: Mapping[str, Any]) -> Iterator[str]:
     yield f"{told['policy']}, {told['class']}: {status}{observed} ({small} before {large})"
     lines = {
         "means": _means(told, small, large),
-        "proof": f"{told['pairs']} pairs, p = {told['p']:.2g} (score {told['score']}, cert {told['certificate']})",
+        "proof": f"{told['pairs']:,} judged, p = {told['p']:.2g} (score {told['score']}, cert {told['certificate']})",
         "needs": _needs(told),
         "answers": _answers(told, small),
         "costs": _costs(told, small, large),
@@ -160,16 +160,25 @@ def _judge(told: Mapping[str, Any]) -> str:
 
 def _evidence(told: Mapping[str, Any]) -> Iterator[str]:
     """Thresholds, from the most careful on: what each escalates, what it loses, how far its proof has come."""
-    rows = [row for row in told["evidence"] if isinstance(row, list) and len(row) >= 4]
+    rows = _distinct([row for row in told["evidence"] if len(row) >= 4], told["threshold"])
     if not rows or not told["pairs"]:
         return
     step = max(1, math.ceil(len(rows) / _ROWS))
     yield f"  {'escalates':>12} {'loss':>12}   proof"
-    for threshold, escalated, loss, p, *_ in rows[::step]:
+    for threshold, escalated, loss, p, *_ in rows[(len(rows) - 1) % step :: step]:
         done = min(1.0, max(0.0, math.log(max(p, 1e-300)) / math.log(told["delta"])))
         bar = "█" * round(done * _BAR) + "·" * (_BAR - round(done * _BAR))
         here = " ◂" if told["threshold"] is not None and threshold == told["threshold"] else ""
         yield f"  {escalated * 100:>10.0f} % {loss * 100:>5.1f} points   {bar}{' proven' if done >= 1 else ''}{here}"
+
+
+def _distinct(rows: Sequence[Sequence[float]], threshold: float | None) -> list[Sequence[float]]:
+    """Thresholds between which there was no answer say the same: of these the one in force, else the last."""
+    found: dict[tuple[float, ...], Sequence[float]] = {}
+    for row in rows:
+        if found.get(tuple(row[1:3]), (None,))[0] != threshold or threshold is None:
+            found[tuple(row[1:3])] = row
+    return list(found.values())
 
 
 @contextlib.contextmanager
