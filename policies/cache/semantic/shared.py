@@ -90,6 +90,10 @@ class Shared:
         """Has an entry written with the next bundle."""
         self._waiting.setdefault(stored.tenant, []).append(stored)
 
+    def drop(self, tenant: str) -> None:
+        """Has nothing written of what waits of a tenant's: it is to be forgotten."""
+        self._waiting.pop(tenant, None)
+
     async def flush(self) -> None:
         """Writes what waits."""
         waiting, self._waiting = self._waiting, {}

@@ -376,6 +376,8 @@ class SemanticTier:
         if told.tag is not None and told.tag.startswith("tenant="):
             tenant = told.tag.removeprefix("tenant=")
             self._rooms.remove_tenant(tenant)
+            if self._shared is not None:
+                self._shared.drop(tenant)
             self._learners.pop(tenant, None)
             self._known_ns.pop(tenant, None)
             self._tell(tenant)

@@ -190,12 +190,16 @@ async def test_evicting_a_tenant_forgets_its_vectors(serve: Serve, provider: Scr
         tier = plane.plane.state.chain.built[0].policy._semantic
         await tier._shared.flush()
         assert await store.keys("semantic/", 100)
+        await ask(plane, "How deep is the river today?", auth)
+        await plane.quiet()
+        assert tier._shared._waiting, "something is yet to be written"
         await evict(store, Eviction(tag=f"tenant={tenant}"))
         for _ in range(500):
             if not tier._rooms.entries:
                 break
             await asyncio.sleep(0.01)
         assert tier._rooms.entries == 0
+        await tier._shared.flush()
         assert await store.keys("semantic/", 100) == []
         assert {how(await ask(plane, text, auth)) for text in questions(20, 9)} <= {"miss", "hit"}
 
