@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from proxy.state.protocol import StateLost, Store
 
 TOPIC: Final = "cache"
 PREFIX: Final = "cache/"
+FORGOTTEN: Final = "cache-forgotten/"
+FORGOTTEN_S: Final = 30 * 86_400.0  # longer than the feed keeps what was said before
 _AGAIN_S: Final = 1.0  # before a lost feed is followed again
 _LARGE_BYTES: Final = 8 * 1024  # packing takes 0.1 ms
 _AT_ONCE: Final = 1000  # entries looked through before others have their turn
@@ -201,10 +204,21 @@ async def evict(store: Store, told: Eviction) -> int:
     try:
         gone = await store.delete([PREFIX + key for key in told.keys]) if told.keys else 0
         if told.tag is not None:
+            await store.put(FORGOTTEN + told.tag, b"%d" % time.time_ns(), FORGOTTEN_S)
             gone += await store.delete_tagged(PREFIX + told.tag)
     finally:  # afterwards, or a worker could find again what it was told to forget
         await store.publish(TOPIC, _tell(told))
     return gone
+
+
+async def forgotten(store: Store, kind: str) -> dict[str, int]:
+    """What was evicted by a tag of this kind (`tenant=`) in the last month, and when, in Unix nanoseconds."""
+    found = {}
+    for key in await store.keys(FORGOTTEN + kind, 1_000_000):
+        at = await store.get(key)
+        if at is not None:
+            found[key.removeprefix(FORGOTTEN + kind)] = int(at)
+    return found
 
 
 async def get(store: Store, key: str) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from policies.cache.semantic.learner import Label
 from policies.cache.semantic.room import Stored
 from policies.cache.semantic.score import Fit, Weights
 from policies.cache.tiers import PREFIX as TAGS
+from policies.cache.tiers import forgotten
 from proxy.state.protocol import StateLost, Store
 
 _BUNDLE_BYTES: Final = 2**20
@@ -128,6 +129,10 @@ class Shared:
             return True
 
     # --- hearing
+
+    async def forgotten(self) -> dict[str, int]:
+        """The tenants that were evicted, and when: the feed still has what was said before."""
+        return await forgotten(self._store, "tenant=")
 
     async def past(self) -> tuple[list[Stored], list[tuple[str, dict[str, Any]]]]:
         """What was written before: entries, and what each tenant's traffic had taught."""

@@ -108,6 +108,7 @@ class SemanticTier:
         self._fitting: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._shared: Shared | None = None
+        self._forgotten_ns: dict[str, int] = {}  # tenants of which nothing older may come back
         self._standing: dict[str, tuple[float, ...]] = {}
         self._totals: tuple[float, ...] = _NOTHING
         self._loading = services.store is not None
@@ -282,7 +283,9 @@ class SemanticTier:
         )
 
     def _apply(self, message: Message) -> None:
-        """Takes in what this or another worker tells."""
+        """Takes in what this or another worker tells, unless it was forgotten since."""
+        if message.at_ns <= self._forgotten_ns.get(message.tenant, 0):
+            return
         stored = message.stored
         if stored is not None and stored.made_s + self._ttl_s > self._wall():
             room = self._rooms.add(stored)
@@ -343,6 +346,7 @@ class SemanticTier:
     async def _remember(self, shared: Shared) -> None:
         """Reads what was written before, then hears the others, and writes what is new."""
         entries, learnt = await shared.past()
+        self._forgotten_ns.update(await shared.forgotten())
         now_s = self._wall()
         rooms = self._rooms
         fresh = [stored for stored in entries if stored.made_s + self._ttl_s > now_s]
@@ -376,6 +380,7 @@ class SemanticTier:
         if told.tag is not None and told.tag.startswith("tenant="):
             tenant = told.tag.removeprefix("tenant=")
             self._rooms.remove_tenant(tenant)
+            self._forgotten_ns[tenant] = time.time_ns()
             if self._shared is not None:
                 self._shared.drop(tenant)
             self._learners.pop(tenant, None)

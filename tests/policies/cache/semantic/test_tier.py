@@ -202,6 +202,16 @@ async def test_evicting_a_tenant_forgets_its_vectors(serve: Serve, provider: Scr
         await tier._shared.flush()
         assert await store.keys("semantic/", 100) == []
         assert {how(await ask(plane, text, auth)) for text in questions(20, 9)} <= {"miss", "hit"}
+        since = tier._rooms.entries
+        assert 0 < since <= 20
+        async with serve(url=provider.url, policies=[policy()], store=store, keys=[key("wk-a", "a", org="x")]) as later:
+            anew = later.plane.state.chain.built[0].policy._semantic
+            for _ in range(500):
+                if anew._rooms.entries >= since:
+                    break
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            assert anew._rooms.entries == since, "the feed brought back what was forgotten"
 
 
 async def test_workers_share_and_restarts_are_warm(serve: Serve, provider: Scripted) -> None:
