@@ -48,6 +48,7 @@ from proxy.supervisor.shared_keys import SharedKeys
 from proxy.supervisor.state import STATE, StateError, StateKeeper
 from proxy.supervisor.takeover import NOTICED_S, RETRY_S, Takeover
 from proxy.supervisor.upkeep import Compile, Upkeep
+from proxy.tracing import export as traces
 
 RECOVERY_BOUND_S = 2.0
 OPERATING_BOUND_S = 20.0  # an operator waits longer than a request
@@ -124,6 +125,7 @@ class Supervisor:
         await self._serve_cold(stack)
         stack.push_async_callback(self._lookups.close)
         self._keep_ledger(stack)
+        self._export_traces(stack)
         await self.upkeep.signing.begin()
         state, lives = await self._share(stack)
         orders = await self.upkeep.orders(plan)
@@ -276,6 +278,17 @@ class Supervisor:
             )
             self._ledger.start()
             stack.push_async_callback(asyncio.to_thread, self._ledger.stop)
+
+    def _export_traces(self, stack: contextlib.AsyncExitStack) -> None:
+        if not traces.asked_for(os.environ):
+            return
+        try:
+            exporter = traces.exporter(self.upkeep.plan.home, self.log.write)
+        except traces.NoExporterError as error:
+            self.log.warning("traces aren't sent", hint=str(error))
+            return
+        exporter.start()
+        stack.push_async_callback(asyncio.to_thread, exporter.stop)
 
     def _record(self, stack: contextlib.AsyncExitStack) -> None:
         now = running.Running(os.getpid(), self._addresses("data"), self._address("ops"), self._address("admin"))

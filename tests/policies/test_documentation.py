@@ -20,6 +20,7 @@ from policies import (
     ratelimit,
     retry,
     timeout,
+    trace,
 )
 from proxy.config import Conditions, load
 from proxy.config.policies import Envelope, Honour
@@ -32,6 +33,7 @@ PAGES = (
     "headers",
     "allow",
     "timeout",
+    "traces",
     "hedge",
     "fallback",
     "retry",
@@ -86,6 +88,7 @@ def test_the_envelope_is_described() -> None:
         ("cascade", cascade.Judge),
         ("headers", headers.Config),
         ("timeout", timeout.Config),
+        ("traces", trace.Config),
         ("hedge", hedge.Config),
         ("fallback", fallback.Config),
         ("fallback", fallback.Target),
