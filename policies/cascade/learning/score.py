@@ -35,7 +35,7 @@ _CLIP: Final = 4.0
 _NEWTON, _GRADIENTS = 5, 25
 _HEADER: Final = struct.Struct("<4sBHHH")
 _MAGIC: Final = b"wcs1"
-_STEPS: Final = 40  # thresholds of a grid
+STEPS: Final = 40  # thresholds of a grid
 # What a logit rises by, before any label, for each.
 _PRIOR: Final = {
     "answer_logprob_mean": -1.5,
@@ -60,7 +60,9 @@ class Example(msgspec.Struct, frozen=True):
 class Score:
     """A fitted score: what numbers are centred and scaled by, what each and each place of the vocabulary is worth."""
 
-    def __init__(self, centres: Array, spreads: Array, dense: Array, words: Array, bias: float, grid: Array) -> None:
+    def __init__(
+        self, centres: Array, spreads: Array, dense: Array, words: Array, bias: float, grid: Array, loses: Array
+    ) -> None:
         self._centres, self._spreads, self._dense, self._words, self._bias, self._grid = (
             centres.astype(np.float32),
             spreads.astype(np.float32),
@@ -69,6 +71,7 @@ class Score:
             float(np.float32(bias)),
             grid.astype(np.float32),
         )
+        self._loses, self._errors = loses.astype(np.float32), errors.astype(np.float32)
         self.version = hashlib.sha256(self.dumps()).hexdigest()[:12]
 
     def __repr__(self) -> str:
@@ -93,14 +96,28 @@ class Score:
         found["words"] = float(self._words[features.words].sum()) / math.sqrt(max(1, len(features.words)))
         return found
 
-    def grid(self) -> list[float]:
-        """Thresholds for a `Certificate`, conservative first: quantiles of held-out scores of what it was fitted to."""
-        return [float(each) for each in self._grid]
+    def grid(self, epsilon: float | None = None) -> list[float]:
+        """Thresholds for a `Certificate`, conservative first: quantiles of held-out scores of what it was fitted to.
+
+        With ε: without those that surely lose more, by the held-out examples. What scores above the last one is
+        escalated at every threshold and needs no judge, so that fewer pairs prove as much.
+        """
+        lost = self._loses - self._errors
+        hopeful = [at for at, least in enumerate(lost) if epsilon is None or least <= epsilon]
+        return [float(each) for each in self._grid[: max(hopeful, default=0) + 1]]
+
+    def plausible(self, epsilon: float, errors: float = 1.645) -> float | None:
+        """The most aggressive threshold that loses at most ε by the held-out examples, standard errors included.
+
+        No certificate: it was looked for among many. None where there is none.
+        """
+        within = np.flatnonzero(self._loses + errors * self._errors <= epsilon)
+        return float(self._grid[within[-1]]) if len(within) else None
 
     def dumps(self) -> bytes:
         """All of it."""
         head = _HEADER.pack(_MAGIC, VERSION, len(self._dense), len(self._words), len(self._grid))
-        parts = (self._centres, self._spreads, self._dense, self._words, self._grid)
+        parts = (self._centres, self._spreads, self._dense, self._words, self._grid, self._loses, self._errors)
         return head + struct.pack("<f", self._bias) + b"".join(part.tobytes() for part in parts)
 
     @classmethod
@@ -113,13 +130,13 @@ class Score:
             raise ValueError("not a score")
         if (version, dense, words) != (VERSION, len(NAMES), PLACES):
             raise ValueError("a score of other features")
-        sizes = (dense, dense, dense, words, grid)
+        sizes = (dense, dense, dense, words, grid, grid, grid)
         if len(data) != _HEADER.size + 4 + 4 * sum(sizes):
             raise ValueError("a score cut short")
         (bias,) = struct.unpack_from("<f", data, _HEADER.size)
         values = np.frombuffer(data, np.float32, sum(sizes), _HEADER.size + 4)
-        first, second, third, fourth, fifth = np.split(values, np.cumsum(sizes)[:-1])
-        return cls(first, second, third, fourth, bias, fifth)
+        centres, spreads, numbers, places, *rest = np.split(values, np.cumsum(sizes)[:-1])
+        return cls(centres, spreads, numbers, places, bias, *rest)
 
 
 def prior() -> Score:
@@ -127,7 +144,7 @@ def prior() -> Score:
     dense = np.array([_PRIOR.get(name, 0.0) for name in NAMES])
     n = len(NAMES)
     grid = np.linspace(0.05, 0.95, 19)
-    return Score(np.zeros(n), np.ones(n), dense, np.zeros(PLACES), -1.0, grid)
+    return Score(np.zeros(n), np.ones(n), dense, np.zeros(PLACES), -1.0, grid, np.zeros(len(grid)), np.ones(len(grid)))
 
 
 def fit(examples: Sequence[Example]) -> Score:
@@ -144,8 +161,16 @@ def fit(examples: Sequence[Example]) -> Score:
     ridge, held_out = _chosen(rows, told, weights)
     beta = _fitted(rows, told, weights, ridge)
     n = len(NAMES)
-    grid = np.unique(np.quantile(_sigmoid(held_out), np.linspace(0.05, 1.0, _STEPS)).astype(np.float32))
-    return Score(centres, spreads, beta[1 : 1 + n] * rows.scale, beta[1 + n :], float(beta[0]), grid)
+    seen = _thresholds(held_out + float(rows.times(beta).mean()), 2 * told - 1, weights)
+    return Score(centres, spreads, beta[1 : 1 + n] * rows.scale, beta[1 + n :], float(beta[0]), *seen)
+
+
+def _thresholds(logits: Array, gaps: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Quantiles of scores; of each as a threshold what it loses, and the standard error of that."""
+    scores = _sigmoid(logits)
+    grid = np.unique(np.quantile(scores, np.linspace(0.05, 1.0, STEPS)).astype(np.float32))
+    lost = np.where(scores[None, :] <= grid[:, None], gaps * weights, 0.0)
+    return grid, lost.mean(1), lost.std(1) / math.sqrt(len(gaps))
 
 
 class _Rows:
@@ -172,18 +197,22 @@ class _Rows:
 
 
 def _chosen(rows: _Rows, told: Array, weights: Array) -> tuple[float, Array]:
-    """The ridge whose held-out log loss is least, and the held-out logits."""
+    """The ridge whose held-out log loss is least, and the held-out logits, of each fold by its own mean.
+
+    Where examples are few, folds differ more in how much escalating is worth at all than in whom it is worth it for.
+    """
     folds = np.arange(len(told)) % _FOLDS
     best: tuple[float, float, Array] | None = None
     for ridge in _RIDGES:
-        logits = np.empty(len(told))
+        logits, centred = np.empty(len(told)), np.empty(len(told))
         for fold in range(_FOLDS):
             mine = folds == fold
-            logits[mine] = rows.times(_fitted(rows, told, weights * ~mine, ridge))[mine]
+            others = rows.times(_fitted(rows, told, weights * ~mine, ridge))
+            logits[mine], centred[mine] = others[mine], (others - others.mean())[mine]
         p = _sigmoid(logits)
         loss = -float((weights * (told * np.log(p) + (1 - told) * np.log(1 - p))).sum())
         if best is None or loss < best[0]:
-            best = (loss, ridge, logits)
+            best = (loss, ridge, centred)
     assert best is not None
     return best[1], best[2]
 
