@@ -105,7 +105,7 @@ def _team(issuer: Issuer, teams: TeamsFile, claims: Mapping[str, Any], project: 
 
 def _named(values: list[str]) -> str:
     """A name that fits into logs; a hash of any other."""
-    if not values:
+    if not values or not values[0]:
         raise _nobody("The token doesn't say whom it is for.")
     if _NAME.fullmatch(values[0]):
         return values[0]

@@ -88,7 +88,7 @@ class Checker:
             raise refused("The token has expired: get a new one.", "token_expired") from None
         except jwt.InvalidAudienceError:
             raise refused("The token is for another audience.") from None
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             raise refused("The token is not valid.") from None
         return Checked(name, claims, self._until(issuer, claims))
 

@@ -7,8 +7,10 @@ import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.keys import KeyFileError, KeyStore, digest
+from proxy.keys import KeyFileError, KeyRecord, KeyStore, digest, joined
 
 
 def test_a_key_is_shown_once_and_stored_hashed(tmp_path: Path) -> None:
@@ -87,3 +89,57 @@ def test_concurrent_writers_lose_no_key(tmp_path: Path) -> None:
     for process in processes:
         process.join()
     assert len({key.id for key in KeyStore(tmp_path).list()}) == 20
+
+
+def test_rotation(tmp_path: Path) -> None:
+    """Two secrets under one id until the overlap is over; rotating again doesn't lengthen the life of the first."""
+    store = KeyStore(tmp_path)
+    first, record = store.create(team="search", tags={"a": "b"}, models=["m"], expires=900.0, now_s=1.0)
+    second, rotated = store.rotate(record.id, 60.0, now_s=100.0)
+    assert (rotated.id, rotated.team, rotated.tags, rotated.models, rotated.expires) == (
+        record.id, "search", {"a": "b"}, ["m"], 900.0,
+    )  # fmt: skip
+    by_hash = {key.sha256: key for key in store.list()}
+    assert [by_hash[digest(secret)].active(159.0) for secret in (first, second)] == [True, True]
+    assert [by_hash[digest(secret)].active(160.0) for secret in (first, second)] == [False, True]
+    store.rotate(second, 5000.0, now_s=120.0)
+    assert [key.expires for key in store.list()] == [160.0, 900.0, 900.0]
+    store.revoke(first, now_s=130.0)
+    assert [key.revoked for key in store.list()] == [130.0, None, None]
+    store.revoke(record.id, now_s=140.0)
+    assert [key.revoked for key in store.list()] == [130.0, 140.0, 140.0]
+    with pytest.raises(KeyError):
+        store.rotate(record.id, 1.0, now_s=150.0)
+
+
+def test_admin_keys_and_names(tmp_path: Path) -> None:
+    """A key with a role says so by its beginning; an id is given once."""
+    store = KeyStore(tmp_path)
+    secret, record = store.create(role="finance", id="alice")
+    assert secret.startswith("wa-")
+    assert (record.id, record.role) == ("alice", "finance")
+    with pytest.raises(ValueError, match="taken"):
+        store.create(id="alice")
+
+
+def record(number: int, expires: float | None, revoked: float | None) -> KeyRecord:
+    return KeyRecord(f"k{number}", str(number), expires=expires, revoked=revoked)
+
+
+TIMES = st.one_of(st.none(), st.integers(1, 3).map(float))
+TABLES = st.lists(st.builds(record, st.integers(1, 3), TIMES, TIMES), max_size=4, unique_by=lambda key: key.sha256)
+
+
+@given(a=TABLES, b=TABLES, c=TABLES)
+def test_tables_join_in_any_order(a: list[KeyRecord], b: list[KeyRecord], c: list[KeyRecord]) -> None:
+    """Commutative, associative, idempotent: hosts agree however messages come; what is closed stays closed."""
+
+    def of(*tables: list[KeyRecord]) -> dict[str, KeyRecord]:
+        found: list[KeyRecord] = []
+        for table in tables:
+            found = joined(found, table)
+        return {key.sha256: key for key in found}
+
+    assert of(a, b, c) == of(c, b, a) == of(a, joined(b, c)) == of(a, b, c, b, a)
+    for key in [*a, *b, *c]:
+        assert key.revoked is None or of(a, b, c)[key.sha256].revoked is not None

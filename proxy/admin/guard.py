@@ -30,7 +30,7 @@ from proxy.errors import AUTHENTICATION, PERMISSION, WeirError
 from proxy.keys import KeyRecord, Role, digest
 from proxy.logs import Log
 
-_SAID: Final = "weir.said"
+_SAID: Final = web.RequestKey("said", dict[str, object])
 ROLES_NEEDED: Final[Mapping[tuple[str, str], Role]] = {
     ("GET", "/admin/audit"): "finance",
 }
