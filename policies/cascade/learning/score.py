@@ -61,7 +61,15 @@ class Score:
     """A fitted score: what numbers are centred and scaled by, what each and each place of the vocabulary is worth."""
 
     def __init__(
-        self, centres: Array, spreads: Array, dense: Array, words: Array, bias: float, grid: Array, loses: Array
+        self,
+        centres: Array,
+        spreads: Array,
+        dense: Array,
+        words: Array,
+        bias: float,
+        grid: Array,
+        loses: Array,
+        errors: Array,
     ) -> None:
         self._centres, self._spreads, self._dense, self._words, self._bias, self._grid = (
             centres.astype(np.float32),
