@@ -161,15 +161,11 @@ def _overhead(db: Connection, policy: str, first_ns: int, end_ns: int) -> int:
 
 
 def _scores(db: Connection, first_ns: int) -> dict[str, float]:
-    """What clients said of exchanges, where the ledger keeps that: the mean of each exchange's scores."""
-    if not inspect(db).has_table("feedback"):
+    """What clients said of exchanges: the mean of each exchange's ratings."""
+    if not inspect(db).has_table("feedback"):  # an older ledger, opened for reading only
         return {}
-    known = {column["name"] for column in inspect(db).get_columns("feedback")}
-    if not {"exchange", "score"} <= known:
-        return {}
-    bound = " AND at_ns >= :first" if "at_ns" in known else ""
-    query = text(f"SELECT exchange, AVG(score) FROM feedback WHERE score IS NOT NULL{bound} GROUP BY exchange")  # noqa: S608
-    return {exchange: float(score) for exchange, score in db.execute(query, {"first": first_ns} if bound else {})}
+    query = text("SELECT exchange, AVG(rating) FROM feedback WHERE at_ns >= :first GROUP BY exchange")
+    return {exchange: float(rating) for exchange, rating in db.execute(query, {"first": first_ns})}
 
 
 def _compared(
