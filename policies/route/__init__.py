@@ -51,7 +51,10 @@ def described(rule: Rule) -> str:
     models = [target.model for target in rule.to]
     if len(models) == 1:
         return f"to {models[0]}, if it fits"
-    by = {"order": "the first that fits", "score": f"the last where P(it is better) >= {rule.escalate_at:.0%}"}
+    by = {
+        "order": "the first that fits",
+        "score": f"the last where it is expected to be better by {rule.escalate_at:.0%}",
+    }
     return f"to one of {', '.join(models)}, by {by.get(rule.prefer, rule.prefer)}"
 
 

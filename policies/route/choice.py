@@ -52,14 +52,14 @@ def decided(
     at: str | None = None,
     sticky: Sticky = "priced",
     pays_within: int = 1,
-    benefit: float | None = None,
+    gain: float | None = None,
     escalate_at: float = 0.5,
 ) -> Course:
-    """Where it goes. `at` is the model that the conversation is at, `benefit` what a score says of the last model."""
+    """Where it goes. `at` is where the conversation is, `gain` how much better the last model is expected to be."""
     free = fitting(offers)
     present = None if sticky == "off" else next((offer for offer in free if offer.model == at), None)
     if prefer == "score":
-        ranked, why = _by_score(free, offers[-1].model, benefit, escalate_at)
+        ranked, why = _by_score(free, offers[-1].model, gain, escalate_at)
     else:
         ranked, why = ordered(free, prefer, 1 if present is None else pays_within), prefer
     models = [offer.model for offer in ranked]
@@ -115,8 +115,8 @@ def lost(offer: Offer) -> int:
     return offer.now_nanodollars - offer.later_nanodollars
 
 
-def _by_score(free: Sequence[Offer], large: str, benefit: float | None, escalate_at: float) -> tuple[list[Offer], str]:
+def _by_score(free: Sequence[Offer], large: str, gain: float | None, escalate_at: float) -> tuple[list[Offer], str]:
     """Nobody knows: the large one, since nothing may get worse."""
-    escalate = benefit is None or benefit >= escalate_at
+    escalate = gain is None or gain >= escalate_at
     ranked = sorted(free, key=lambda offer: (offer.model == large) is not escalate)
-    return ranked, "no_score" if benefit is None else "score"
+    return ranked, "no_score" if gain is None else "score"

@@ -84,8 +84,9 @@ class Choice(BaseModel):
     """How long the model may have taken of late: to the first token of a stream, or to a whole answer."""
     min_context: TokenCount | None = None
     """How many tokens the model must be known to take."""
-    escalate_at: Percent = Field(default=0.5, json_schema_extra={"default": "50%"})
-    """With `score`: the chance that the last model is right and the first one wrong, from which on it is chosen."""
+    escalate_at: Percent = Field(default=0.1, json_schema_extra={"default": "10%"})
+    """With `score`: how much better the last model is expected to be, from which on it is chosen: of 100 answers, so
+    many more that are right."""
     sticky: Annotated[Sticky, BeforeValidator(_off)] = "priced"
     """Whether a conversation stays at its model: `priced`, unless a switch pays for the prompt cache that it loses;
     `always`, as long as the model fits; `off`."""
@@ -143,6 +144,8 @@ class Config(Choice):
             where = f"rule {number}: " if number <= len(self.rules) else ""
             if not choice.to:
                 raise wrong(f"{where}says no model", "write to: gpt-4o-mini, in the rule or for all of them")
+            if choice.prefer == "score" and any(target.model == ASKED for target in choice.to):
+                raise wrong(f"{where}prefer: score needs to know both models", f"name the model in place of {ASKED}")
             if choice.prefer == "score" and len(choice.to) != 2:
                 hint = "write to: [small, large]"
                 raise wrong(f"{where}prefer: score is between two models, not {len(choice.to)}", hint)

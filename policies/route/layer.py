@@ -61,7 +61,7 @@ class Route:
         self._allowed = Allowed(services.configuration, services.name)
         self._seats = Seats(services.store if _several(services) else None, services.name)
         self._observed = Observed()
-        self._scores = Scores(services)
+        self._scores = Scores(services, [_rungs(rule) for rule, _ in self._rules if rule.prefer == "score"])
         self._grounds: Grounds | None = None
 
     def begin(self, grounds: Grounds) -> None:
@@ -154,7 +154,7 @@ class Route:
             at=present,
             sticky=rule.sticky,
             pays_within=rule.pays_within,
-            benefit=self._scores.benefit(request) if rule.prefer == "score" else None,
+            gain=self._scores.gain(request, _rungs(rule)) if rule.prefer == "score" else None,
             escalate_at=rule.escalate_at,
         )
         by_model = {offer.model: offer for offer in offers}
@@ -247,6 +247,10 @@ class Route:
         self._seats.keep(at.named.key, seat)
         if self._seats.shared and self._services.spawn is not None:
             self._services.spawn(self._seats.tell(at.named.key, seat), "tell where a conversation is")
+
+
+def _rungs(rule: Rule) -> tuple[str, str]:
+    return rule.to[0].model, rule.to[-1].model
 
 
 def _applies(rule: Rule, zone: Any) -> Predicate | None:

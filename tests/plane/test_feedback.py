@@ -160,7 +160,7 @@ async def test_in_the_ledger(serve: Serve, tmp_path: Path) -> None:
 
 def test_another_worker_takes_the_rating(tmp_path: Path) -> None:
     """A rating stands in a later segment of another worker: the exchange is found all the same, once."""
-    about = {"tenant": "t", "key": None, "decisions": []}
+    about: dict[str, Any] = {"tenant": "t", "key": None, "decisions": []}
     for number, records in (
         (1, [{"event": "ended", "exchange": "x", "at": 1, **about}]),
         (2, [{"event": "feedback", "exchange": "x", "at": 2, "rating": 1.0, **about}]),

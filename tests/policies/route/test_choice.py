@@ -88,11 +88,11 @@ def test_a_conversation_leaves_what_no_longer_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("benefit", "model", "why"), [(0.2, "small", "score"), (0.3, "large", "score"), (None, "large", "no_score")]
+    ("gain", "model", "why"), [(0.2, "small", "score"), (0.3, "large", "score"), (None, "large", "no_score")]
 )
-def test_by_score(benefit: float | None, model: str, why: str) -> None:
+def test_by_score(gain: float | None, model: str, why: str) -> None:
     """The large model where it is likely to be better; also while nobody knows, so that nothing gets worse."""
-    course = decided([SMALL, LARGE], "score", benefit=benefit, escalate_at=0.3)
+    course = decided([SMALL, LARGE], "score", gain=gain, escalate_at=0.3)
     assert (course.models[0], course.why) == (model, why)
-    only = decided([SMALL, Offer("large", "unavailable")], "score", benefit=0.9, escalate_at=0.3)
+    only = decided([SMALL, Offer("large", "unavailable")], "score", gain=0.9, escalate_at=0.3)
     assert only.models == ("small",)

@@ -34,6 +34,7 @@ def written(directory: Path, *lines: str) -> Path:
         (["rules: [{match: {language: de}}]"], "rule 1: says no model"),
         (["rules: [{to: a}, {match: {model: b}, to: c}]"], "rule 1 is for every request: no later one is ever met"),
         (["to: [a, b, c]", "prefer: score"], "prefer: score is between two models, not 3"),
+        (["to: [a, asked]", "prefer: score"], "name the model in place of asked"),
         (["to: [{model: a, lacks: sight}]"], "policies.yaml:4:28"),
         (["to: [{model: a, context: 128 KiB}]"], "write 2000, 100k or 1M"),
         (["rules: [{match: {langauge: de}, to: a}]"], "did you mean language?"),
