@@ -30,6 +30,7 @@ LOOK_S: Final = 0.005
 _NAMED: Final = ("org", "team", "project", "key")
 _TIERED: Final = ("chat.completions", "responses")
 _MOST_DAYS_S: Final = 40 * 86_400.0
+TELLING_S: Final = 30.0  # how long it is left to whoever tells of a step; whoever wanted to looks again then
 
 
 class Budget:
@@ -172,17 +173,19 @@ class Budget:
         if spawn is not None:
             spawn(self._announce(account, line, spent, reached), f"threshold of {self.name}")
 
-    async def _announce(self, account: Account, line: Line, spent: int, reached: int) -> None:
+    async def _announce(self, account: Account, line: Line, spent: int, reached: int, *, again: bool = True) -> None:
+        """Told by whoever has the duty; it is had for good only once it is done, so that another may take over."""
         purse, percent = self._purse, round(100 * reached / line.limit.amount) if line.limit.amount else 100
         assert purse is not None
         ends_s = (line.scope.ends_ns - self._now_ns()) / 1e9 if line.scope.ends_ns else line.limit.span_s
+        duty = f"threshold:{line.scope.key}:{percent}"
         try:
-            claimed = await purse.store.claim(
-                f"threshold:{line.scope.key}:{percent}", purse.owner, min(max(ends_s, 60.0), _MOST_DAYS_S)
-            )
+            claimed = await purse.store.claim(duty, purse.owner, TELLING_S)
         except StateLost:
             claimed = True  # told twice is better than not at all
         if not claimed:
+            if again:
+                asyncio.get_running_loop().call_later(TELLING_S * 1.1, self._look_again, account, line, spent, reached)
             return
         self._services.metrics.count("budget_thresholds")
         told = {**self._line(account, line, spent), "threshold_percent": percent}
@@ -191,6 +194,13 @@ class Budget:
         if hook is not None and lookup is not None:
             body = orjson.dumps({"event": "budget.threshold", **told, "at": self._now_ns() // 10**9})
             await lookup("webhook", url=hook.url, body=body.decode(), signature=signature(hook.secret, body))
+        with contextlib.suppress(StateLost):
+            await purse.store.claim(duty, purse.owner, min(max(ends_s, 2 * TELLING_S), _MOST_DAYS_S))
+
+    def _look_again(self, account: Account, line: Line, spent: int, reached: int) -> None:
+        """Whether the one who was to tell of a step did."""
+        if (spawn := self._services.spawn) is not None:
+            spawn(self._announce(account, line, spent, reached, again=False), f"threshold of {self.name}")
 
     def _line(self, account: Account, line: Line, spent: int) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from policies import budget
+from policies.budget import layer
 from proxy.config import ConfigurationError, load
 from proxy.simulator import Simulator
 from proxy.state.memory import MemoryStore
@@ -76,6 +78,44 @@ async def test_a_step_is_told_once(serve: Serve, simulator: Simulator, hook: Hoo
         "2000 tokens/rolling 1h",
     )
     assert signature == "sha256=" + hmac.new(b"s3cret", body, hashlib.sha256).hexdigest()
+
+
+class Elsewhere(MemoryStore):
+    """Another worker is quicker to say that it tells of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.claims: list[tuple[str, float, bool]] = []
+
+    async def claim(self, duty: str, owner: str, ttl_s: float) -> bool:
+        if duty.startswith("threshold:") and not self.claims:
+            assert await super().claim(duty, "another", ttl_s)
+        done = await super().claim(duty, owner, ttl_s)
+        self.claims.append((owner, ttl_s, done))
+        return done
+
+
+@pytest.mark.parametrize("dies", [True, False])
+async def test_another_takes_over(
+    serve: Serve, simulator: Simulator, hook: Hook, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """Whoever was to tell of a step dies before: who wanted to, does it later. Where it was told, nobody does again."""
+    monkeypatch.setattr(layer, "TELLING_S", 0.1)
+    options = {"limit": "1000 tokens/rolling 1h", "ladder": {"20%": "warn"}, "webhook": {"url": hook.url}}
+    store = Elsewhere()
+    async with serve(policies=[entry("budget", **options)], registry=REGISTRY, store=store) as plane:
+        for _ in range(3):
+            await plane.chat("x-sim-tokens: 180", max_tokens=200)
+        while not store.claims:
+            await asyncio.sleep(0)
+        if not dies:
+            (duty,) = store._core.duties.held
+            assert await MemoryStore.claim(store, duty, "another", 3600)
+        while len(store.claims) < (3 if dies else 2):
+            await asyncio.sleep(0.005)
+        await plane.quiet()
+    assert [told["threshold_percent"] for told, _, _ in hook.told] == ([20] if dies else [])
+    assert [done for _, _, done in store.claims] == ([False, True, True] if dies else [False, False])
 
 
 async def test_tries_again(hook: Hook) -> None:
