@@ -2,7 +2,9 @@
 
 Rules:
 1. Calls made in one turn of the loop go as one frame.
-2. Every call ends within `bound_s`, a waiting one within its wait and the bound, with an answer or with `StateLost`.
+2. Every call ends with an answer or with `StateLost`: within `bound_s` where nothing is heard of the process (a waiting
+   one within its wait and the bound). While others are answered it is only busy: then a call is lost once nothing was
+   heard for `bound_s`, or after `BUSY` times that.
 3. Once a call has had no answer, and nothing was heard since it was sent, the process is taken for gone: further
    calls are lost at once, until it is heard of again. What was sent before reaches it if it was only frozen.
 4. What is *owed* (a close, the withdrawal of a reservation) is kept until it is answered, and sent again by the next
@@ -29,6 +31,7 @@ Decode = Callable[[msgspec.Raw], Any]
 
 RECONNECT_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 PROBE_S: Final = 0.25
+BUSY: Final = 8
 MOST_UNSENT_BYTES: Final = 16 * 2**20
 MOST_OWED: Final = 10_000
 OWED_S: Final = 3000.0  # less than a closed hold is remembered, or a close could be counted twice
@@ -187,6 +190,11 @@ class Calls:
                 self._timer = self._loop.call_later(first.due_s - now_s, self._expire)
                 return
             del self._pending[number]
+            until_s = min(self._heard_s + self._bound_s, first.sent_s + BUSY * self._bound_s)
+            if until_s > now_s and self._heard_s > first.sent_s:
+                first.due_s = until_s
+                self._pending[number] = first  # behind those that were sent since: late by as much as they are younger
+                continue
             if self._heard_s <= first.sent_s and not self._silent:
                 self._silent = True
                 self._probe()

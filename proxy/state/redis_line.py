@@ -1,11 +1,13 @@
 """One connection to Redis or Valkey, shared by all callers of a worker: the only place that talks to the server.
 
 Rules:
-1. Calls are written as they come and answered in order: many in flight cost one connection and few system calls.
-2. Every call ends within `bound_s`, with an answer or `StateLost`. One that isn't answered in time, or finds nobody,
-   takes the connection with it: further calls are lost at once, until a new connection stands, which is made by itself.
-   But where something was heard since it was sent, the server is only slow, and the connection stays; and what has
-   arrived by then is read first, since this loop itself may have been late.
+1. Calls are written as they come and answered in order: many in flight cost one connection and few system calls. The
+   server says nothing before it has worked off what it has read; so `AT_ONCE` are under way at most, the others wait.
+2. Every call ends with an answer or `StateLost`: within `bound_s` where nothing is heard of the server. One that finds
+   nobody takes the connection with it: further calls are lost at once, until a new connection stands, which is made by
+   itself. A server that goes on answering others is only busy: then a call is lost once nothing was heard for
+   `bound_s`, or after `BUSY` times that, and the connection stays. So a thousand calls at once are answered, in as long
+   as that takes. What has arrived is read first, since this loop itself may have been late.
 3. Nothing is sent twice, unless the server said that it did nothing (a script it doesn't know, a slot that has moved).
 4. redis-py makes the connection (URL, TLS, passwords, the protocol); nothing of it is seen outside of this module.
 """
@@ -28,6 +30,8 @@ from proxy.state.protocol import StateLost
 
 _LOST: Final = (RedisError, OSError, EOFError)
 _REDIRECTS: Final = 3
+BUSY: Final = 8
+AT_ONCE: Final = 64
 _GRACE_TURNS: Final = 4  # of the loop: it reads, the answer is understood, and whoever waits for it goes on
 _AGAIN_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
@@ -64,7 +68,7 @@ class Server:
             arguments["host"], arguments["port"] = elsewhere
         connection = self._kind(**arguments)
         try:
-            async with asyncio.timeout(self._bound_s):
+            async with _Patience(self._bound_s, _never):
                 await connection.connect()  # type: ignore[no-untyped-call]
         except BaseException as error:
             await left(connection)
@@ -91,8 +95,10 @@ class Link:
         self.answers = 0
         self._connection = connection
         self._loop = asyncio.get_running_loop()
+        self.heard_s = self._loop.time()
         self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._unsent: list[bytes] = []
+        self._unsent: deque[list[bytes]] = deque()
+        self._under_way = 0  # sent and not answered
         self._something = asyncio.Event()
         self._tasks = [
             self._loop.create_task(self._reading(), name="redis reading"),
@@ -102,7 +108,7 @@ class Link:
     def ask(self, words: tuple[Any, ...]) -> asyncio.Future[Any]:
         """Sends a command; the answer, to be awaited."""
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._unsent += self._connection.pack_command(*words)
+        self._unsent.append(self._connection.pack_command(*words))
         self._waiting.append(answer)
         self._something.set()
         return answer
@@ -133,7 +139,11 @@ class Link:
                 except ResponseError as error:
                     said = error
                 answer = self._waiting.popleft()
+                self._under_way -= 1
+                if self._unsent:
+                    self._something.set()
                 self.answers += 1
+                self.heard_s = self._loop.time()
                 if answer.done():
                     continue
                 if isinstance(said, Exception):
@@ -148,8 +158,12 @@ class Link:
             while True:
                 await self._something.wait()
                 self._something.clear()
-                unsent, self._unsent = self._unsent, []
-                await self._connection.send_packed_command(unsent, check_health=False)
+                sending: list[bytes] = []
+                while self._unsent and self._under_way < AT_ONCE:
+                    sending += self._unsent.popleft()
+                    self._under_way += 1
+                if sending:
+                    await self._connection.send_packed_command(sending, check_health=False)
         except _LOST as error:
             self.snap(error)
 
@@ -169,6 +183,7 @@ class Line:
         self._opening: asyncio.Task[Link] | None = None
         self._mending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loading: dict[str, asyncio.Task[Any]] = {}  # scripts, by their digest
         self._closed = False
 
     def __repr__(self) -> str:
@@ -198,7 +213,7 @@ class Line:
         within_s, before = self._bound_s if bound_s is None else bound_s, self._link
         answers = 0 if before is None else before.answers
         try:
-            async with _Patience(within_s):
+            async with _Patience(within_s, self._heard_s):
                 return await call
         except TimeoutError:
             lost = StateLost(f"redis: no answer within {within_s:g} s")
@@ -214,11 +229,34 @@ class Line:
         except _LOST as error:
             raise StateLost(f"redis: {error}") from error
 
+    def _heard_s(self) -> float:
+        """When the server was last heard. Connecting has a bound of its own."""
+        if self._opening is not None and not self._opening.done():
+            return asyncio.get_running_loop().time()
+        return float("-inf") if self._link is None else self._link.heard_s
+
     async def _script(self, script: Script, words: tuple[Any, ...]) -> Any:
+        asked = ("EVALSHA", script.digest, 1, self.base, *words)
         try:
-            return await self._asked(("EVALSHA", script.digest, 1, self.base, *words))
+            return await self._asked(asked)
         except NoScriptError:
+            await self._load(script)
+        try:
+            return await self._asked(asked)
+        except NoScriptError:  # it has gone again, or the keys are on another node by now
             return await self._asked(("EVAL", script.body, 1, self.base, *words))
+
+    async def _load(self, script: Script) -> None:
+        """Tells the server a script: once for all who miss it, since a thousand may at the start."""
+        loading = self._loading.get(script.digest)
+        if loading is None:
+            loading = asyncio.get_running_loop().create_task(
+                self._asked(("SCRIPT", "LOAD", script.body)), name=f"redis load {script.name}"
+            )
+            self._loading[script.digest] = loading
+            loading.add_done_callback(_seen)
+            loading.add_done_callback(lambda done: self._loading.pop(script.digest, None))
+        await asyncio.shield(loading)
 
     async def _asked(self, words: tuple[Any, ...]) -> Any:
         for _ in range(_REDIRECTS):
@@ -290,17 +328,20 @@ class Line:
 
 
 class _Patience:
-    """Ends its block with TimeoutError when the time is over, and all that had arrived by then was read."""
+    """Ends its block with TimeoutError once nothing was heard for so long, and all that had arrived was read."""
 
-    __slots__ = ("_limit", "_timer", "_turns", "_within_s")
+    __slots__ = ("_ends_s", "_heard_s", "_limit", "_timer", "_turns", "_within_s")
 
-    def __init__(self, within_s: float) -> None:
+    def __init__(self, within_s: float, heard_s: Callable[[], float]) -> None:
         self._within_s = within_s
+        self._heard_s = heard_s
         self._limit = asyncio.timeout(None)
         self._turns = _GRACE_TURNS
 
     async def __aenter__(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._within_s, self._due)
+        loop = asyncio.get_running_loop()
+        self._ends_s = loop.time() + BUSY * self._within_s
+        self._timer = loop.call_later(self._within_s, self._due)
         await self._limit.__aenter__()
 
     async def __aexit__(self, *exc: Any) -> None:
@@ -312,8 +353,18 @@ class _Patience:
         self._turns -= 1
         if self._turns > 0:
             self._timer = loop.call_later(0, self._due)
+            return
+        until_s = min(self._heard_s() + self._within_s, self._ends_s)
+        if until_s > loop.time():
+            self._turns = _GRACE_TURNS
+            self._timer = loop.call_at(until_s, self._due)
         else:
             self._limit.reschedule(loop.time())
+
+
+def _never() -> float:
+    """Nothing was heard yet."""
+    return float("-inf")
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

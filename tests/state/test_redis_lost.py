@@ -96,17 +96,41 @@ async def test_frozen(server: Server, store: RedisStore) -> None:
 
 
 async def test_slow(store: RedisStore) -> None:
-    """Where the server answers others, a call that takes too long is lost alone; the connection stays."""
+    """Where the server answered others and then nobody for too long, a call is lost alone; the connection stays."""
     await back(store)
     link, busy = store._money._link, "local t = redis.call('TIME') repeat local n = redis.call('TIME') "
     first = asyncio.ensure_future(
         store._money.call("EVAL", busy + "until (n[1]-t[1])*1e6 + n[2]-t[2] > 1.5e5 return 1", 0)
     )
     await asyncio.sleep(0.05)  # else both come in one packet, and are answered in one
-    await lost(store._money.call("EVAL", busy + "until (n[1]-t[1])*1e6 + n[2]-t[2] > 2.5e5 return 2", 0))
+    await lost(store._money.call("EVAL", busy + "until (n[1]-t[1])*1e6 + n[2]-t[2] > 5e5 return 2", 0))
     assert await first == 1
     await back(store)
     assert store._money._link is link
+
+
+async def test_busy(store: RedisStore) -> None:
+    """A server that works off more than fits into the bound loses nobody, as long as it answers."""
+    await back(store)
+    busy = "local t = redis.call('TIME') repeat local n = redis.call('TIME') until (n[1]-t[1])*1e6 + n[2]-t[2] > 1e3"
+    calls = [store._money.call("EVAL", f"{busy} return {number}", 0) for number in range(600)]
+    assert await asyncio.gather(*calls) == list(range(600))
+
+
+async def test_a_thousand_at_once(server: Server) -> None:
+    """Four workers' thousand clients at the start, for whom there is room by forties: each has its turn."""
+    stores, all_of_it = [RedisStore(server.url, bound_s=BOUND_S) for _ in range(4)], scope("usd:all", 40)
+
+    async def one(store: RedisStore) -> None:
+        id = await granted(store, (all_of_it, 1), wait_s=PATIENCE_S)
+        await store.close(id, [0], [all_of_it])
+
+    await asyncio.gather(*[one(store) for _ in range(250) for store in stores])
+    assert await numbers(stores[0], all_of_it) == [(0, 0)]
+    stats = await stores[0]._money.call("INFO", "commandstats")
+    assert b"cmdstat_eval:" not in stats, "scripts go over the wire once for each connection"
+    for store in stores:
+        await store.aclose()
 
 
 async def test_busy_loop(server: Server, store: RedisStore) -> None:
