@@ -68,7 +68,7 @@ class Evidence:
         return f"<Evidence {self.name} {self.status} {self.judged} pairs>"
 
     def _line(self, number: int, score: Score) -> Line:
-        grid = score.grid()
+        grid = score.grid(self._epsilon)
         delta = self._delta * PARTS[min(number, len(PARTS) - 1)]
         return Line(number, score, Certificate(self._epsilon, delta, grid), max(grid))
 
@@ -190,7 +190,7 @@ class Evidence:
             line
             for line in self.lines
             if line.certificate.status == "certified"
-            and line.certificate.threshold is not None
+            and self._pays(line)
             and self.pinned in (_BEST, line.number)
         ]
         self.serving = min(certified, key=_escalated, default=None)
@@ -201,6 +201,14 @@ class Evidence:
         else:
             dead = all(line.certificate.status == "infeasible" for line in self.lines)
             self.status = "infeasible" if dead else "gathering"
+
+    def _pays(self, line: Line) -> bool:
+        """Whether asking the small model first costs less than asking the large one at once."""
+        threshold, costs = line.certificate.threshold, self.costs()
+        if threshold is None:
+            return False
+        small, large = costs or (0.0, 1.0)
+        return line.certificate.escalated(threshold) * large + small < large
 
     @property
     def wants_fit(self) -> int | None:

@@ -56,13 +56,13 @@ CORPUS = (
 )
 
 
-def write(path: Path) -> None:
-    """Write the model to `path`, whole or not at all."""
+def write(path: Path, layers: int = LAYERS) -> None:
+    """Write the model to `path`, whole or not at all; with more layers it is a larger one."""
     draft = path.with_suffix(".draft")
     writer = gguf.GGUFWriter(str(draft), "llama")
-    _add_shape(writer)
+    _add_shape(writer, layers)
     _add_tokenizer(writer)
-    _add_weights(writer, np.random.default_rng(20_250_101))
+    _add_weights(writer, np.random.default_rng(20_250_101), layers)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -70,10 +70,10 @@ def write(path: Path) -> None:
     draft.rename(path)
 
 
-def _add_shape(writer: gguf.GGUFWriter) -> None:
+def _add_shape(writer: gguf.GGUFWriter, layers: int) -> None:
     writer.add_name("tiny-random")
     writer.add_context_length(CONTEXT)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(INNER)
     writer.add_head_count(HEADS)
@@ -122,7 +122,7 @@ def _byte_pairs() -> dict:
     return json.loads(tokenizer.to_str())["model"]
 
 
-def _add_weights(writer: gguf.GGUFWriter, random: np.random.Generator) -> None:
+def _add_weights(writer: gguf.GGUFWriter, random: np.random.Generator, layers: int) -> None:
     def noise(rows: int, columns: int) -> np.ndarray:
         return (random.standard_normal((rows, columns)) * SPREAD).astype(np.float32)
 
@@ -130,7 +130,7 @@ def _add_weights(writer: gguf.GGUFWriter, random: np.random.Generator) -> None:
     writer.add_tensor("token_embd.weight", noise(VOCABULARY, WIDTH))
     writer.add_tensor("output_norm.weight", unit)
     writer.add_tensor("output.weight", noise(VOCABULARY, WIDTH))
-    for layer in range(LAYERS):
+    for layer in range(layers):
         block = f"blk.{layer}"
         writer.add_tensor(f"{block}.attn_norm.weight", unit)
         writer.add_tensor(f"{block}.attn_q.weight", noise(HEADS * HEAD, WIDTH))
