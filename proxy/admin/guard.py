@@ -38,10 +38,10 @@ _UNKNOWN_S: Final = 1.0
 
 
 class Bearer(NamedTuple):
-    """Somebody who may ask here."""
+    """Somebody who is known here; without a role he may nothing."""
 
     name: str
-    role: Role
+    role: Role | None
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,7 @@ class Admitted:
         checker.adopt(self.signing())
         found = checker.check(token)
         issuer = self.issuers()[found.issuer]
-        role = role_of(issuer, found.claims)
-        if role is None:
-            raise _lacking("viewer", "none", bearer_of(found.issuer, issuer, found.claims))
-        return Bearer(bearer_of(found.issuer, issuer, found.claims), role)
+        return Bearer(bearer_of(found.issuer, issuer, found.claims), role_of(issuer, found.claims))
 
 
 def needed(method: str, path: str) -> Role:
@@ -98,7 +95,7 @@ def guard(admitted: Admitted, audit: AuditLog | None, log: Log | None) -> Middle
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not is_loopback_host(request.headers.get("Host", "")):
             raise WeirError(403, "The Host header must name this machine.", type=PERMISSION, code="host_not_allowed")
-        request[_SAID] = {}
+        request[_SAID] = dict[str, object]()
         reading = request.method in ("GET", "HEAD")
         try:
             bearer = admitted.bearer(request.headers.get("Authorization"))
@@ -107,13 +104,13 @@ def guard(admitted: Admitted, audit: AuditLog | None, log: Log | None) -> Middle
         except WeirError as error:
             if not reading and time.monotonic() - refused_s[0] >= _UNKNOWN_S:
                 refused_s[0] = time.monotonic()
-                await _record(request, Bearer("unknown", "viewer"), str(error.status), audit, log)
+                await _record(request, Bearer("unknown", None), str(error.status), audit, log)
             raise
         wanted = needed(request.method, _route(request))
-        if ROLES.index(bearer.role) < ROLES.index(wanted):
+        if bearer.role is None or ROLES.index(bearer.role) < ROLES.index(wanted):
             if not reading:
                 await _record(request, bearer, "403", audit, log)
-            raise _lacking(wanted, bearer.role, bearer.name)
+            raise _lacking(wanted, bearer)
         if reading:
             return await handler(request)
         try:
@@ -132,7 +129,8 @@ def guard(admitted: Admitted, audit: AuditLog | None, log: Log | None) -> Middle
 
 def said(request: web.Request, **details: object) -> None:
     """What a handler adds to the record of an act: names and numbers."""
-    request[_SAID].update(details)
+    kept: dict[str, object] = request[_SAID]
+    kept.update(details)
 
 
 def is_loopback_host(host: str) -> bool:
@@ -149,7 +147,7 @@ def is_loopback_host(host: str) -> bool:
 async def _record(request: web.Request, bearer: Bearer, result: str, audit: AuditLog | None, log: Log | None) -> None:
     if audit is None:
         return
-    details = dict(request[_SAID])
+    details: dict[str, object] = request[_SAID]
     subject = str(details.pop("subject", "") or "/".join(request.match_info.values()))
     act = f"{request.method} {_route(request)}"
 
@@ -157,7 +155,7 @@ async def _record(request: web.Request, bearer: Bearer, result: str, audit: Audi
         audit.append(
             act,
             who=bearer.name,
-            role="" if bearer.name == "unknown" else bearer.role,
+            role=bearer.role or "",
             origin=str(request.remote or ""),
             subject=subject,
             result=result,
@@ -189,6 +187,6 @@ def _unknown() -> WeirError:
     )
 
 
-def _lacking(wanted: Role, role: str, name: str) -> WeirError:
-    message = f"This needs the role {wanted}; {name} has {'the role ' if role != 'none' else ''}{role}."
+def _lacking(wanted: Role, bearer: Bearer) -> WeirError:
+    message = f"This needs the role {wanted}; {bearer.name} has {bearer.role or 'none'}."
     return WeirError(403, message, type=PERMISSION, code="role_needed", param=wanted)
