@@ -30,6 +30,7 @@ from policies.cache.semantic.equality import Answer, answer_of
 from policies.cache.semantic.features import Candidate, Question, candidate, question
 from policies.cache.semantic.learner import Label, Learner, fitted_by, rescored, thought
 from policies.cache.semantic.partition import Near, built
+from policies.cache.semantic.rated import Rated
 from policies.cache.semantic.room import Room, Rooms, Stored, half
 from policies.cache.semantic.shared import FLUSH_S, Message, Shared, fit_of, fit_to_bytes
 from policies.cache.semantic.static import Static
@@ -113,11 +114,13 @@ class SemanticTier:
         self._totals: tuple[float, ...] = _NOTHING
         self._loading = services.store is not None
         self._arrived: list[Stored] = []  # while the past is being read
+        self._rated = Rated(self._wrong)
         if services.store is not None:
             kind = kind_of(self._embedder, self._config)
             self._shared = Shared(services.store, services.name, owner, kind, config.exact.ttl)
             loop = asyncio.get_running_loop()
             self._tasks.append(loop.create_task(self._remember(self._shared), name="semantic cache: the past"))
+            self._tasks.append(loop.create_task(self._rated.follow(services.store), name="semantic cache: ratings"))
 
     def __repr__(self) -> str:
         return f"<SemanticTier {self._rooms.entries} entries in {len(self._rooms)} partitions>"
@@ -180,6 +183,9 @@ class SemanticTier:
         response.headers = [*headers, (b"x-weir-cache-similarity", similarity)]
         learner = self.learner(look.request.exchange.identity.tenant)
         learner.seen(look.found.features, look.score, served=True)
+        if self._shared is not None:
+            wrong = Label(tuple(look.found.features.tolist()), look.score, right=False, group=look.group)
+            self._rated.gave(look.request.exchange.id, look.request.exchange.identity.tenant, wrong)
         share = learner.audit_share(look.score)
         if self._draw() < share:
             look.audit = 1 / share
@@ -281,6 +287,14 @@ class SemanticTier:
             beside,
             joined,
         )
+
+    async def _wrong(self, tenant: str, label: Label) -> None:
+        """A client says that an answer which was given was wrong."""
+        message = Message(self._owner, tenant, time.time_ns(), None, label)
+        self._services.metrics.decision(self._services.name, "rated_wrong")
+        self._apply(message)
+        if self._shared is not None:
+            await self._shared.publish(message)
 
     def _apply(self, message: Message) -> None:
         """Takes in what this or another worker tells, unless it was forgotten since."""
