@@ -62,7 +62,8 @@ class Judge(BaseModel):
     rubric: str | None = None
     """What makes an answer better, for that model."""
     feedback: Truth = False
-    """What clients report by `POST /weir/feedback` is all that counts."""
+    """What clients say of the small model's answers by `POST /weir/feedback` is all that counts; the large one's are
+    taken for perfect."""
     labelled: str | None = None
     """A file of pairs that people have compared (JSON lines: `question`, `small`, `large`, `better`): how often the
     judge agrees with them is shown beside every certificate."""
@@ -130,6 +131,8 @@ class Config(BaseModel):
             raise wrong(f"`{self.rungs[0]}` can't be answered by a larger model", "leave it out of `answers_for`")
         if not 0.5 <= self.confidence < 1:
             raise wrong("`confidence` lies between 50% and 99.99%", "write 95%")
+        if self.judge.feedback and self.until_certified == "large":
+            raise wrong("nobody can rate the small model's answers if nobody gets them", "add until_certified: small")
         if self.shadow_limit is not None and self.shadow_limit.unit != "usd":
             raise wrong("`shadow_limit` is in dollars", "write 5 USD/day")
         return self

@@ -189,9 +189,7 @@ class Evidence:
         certified = [
             line
             for line in self.lines
-            if line.certificate.status == "certified"
-            and self._pays(line)
-            and self.pinned in (_BEST, line.number)
+            if line.certificate.status == "certified" and self._pays(line) and self.pinned in (_BEST, line.number)
         ]
         self.serving = min(certified, key=_escalated, default=None)
         if self.serving is not None:

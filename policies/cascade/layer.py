@@ -18,7 +18,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import orjson
@@ -31,6 +31,8 @@ from policies.cascade.config import Config
 from policies.cascade.evidence import Evidence
 from policies.cascade.gates import GATES
 from policies.cascade.held import Held
+from policies.cascade.learning.features import Features
+from policies.cascade.rated import Ratings
 from policies.cascade.shadow import SHADOW_S, Answer, Shadows
 from policies.cascade.shared import Agreed, Pair
 from policies.cascade.turn import Turn, how_of, told
@@ -64,6 +66,12 @@ class Cascade:
         self._logprobs = config.logprobs
         self._grounds: Grounds | None = None
         self.classes = Classes(config, services, secrets.token_hex(8), wall)
+        self.ratings: Ratings | None = None
+        self._following: asyncio.Task[None] | None = None
+        if config.judge.feedback and services.store is not None:
+            self.ratings = Ratings(services.store, self.classes.tell)
+            following = self.ratings.follow()
+            self._following = asyncio.get_running_loop().create_task(following, name="cascade: ratings")
         self._labelled = list(enumerate(config.judge.pairs))  # those that the judge wasn't asked of yet
 
     def __repr__(self) -> str:
@@ -115,7 +123,9 @@ class Cascade:
 
     def _draws(self, evidence: Evidence) -> bool:
         """Whether this request is one of the sample. What can't pay isn't looked at any more."""
-        return evidence.status != "infeasible" and self._draw() < self._config.shadow_rate
+        if self._config.judge.feedback or evidence.status == "infeasible":
+            return False
+        return self._draw() < self._config.shadow_rate
 
     def _note(self, request: Request, action: str, **numbers: object) -> None:
         request.exchange.note(self._name, action, self._source, **numbers)
@@ -126,6 +136,8 @@ class Cascade:
 
     async def aclose(self) -> None:
         """Tells and writes what is known."""
+        if self._following is not None:
+            self._following.cancel()
         await self.classes.aclose()
 
 
@@ -139,6 +151,8 @@ class _Course:
         self._evidence = turn.evidence
         self._count = policy.classes.count(turn.evidence)
         self._small: Answer | None = None
+        self._score: float | None = None
+        self._features: Features | None = None
 
     # --- the large model
 
@@ -221,13 +235,13 @@ class _Course:
 
     def _verdict(self, choices: Sequence[Said]) -> float | str:
         """The score of an answer that may be given; else why not."""
-        self._score: float | None = None
         if (why := self._turn.gate(choices)) is not None:
             return why
         accepted, self._score = self._accepts(self._turn.features(choices))
         return self._score if accepted else "score"
 
-    def _accepts(self, features: Any) -> tuple[bool, float]:
+    def _accepts(self, features: Features) -> tuple[bool, float]:
+        self._features = features
         accepted, score = self._evidence.accepts(features)
         return accepted or self._evidence.serving is None, score  # until certified only gates count
 
@@ -258,6 +272,10 @@ class _Course:
         if grounds is None or attempt is None or attempt.usage is None or attempt.nanodollars is None:
             return
         instead = nanodollars_at(grounds.dispatch, self._config.large, attempt.usage)
+        if self._policy.ratings is not None and self._features is not None:
+            served = (attempt.served or "", "")
+            pair = Pair(self._features.packed(), None, None, attempt.nanodollars, instead, served)
+            self._policy.ratings.given(self._exchange.id, self._evidence, pair)
         if instead is not None:
             saved = instead - attempt.nanodollars
             self._count.saved_nanos += saved

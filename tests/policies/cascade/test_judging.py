@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import ValidationError
 
@@ -12,6 +14,8 @@ from policies.cascade.config import Config, Labelled
 from policies.cascade.gates import lenient
 from policies.cascade.judging import agrees, equal, loss_of, same_text, text_of
 from proxy.config.scalars import FROM_FILE
+from proxy.feedback import TOPIC, Message
+from proxy.state.memory import MemoryStore
 from tests.plane.conftest import Serve
 from tests.policies.cascade.models import JUDGE, LARGE, SMALL, Models, cascading, layer
 
@@ -99,6 +103,26 @@ async def test_a_judge_without_a_word(serve: Serve, models: Models) -> None:
         assert ("cascade", "not_judged", 1) in plane.metrics.snapshot()["decisions"]
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+async def test_clients_judge(serve: Serve, models: Models, stream: bool) -> None:
+    """What a client says of the small model's answer is its loss; of other exchanges it is none; no shadow is asked."""
+    store = MemoryStore()
+    options: dict[str, Any] = {"until_certified": "small", "settings": {"store": store}}
+    async with cascading(serve, models, judge={"feedback": True}, **options) as plane:
+        for rating in (0.25, 1.0):
+            answer = await plane.chat(model=LARGE, stream=stream)
+            for exchange in ((answer.header(b"x-weir-exchange") or b"").decode(), "another"):
+                said = Message(1, exchange, "t", None, rating, None, None, None, [])
+                await store.publish(TOPIC, msgspec.json.encode(said))
+        (evidence,) = layer(plane).classes
+        while evidence.judged < 2:
+            await asyncio.sleep(0)
+    assert [loss for _, loss in evidence.examples] == [0.75, 0.0]
+    costs = evidence.costs()
+    assert costs is not None and costs[0] < costs[1]
+    assert models.models_asked() == [SMALL, SMALL]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -114,6 +138,7 @@ async def test_a_judge_without_a_word(serve: Serve, models: Models) -> None:
         ({"judge": {"model": "x", "equality": "json"}}, "one of `equality`"),
         ({"judge": {"equality": "json", "rubric": "x"}}, "for a model"),
         ({"shadow_limit": "5 tokens/day"}, "in dollars"),
+        ({"judge": {"feedback": True}}, "nobody gets them"),
         ({"streaming": "bufer"}, "buffer"),
     ],
 )
