@@ -61,6 +61,7 @@ class Services(msgspec.Struct, frozen=True):
     lookup: Lookup | None = None  # asks the supervisor
     tokens: Estimator | None = None  # of inputs, before they are counted
     bodies: Bodies | None = None  # where it may have bodies remembered that it expects again
+    spares: Callable[[], bool] = lambda: True  # whether this worker has room for what no client waits for
 
 
 class Built(msgspec.Struct, frozen=True):

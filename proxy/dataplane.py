@@ -190,6 +190,7 @@ class DataPlane:
             self.lookup,
             self.tokens,
             self.bodies,
+            self.gate.spares,
         )
 
     async def reconfigure(self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None) -> None:

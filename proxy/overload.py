@@ -31,7 +31,7 @@ import msgspec
 
 from proxy.config.overload import Overload
 from proxy.errors import OVERLOADED, WeirError
-from proxy.priority import NORMAL
+from proxy.priority import LOW, NORMAL
 
 UNLIMITED: Final = float("inf")
 FLOOR: Final = 8.0  # exchanges that run however bad it looks: else nothing would tell that it got better
@@ -147,6 +147,14 @@ class Gate:
             return False
         self._count(rank)
         return True
+
+    def spares(self) -> bool:
+        """Whether there is room for what no client waits for, beside whoever asks: then nobody queues, and the lowest
+        class would be let in."""
+        if not self.pressed:
+            return True
+        others = self._running[LOW] - 1
+        return not self._waiting and others < self._rooms[LOW] and others < self._places[LOW]
 
     def leave(self, rank: int) -> None:
         """One of this class has ended."""

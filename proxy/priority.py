@@ -16,6 +16,7 @@ from proxy.exchange import Identity
 
 CLASSES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
 NORMAL: Final = 1
+LOW: Final = 2
 
 
 class Ranks:

@@ -112,6 +112,19 @@ def test_an_open_gate_lets_everybody_in() -> None:
     assert not door.refuses(LOW)
 
 
+def test_what_nobody_waits_for_gives_way_first() -> None:
+    """It counts who runs beside the one that asks, leaves the room that the lowest class leaves, and never queues."""
+    door = gate()
+    assert door.spares()
+    door = gate(exchanges=10, queue=1)
+    found = []
+    for _ in range(9):
+        assert door.enters(HIGH)
+        found.append(door.spares())
+    assert found == [True] * 7 + [False] * 2
+    assert gate(exchanges=1).spares()
+
+
 def test_lower_classes_leave_room_for_the_higher() -> None:
     """Of ten places, low may take seven, normal nine."""
     door = gate(exchanges=10, queue=0)

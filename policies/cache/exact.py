@@ -192,8 +192,8 @@ class ExactTier:
         memo[self, request.endpoint.name] = msgspec.structs.replace(told, keys={})
 
     def renew(self, request: Request, key: str, forward: Forward) -> None:
-        """Asks anew, once at a time, in an exchange that no client waits for."""
-        if key in self._renewing:
+        """Asks anew, once at a time, in an exchange that no client waits for; an overloaded worker doesn't."""
+        if key in self._renewing or not self._services.spares():
             return
         self._renewing.add(key)
 

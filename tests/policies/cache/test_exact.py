@@ -216,6 +216,25 @@ async def test_ages(serve: Serve, simulator: Simulator) -> None:
         assert [told["started_by"] for told in renewal] == ["cache"]
 
 
+async def test_an_overloaded_worker_renews_nothing(serve: Serve, simulator: Simulator) -> None:
+    """Stale answers are still given; asking anew waits until there is room."""
+    wall = Wall()
+    policy = entry("cache", exact={"sampled": True, "ttl": "1h", "stale_while_revalidate": "10m"})
+    async with serve(policies=[policy], registry={"cache": timed(wall)}, overload={"exchanges": 5}) as plane:
+        gate = plane.plane.gate
+        await plane.chat()
+        await plane.quiet()
+        wall.now += 3700
+        assert all(gate.enters(0) for _ in range(4))
+        assert hit(await plane.chat()) == "stale"
+        await plane.quiet()
+        assert simulator.state.requests == 1
+        gate.leave(0), gate.leave(0)
+        assert hit(await plane.chat()) == "stale"
+        await plane.quiet()
+        assert simulator.state.requests == 2
+
+
 BROKEN = (
     *("rate-limit:1", "bad-request", "error-500", "error-503", "first-event-error", "mid-error", "eof-no-done", "rst"),
     *("cut-chunk", "malformed-event", "no-last-blank", "html-200", "empty-200", "truncated-json", "wrong-length"),
