@@ -63,6 +63,32 @@ def status(as_json: JsonOption = False, home: HomeOption = None, config: ConfigO
     print(json.dumps(found.plain(), indent=2) if as_json else _lines(found))
 
 
+@app.command()
+def feedback(
+    by: Annotated[str, typer.Option(help="served, asked, team, project, endpoint or policy.")] = "served",
+    days: Annotated[float, typer.Option(min=0, help="Of the last so many days.")] = 30,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show what clients said of answers: how many they rated, the mean from 0 to 1, and how many were bad."""
+    from proxy.cli.report import ledger_errors
+    from proxy.ledger.ratings import BY, ratings
+
+    if by not in BY:
+        raise CommandError(f"ratings can't be summed by {by!r}: {', '.join(BY)}")
+    _, engine = _reading(home, config)
+    with ledger_errors():
+        found = ratings(engine, by, time.time_ns() - round(days * 86_400e9))
+    if as_json:
+        told = [{by: one.value, "count": one.count, "mean": round(one.mean, 6), "bad": one.bad} for one in found]
+        print(json.dumps({"feedback": told}, indent=2))
+        return
+    print(f"{by.upper():<40} {'RATED':>8} {'MEAN':>6} {'BAD':>8}")
+    for one in found:
+        print(f"{one.value or '-':<40} {one.count:>8,} {one.mean:>6.2f} {one.bad:>8,}")
+
+
 def close(
     month: Annotated[str, typer.Argument(metavar="MONTH", help="As 2026-11.")],
     time_zone: Annotated[str | None, typer.Option(metavar="ZONE", help="Of the month; the policy file's.")] = None,

@@ -9,10 +9,12 @@ import pytest
 from sqlalchemy import select
 
 from proxy import journal
+from proxy.cli.app import run
 from proxy.feedback import TOPIC, heard, of_header
 from proxy.ledger.ingest import Ingest
 from proxy.ledger.lookup import records_of
 from proxy.ledger.opening import open_ledger
+from proxy.ledger.ratings import ratings
 from proxy.ledger.tables import feedback
 from proxy.state.memory import MemoryStore
 from proxy.why import render, why
@@ -137,7 +139,7 @@ def test_the_header(text: str, rating: float) -> None:
     assert (of_header(text).exchange, of_header(text).rating) == ("x", rating)
 
 
-async def test_in_the_ledger(serve: Serve, tmp_path: Path) -> None:
+async def test_in_the_ledger(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """The last word of each key is a row; where the journal is gone, the ledger tells of it."""
     async with serve(keys=KEYS) as plane:
         id = await asked(plane, A)
@@ -155,7 +157,15 @@ async def test_in_the_ledger(serve: Serve, tmp_path: Path) -> None:
     told = why(records_of(engine, id))
     assert [(one["key"], one["rating"]) for one in told["feedback"]] == [("a", 0.0), ("c", 0.5)]
     assert "rated 0 by a" in render(told)
+    assert [(one.value, one.count, one.mean, one.bad) for one in ratings(engine, "served")] == [
+        ("gpt-4o-mini-2024-07-18", 2, 0.25, 1)
+    ]
+    assert [one.value for one in ratings(engine, "policy")] == [None]
+    assert ratings(engine, "team", 2**62) == []
     engine.dispose()
+    assert run(["ledger", "feedback", "--by", "team", "--home", str(home)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["search", "2", "0.25", "1"]
+    assert run(["ledger", "feedback", "--by", "colour", "--home", str(home)]) == 1
 
 
 def test_another_worker_takes_the_rating(tmp_path: Path) -> None:
