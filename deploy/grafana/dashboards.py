@@ -213,6 +213,23 @@ DASHBOARDS = {
             "short",
             {"{{policy}}": ratio("weir_cache_semantic_threshold", "weir_cache_semantic_certified")},
         ),
+        Panel(
+            "Cascades: classes of traffic",
+            "short",
+            {
+                "small model {{policy}}": gauge("weir_cascade_certified", "policy"),
+                "gathering {{policy}}": gauge("weir_cascade_gathering", "policy"),
+                "can't pay {{policy}}": gauge("weir_cascade_infeasible", "policy"),
+                "became worse {{policy}}": gauge("weir_cascade_reverted", "policy"),
+            },
+        ),
+        Panel("Cascades: judged pairs", "short", {"{{policy}}": gauge("weir_cascade_pairs", "policy")}),
+        Panel(
+            "Stepped back by their guardrail",
+            "short",
+            {"{{policy}} to {{mode}}": gauge("weir_policy_stepped_back", "policy, mode", how="max")},
+        ),
+        Panel("Feedback", "reqps", {"{{event}}": rate("weir_events_total", "event", 'event=~"feedback_.*"')}),
         Panel("Entries compared by meaning", "short", {"{{policy}}": gauge("weir_cache_semantic_entries", "policy")}),
         Panel(
             "What was decided",

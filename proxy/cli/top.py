@@ -322,6 +322,7 @@ def top(
 ) -> None:
     """Watch requests, latency, cost, savings, budgets and upstreams."""
     from rich.live import Live
+    from rich.text import Text
 
     address = _ops(url, home, config)
     before = _look(address)
@@ -332,9 +333,13 @@ def top(
     with Live(console=console(), screen=True, auto_refresh=False) as live:
         try:
             while True:
-                now = _look(address)
-                live.update(drawn(between(before, now)), refresh=True)
-                before = now
+                try:
+                    now = _look(address)
+                except CommandError as failure:  # it may be starting again
+                    live.update(Text(str(failure), style="red"), refresh=True)
+                else:
+                    live.update(drawn(between(before, now)), refresh=True)
+                    before = now
                 time.sleep(interval)
         except KeyboardInterrupt:
             return

@@ -5,12 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -18,10 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import yaml
 
-from tests.cli.conftest import environment
+from proxy.cli.app import run
+from proxy.tracing.parent import span_of
 from tests.cli.test_docs import COMMANDS, options
+from tests.deploy.conftest import Demo, free_address, process, until
 from tests.deploy.files import DEPLOY, ROOT, program, ran
 
 PROMETHEUS = "on Debian: apt-get install prometheus"
@@ -128,87 +127,85 @@ def test_promtool_takes_rules_and_their_tests() -> None:
     ran(promtool, "check", "config", "--syntax-only", DEPLOY / "prometheus/prometheus.yml")
 
 
+def test_a_real_prometheus_scrapes_a_real_weir(demo: Demo, tmp_path: Path) -> None:
+    """Every rule is healthy, every panel's expression is answered, and a damaged key file sets off its alert."""
+    prometheus = program("prometheus", PROMETHEUS)
+    (tmp_path / "alerts.yml").write_text(re.sub(r"for: \w+", "for: 0s", ALERTS.read_text()))
+    config = {
+        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
+        "rule_files": ["alerts.yml"],
+        "scrape_configs": [{"job_name": "weir", "static_configs": [{"targets": [demo.ops]}]}],
+    }
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    with _prometheus(prometheus, tmp_path) as api:  # it takes 5 s before it scrapes, as long as Weir to start
+        for _ in range(3):
+            demo.ask()
+        until(lambda: _query(api, "sum(weir_exchanges_total{status='200'}) >= 3"), "the requests are counted")
+        for where, expression in _expressions().items():
+            asked = expression.replace("$__rate_interval", "1m").replace("$__range", "1h").replace("$instance", ".*")
+            assert _query(api, asked) is not None, where
+        assert _query(api, "sum(weir_cost_dollars_total)")
+        rules = until(lambda: _evaluated(api), "rules are evaluated")
+        assert {rule["name"]: rule["health"] for rule in rules} == {rule["alert"]: "ok" for rule in RULES}
+        keys = demo.home / "keys.json"
+        before = keys.read_bytes() if keys.exists() else None
+        keys.write_text("{")
+        try:
+            until(lambda: _query(api, "ALERTS{alertname='WeirConfigBroken', alertstate='firing'}"), "the alert comes")
+        finally:
+            keys.unlink() if before is None else keys.write_bytes(before)
+
+
+def test_a_request_is_seen_where_traces_are(demo: Demo) -> None:
+    """The exchange in its client's trace, its call beneath it, with the attributes of the conventions."""
+    name = "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
+    service: Any = pytest.importorskip(name, reason="no OpenTelemetry here (pip install weir-proxy[otel])")
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    exchange = demo.ask(traceparent=f"00-{trace}-{parent}-01")
+    received = demo.received
+
+    def spans() -> list[Any]:
+        parts = [service.ExportTraceServiceRequest.FromString(body) for _, _, body in received.requests]
+        scopes = [scope for part in parts for one in part.resource_spans for scope in one.scope_spans]
+        found = [span for scope in scopes for span in scope.spans]
+        return [span for span in found if span.trace_id.hex() == trace]
+
+    with received.arrived:
+        assert received.arrived.wait_for(lambda: len(spans()) == 2, 20)
+    whole, call = spans()
+    assert (whole.parent_span_id.hex(), whole.span_id.hex()) == (parent, span_of(exchange))
+    assert (whole.name, whole.kind, call.kind) == ("chat gpt-4o-mini", 2, 3)  # SERVER, CLIENT
+    assert call.parent_span_id == whole.span_id
+    assert whole.start_time_unix_nano <= call.start_time_unix_nano < call.end_time_unix_nano
+    told = {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in call.attributes}
+    assert told["gen_ai.operation.name"] == "chat" and told["gen_ai.usage.output_tokens"] > 0
+    assert told["weir.exchange"] == exchange and told["weir.cost_usd"] > 0
+    path, tenant, body = received.requests[-1]
+    assert (path, tenant) == ("/v1/traces", "acme") and b"weir-test" in body
+
+
+def test_top_shows_the_real_one(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    """The home directory is all that it needs to know."""
+    demo.ask()
+    assert run(["top", "--once", "--interval", "0.1", "--home", str(demo.home)]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 1 workers" in shown and re.search(r"(?m)^demo +\d", shown)
+
+
 @contextlib.contextmanager
-def _process(*command: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(20)
+def _prometheus(binary: str, directory: Path) -> Iterator[str]:
+    address = free_address()
+    flags = (f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb")
+    with process(binary, *flags, f"--web.listen-address={address}", cwd=directory):
+        until(
+            lambda: urllib.request.urlopen(f"http://{address}/-/ready", timeout=2).status == 200, "Prometheus is ready"
+        )
+        yield f"http://{address}/api/v1"
 
 
 def _get(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=5) as answer:
         return json.load(answer)
-
-
-def _until(found: Any, what: str, within_s: float = 30.0) -> Any:
-    """What `found` returns as soon as it is something."""
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError, KeyError, ValueError):
-            if result := found():
-                return result
-        time.sleep(0.05)
-    raise AssertionError(f"never: {what}")
-
-
-def test_a_real_prometheus_scrapes_a_real_weir(tmp_path: Path) -> None:
-    """Every rule is healthy, every panel's expression is answered, and a damaged key file sets off its alert."""
-    prometheus = program("prometheus", PROMETHEUS)
-    home, env, ops = tmp_path / "home", environment(tmp_path), _free()
-    env |= {"WEIR_OPS": ops, "WEIR_ADMIN": "127.0.0.1:0"}
-    serve = (sys.executable, "-m", "proxy.cli", "serve", "--demo", "--listen", "127.0.0.1:0", "--home", str(home))
-    (tmp_path / "alerts.yml").write_text(re.sub(r"for: \w+", "for: 0s", ALERTS.read_text()))
-    config = {
-        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
-        "rule_files": ["alerts.yml"],
-        "scrape_configs": [{"job_name": "weir", "static_configs": [{"targets": [ops]}]}],
-    }
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-    # It takes 5 s before it scrapes: so it starts first.
-    with _prometheus(prometheus, tmp_path) as api, _process(*serve, cwd=tmp_path, env=env):
-        running = _until(lambda: json.loads((home / "running.json").read_text()), "weir serves")
-        for _ in range(3):
-            _ask(running["listen"][0])
-        _until(lambda: _query(api, "weir_exchanges_total{status='200'} >= 3"), "the requests are counted")
-        for where, expression in _expressions().items():
-            asked = expression.replace("$__rate_interval", "1m").replace("$__range", "1h").replace("$instance", ".*")
-            assert _query(api, asked) is not None, where
-        assert _query(api, "sum(weir_cost_dollars_total)")
-        _until(lambda: _query(api, "up == 1 unless on () ALERTS{alertname='WeirDown'}"), "it was down, and is up")
-        rules = _until(lambda: _evaluated(api), "rules are evaluated")
-        assert {rule["name"]: rule["health"] for rule in rules} == {rule["alert"]: "ok" for rule in RULES}
-        assert {rule["name"] for rule in rules if rule["state"] == "firing"} <= {"WeirSpendUnpriced"}
-        (home / "keys.json").write_text("{")
-        _until(lambda: _query(api, "ALERTS{alertname='WeirConfigBroken', alertstate='firing'}"), "the alert comes")
-
-
-def _free() -> str:
-    """An address that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
-
-
-def _ask(listen: str) -> None:
-    body = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}).encode()
-    headers = {"content-type": "application/json", "authorization": "Bearer sk-demo"}
-    request = urllib.request.Request(f"http://{listen}/v1/chat/completions", body, headers)
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        assert answer.status == 200
-
-
-@contextlib.contextmanager
-def _prometheus(binary: str, directory: Path) -> Iterator[str]:
-    address = _free()
-    flags = (f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb")
-    with _process(binary, *flags, f"--web.listen-address={address}", cwd=directory, env=dict(os.environ)):
-        _until(
-            lambda: urllib.request.urlopen(f"http://{address}/-/ready", timeout=2).status == 200, "Prometheus is ready"
-        )
-        yield f"http://{address}/api/v1"
 
 
 def _query(api: str, expression: str) -> list[Any]:
