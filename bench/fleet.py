@@ -5,7 +5,8 @@ Each is a network namespace of its own on a bridge; the provider and the clients
 off from all, one host is cut off from Redis, and one host's cable is bad. Then every host is replaced, one after the
 other, under a hundred streams. Afterwards the provider's invoice is the judge: nothing was spent over the hard budget,
 each billed answer is one row of the ledger, no step of a budget was told twice, and a month that three hosts close at
-once is closed once. Exit status 1 where anything was missed; 0 with a word where the machine can't play hosts.
+once is closed once. All hosts share this machine's cores, so a turn of a worker's loop may take half a second before it
+refuses. Exit status 1 where anything was missed; 0 with a word where the machine can't play hosts.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ class Fleet:
                 "upstreams": {team: {"url": url, "key": f"${{{team.upper()}_KEY}}"} for team in TEAMS},
                 "models": {team: {"deployments": [{"upstream": team, "model": MODEL}]} for team in TEAMS},
                 "prices": {f"{MODEL}*": {"input": INPUT, "output": OUTPUT}},
+                "overload": {"lag_s": "500ms"},
                 "teams": "teams.yaml", "policies": "policies.yaml", "log": {"format": "json"},
             },
         }  # fmt: skip

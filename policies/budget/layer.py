@@ -7,7 +7,8 @@ import contextlib
 import hashlib
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -31,6 +32,9 @@ _NAMED: Final = ("org", "team", "project", "key")
 _TIERED: Final = ("chat.completions", "responses")
 _MOST_DAYS_S: Final = 40 * 86_400.0
 TELLING_S: Final = 30.0  # how long it is left to whoever tells of a step; whoever wanted to looks again then
+_LOST_TRIES: Final = 20  # so often with the state away, before it is told without asking
+_DONE_TRIES: Final = 60
+_DONE_S: Final = 2.0
 
 
 class Budget:
@@ -173,20 +177,24 @@ class Budget:
         if spawn is not None:
             spawn(self._announce(account, line, spent, reached), f"threshold of {self.name}")
 
-    async def _announce(self, account: Account, line: Line, spent: int, reached: int, *, again: bool = True) -> None:
+    async def _announce(
+        self, account: Account, line: Line, spent: int, reached: int, *, again: bool = True, lost: int = 0
+    ) -> None:
         """Told by whoever has the duty; it is had for good only once it is done, so that another may take over."""
         purse, percent = self._purse, round(100 * reached / line.limit.amount) if line.limit.amount else 100
         assert purse is not None
-        ends_s = (line.scope.ends_ns - self._now_ns()) / 1e9 if line.scope.ends_ns else line.limit.span_s
         duty = f"threshold:{line.scope.key}:{percent}"
+        look = partial(self._announce, account, line, spent, reached)
         try:
-            claimed = await purse.store.claim(duty, purse.owner, TELLING_S)
+            if not await purse.store.claim(duty, purse.owner, TELLING_S):
+                if again:
+                    self._later(TELLING_S * 1.1, partial(look, again=False))
+                return
         except StateLost:
-            claimed = True  # told twice is better than not at all
-        if not claimed:
-            if again:
-                asyncio.get_running_loop().call_later(TELLING_S * 1.1, self._look_again, account, line, spent, reached)
-            return
+            if lost < _LOST_TRIES:
+                self._later(TELLING_S * 1.1, partial(look, again=again, lost=lost + 1))
+                return
+            # told twice is better than not at all
         self._services.metrics.count("budget_thresholds")
         told = {**self._line(account, line, spent), "threshold_percent": percent}
         self._services.log("warning", "budget_threshold", **told)
@@ -194,13 +202,22 @@ class Budget:
         if hook is not None and lookup is not None:
             body = orjson.dumps({"event": "budget.threshold", **told, "at": self._now_ns() // 10**9})
             await lookup("webhook", url=hook.url, body=body.decode(), signature=signature(hook.secret, body))
-        with contextlib.suppress(StateLost):
-            await purse.store.claim(duty, purse.owner, min(max(ends_s, 2 * TELLING_S), _MOST_DAYS_S))
+        ends_s = (line.scope.ends_ns - self._now_ns()) / 1e9 if line.scope.ends_ns else line.limit.span_s
+        await self._done(duty, min(max(ends_s, 2 * TELLING_S), _MOST_DAYS_S))
 
-    def _look_again(self, account: Account, line: Line, spent: int, reached: int) -> None:
-        """Whether the one who was to tell of a step did."""
-        if (spawn := self._services.spawn) is not None:
-            spawn(self._announce(account, line, spent, reached, again=False), f"threshold of {self.name}")
+    async def _done(self, duty: str, ttl_s: float, tried: int = 0) -> None:
+        """Nobody needs to tell of it any more."""
+        assert self._purse is not None
+        try:
+            await self._purse.store.claim(duty, self._purse.owner, ttl_s)
+        except StateLost:
+            if tried < _DONE_TRIES:
+                self._later(_DONE_S, partial(self._done, duty, ttl_s, tried + 1))
+
+    def _later(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        spawn = self._services.spawn
+        if spawn is not None:
+            asyncio.get_running_loop().call_later(seconds, lambda: spawn(work(), f"threshold of {self.name}"))
 
     def _line(self, account: Account, line: Line, spent: int) -> dict[str, Any]:
         return {

@@ -18,6 +18,7 @@ from policies.budget import layer
 from proxy.config import ConfigurationError, load
 from proxy.simulator import Simulator
 from proxy.state.memory import MemoryStore
+from proxy.state.protocol import StateLost
 from proxy.supervisor.webhooks import post
 from tests.plane.conftest import Serve
 from tests.plane.running import entry, key
@@ -116,6 +117,32 @@ async def test_another_takes_over(
         await plane.quiet()
     assert [told["threshold_percent"] for told, _, _ in hook.told] == ([20] if dies else [])
     assert [done for _, _, done in store.claims] == ([False, True, True] if dies else [False, False])
+
+
+async def test_with_the_state_away_nobody_is_told_twice(
+    serve: Serve, simulator: Simulator, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as nobody can say whose it is, it waits; what was told and couldn't be noted is noted later."""
+    monkeypatch.setattr(layer, "TELLING_S", 0.02)
+    monkeypatch.setattr(layer, "_DONE_S", 0.01)
+    answers = iter([False, True, False, True])
+    asked: list[bool] = []
+
+    class Away(MemoryStore):
+        async def claim(self, duty: str, owner: str, ttl_s: float) -> bool:
+            asked.append(next(answers))
+            if not asked[-1]:
+                raise StateLost
+            return await super().claim(duty, owner, ttl_s)
+
+    options = {"limit": "1000 tokens/rolling 1h", "ladder": {"20%": "warn"}, "webhook": {"url": hook.url}}
+    async with serve(policies=[entry("budget", **options)], registry=REGISTRY, store=Away()) as plane:
+        for _ in range(3):
+            await plane.chat("x-sim-tokens: 180", max_tokens=200)
+        while len(asked) < 4:
+            await asyncio.sleep(0.005)
+        await plane.quiet()
+    assert len(hook.told) == 1
 
 
 async def test_tries_again(hook: Hook) -> None:
