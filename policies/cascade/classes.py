@@ -28,6 +28,7 @@ from proxy.exchange import Exchange
 from proxy.state.protocol import StateLost
 
 MOST: Final = 500
+KEEP_S: Final = 30.0
 OTHERS: Final = "others"
 _STATUSES: Final = ("gathering", "certified", "infeasible", "reverted")
 
@@ -54,6 +55,8 @@ class Classes:
         self._changed: set[str] = set()
         self._fitting: set[tuple[str, int]] = set()
         self._at = ""
+        self._knows: dict[str, tuple[int, ...]] = {}  # restored classes, and the position up to which they know
+        self._kept_s = -KEEP_S
         self._told = {
             "rungs": list(config.rungs),
             "shadow_rate": config.shadow_rate,
@@ -114,8 +117,10 @@ class Classes:
             named = [each for each in self._known.values() if message.name in ("", each.name)]
         else:
             named = [self.of(message.name)]
+        at = _order(position)
         for evidence in named:
-            self._apply(evidence, message.what)
+            if at > self._knows.get(evidence.name, ()):
+                self._apply(evidence, message.what)
         self.measure()
 
     def _apply(self, evidence: Evidence, what: What) -> None:
@@ -152,42 +157,44 @@ class Classes:
                 break
             except StateLost:
                 await asyncio.sleep(1.0)
-        at = ""
         for state in past:
             if state.get("kind") != self.kind:
                 continue
             try:
                 name, evidence = str(state["name"]), self._new(str(state["name"]))
                 evidence.restore(state)
-                at = max(at, str(state["at"]), key=_order)
+                self._knows[name] = _order(str(state["at"]))
             except (ValueError, KeyError, TypeError):
                 continue  # another version's
             self._known[name] = evidence
         self.measure()
-        await self._shared.follow(at)
+        oldest = min(self._knows.values(), default=())
+        await self._shared.follow("-".join(map(str, oldest)))
 
     async def _rounds(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
             await self.flush()
 
-    async def flush(self) -> None:
-        """Tells what was counted, and writes what has changed."""
+    async def flush(self, over: bool = False) -> None:
+        """Tells what was counted, and writes what has changed: how it stands, and from time to time all of it."""
         counts, self._counts = self._counts, {}
         for name, count in counts.items():
             told = Traffic(self._wall(), **{field: getattr(count, field) for field in Count.__struct_fields__})
             await self._shared.tell(Message(name, self.kind, told))
-        # All are written at one position: who reads them follows the feed from there for all of them.
-        if self._changed and self._services.store is not None:
-            self._changed.clear()
-            for evidence in list(self._known.values()):
-                state = {**evidence.state(), "at": self._at, "report": {**self._told, **evidence.report()}}
-                if not await self._shared.keep(evidence.name, state):
-                    return
+        if self._services.store is None or not self._changed:
+            return
+        whole = over or self._services.clock() - self._kept_s >= KEEP_S
+        changed = [each for name, each in self._known.items() if name in self._changed]
+        reports = {each.name: {**self._told, **each.report()} for each in changed}
+        states = {each.name: {**each.state(), "at": self._at} for each in changed} if whole else {}
+        if await self._shared.keep(reports, states) and whole:
+            self._kept_s = self._services.clock()
+            self._changed -= reports.keys()
 
     async def aclose(self) -> None:
         """Tells and writes what is left, and hears no more."""
-        await self.flush()
+        await self.flush(over=True)
         for task in self._tasks:
             task.cancel()
         await self._shared.resign()

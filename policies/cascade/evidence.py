@@ -28,7 +28,8 @@ Status = Literal["gathering", "certified", "infeasible", "reverted"]
 PARTS: Final = (0.1, 0.6, 0.2, 0.1)  # of the first score, which knows nothing, and of those that were fitted
 FIT_AT: Final = (150, 600, 2000)  # judged pairs, at which they are
 ESCALATED: Final = 2.0  # stands for the score of what a gate has stopped: above every threshold
-_EXAMPLES: Final = 2500
+_EXAMPLES: Final = 2000
+_EXAMPLES_BYTES: Final = 2 * 1024 * 1024  # of those that are kept
 _HOURS: Final = 24
 _BEST: Final = -1
 
@@ -273,7 +274,7 @@ class Evidence:
             "name": self.name,
             "kind": self.kind,
             "lines": [[line.number, line.score.dumps(), line.certificate.state()] for line in self.lines],
-            "examples": [[packed, loss] for packed, loss in self.examples],
+            "examples": self._kept(),
             **{name: getattr(self, name) for name in _PLAIN},
             "served": [list(names) for names in self.served],
             "hours": list(self._hours.items()),
@@ -281,6 +282,16 @@ class Evidence:
             "costs": self._costs,
             "agreed": list(self.agreed.items()),
         }
+
+    def _kept(self) -> list[list[Any]]:
+        """The last examples, as many as there is room for."""
+        found, size = [], 0
+        for packed, loss in reversed(self.examples):
+            size += len(packed)
+            if size > _EXAMPLES_BYTES:
+                break
+            found.append([packed, loss])
+        return found[::-1]
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes over a state. Raises ValueError, KeyError or TypeError for one of another version."""

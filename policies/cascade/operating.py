@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from policies.cascade.shared import Message, Order, pack, topic_of
+from policies.cascade.shared import REPORTS, Message, Order, pack, topic_of
 from proxy.errors import WeirError
 from proxy.operating import Operating, no_such_operation
 from proxy.state.protocol import Store
-
-_PREFIX: Final = "cascade/"
 
 
 async def operate(operation: str, arguments: Mapping[str, Any], here: Operating) -> Mapping[str, Any]:
@@ -37,12 +35,12 @@ async def operate(operation: str, arguments: Mapping[str, Any], here: Operating)
 async def _reports(store: Store) -> list[dict[str, Any]]:
     """What the workers wrote last, a few seconds ago."""
     found = []
-    for key in await store.keys(_PREFIX, 10_000):
+    for key in await store.keys(REPORTS, 10_000):
         value = await store.get(key)
         try:
             told = msgspec.msgpack.decode(value) if value is not None else None
         except msgspec.MsgspecError:
             continue
-        if isinstance(told, dict) and isinstance(report := told.get("report"), dict):
-            found.append({"policy": told.get("policy", ""), **report})
+        if isinstance(told, dict) and "class" in told:
+            found.append(told)
     return found

@@ -22,6 +22,7 @@ _KEPT_S: Final = 90 * 86_400.0
 _AGAIN_S: Final = 1.0
 _CLAIM_S: Final = 30.0
 FLUSH_S: Final = 2.0
+REPORTS: Final = "cascade-report/"
 _LARGEST: Final = 4 * 1024 * 1024 - 1024
 
 
@@ -94,6 +95,11 @@ def key_of(policy: str, name: str) -> str:
     return f"cascade/{policy}/{name}"
 
 
+def report_of(policy: str, name: str) -> str:
+    """Where it is kept how a class stands, for people."""
+    return f"{REPORTS}{policy}/{name}"
+
+
 class Shared:
     """A policy's line to the other workers. `hear` gets every message with its position."""
 
@@ -128,17 +134,20 @@ class Shared:
                 found.append(told)
         return found
 
-    async def keep(self, name: str, state: dict[str, Any]) -> bool:
-        """Writes what is known of a class, if it falls to this worker."""
+    async def keep(self, reports: dict[str, dict[str, Any]], states: dict[str, dict[str, Any]]) -> bool:
+        """Writes how classes stand, and all that is known of some, if it falls to this worker."""
         if self._store is None:
             return False
         try:
             if not await self._store.claim(f"{self._topic}/write", self._owner, _CLAIM_S):
                 return False
-            value = pack({**state, "policy": self._policy})
-            if len(value) > _LARGEST:
-                value = pack({**state, "policy": self._policy, "examples": []})
-            await self._store.put(key_of(self._policy, name), value, _KEPT_S)
+            for name, report in reports.items():
+                await self._store.put(report_of(self._policy, name), pack({**report, "policy": self._policy}), _KEPT_S)
+            for name, state in states.items():
+                value = pack({**state, "policy": self._policy})
+                if len(value) > _LARGEST:
+                    value = pack({**state, "policy": self._policy, "examples": []})
+                await self._store.put(key_of(self._policy, name), value, _KEPT_S)
         except StateLost:
             return False
         return True
