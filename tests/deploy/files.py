@@ -28,10 +28,20 @@ def program(name: str, how: str) -> str:
 
 
 def ran(*command: str | Path, **options: Any) -> str:
-    """What a program that must succeed says."""
+    """What a program that must succeed prints."""
+    return _ran(*command, **options).stdout
+
+
+def said(*command: str | Path, **options: Any) -> str:
+    """The same, with what it says on the side."""
+    done = _ran(*command, **options)
+    return done.stdout + done.stderr
+
+
+def _ran(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, **options)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return done
 
 
 @cache

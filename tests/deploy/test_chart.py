@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from proxy.config.loading import load
-from tests.deploy.files import DEPLOY, KUBERNETES, RENDERED, manifests, one, program, ran
+from tests.deploy.files import DEPLOY, KUBERNETES, RENDERED, manifests, one, program, ran, said
 
 CHART = DEPLOY / "helm/weir"
 FLEET = Path(__file__).parent / "fleet-values.yaml"
@@ -19,7 +22,7 @@ HELM = "`make helm` builds it"
 @pytest.mark.parametrize("name", VALUES)
 def test_helm_lints_the_chart(name: str) -> None:
     """`helm lint --strict` has nothing to say."""
-    assert "0 chart(s) failed" in ran(program("helm", HELM), "lint", "--strict", CHART, *VALUES[name])
+    assert "0 chart(s) failed" in said(program("helm", HELM), "lint", "--strict", CHART, *VALUES[name])
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -31,13 +34,24 @@ def test_what_is_kept_is_what_helm_renders(name: str) -> None:
 
 def test_several_replicas_without_shared_state_are_refused() -> None:
     """Two pods, each with its own budgets, would be a way to spend twice."""
-    import subprocess
-
     helm = program("helm", HELM)
     for wrong, words in (("replicas=2", "must share"), ("replica=2", "replica"), ("workers=0", "workers")):
         command = [helm, "template", "weir", str(CHART), "--kube-version", KUBERNETES, "--set", wrong]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode != 0 and words in done.stderr
+
+
+def test_alerts_and_dashboards_come_along() -> None:
+    """For those whose Prometheus and Grafana take them from the cluster: the same files as everywhere."""
+    switched = ["--set", "seeing.prometheusRule=true,seeing.dashboards=true"]
+    text = ran(program("helm", HELM), "template", "weir", CHART, "--kube-version", KUBERNETES, *switched)
+    made = {one["kind"] + "/" + one["metadata"]["name"]: one for one in yaml.safe_load_all(text) if one}
+    alerts = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
+    assert made["PrometheusRule/weir"]["spec"] == alerts
+    boards = made["ConfigMap/weir-dashboards"]["data"]
+    assert {name: json.loads(board) for name, board in boards.items()} == {
+        f"weir-{file.name}": json.loads(file.read_text()) for file in (DEPLOY / "grafana/dashboards").glob("*.json")
+    }
 
 
 @pytest.mark.parametrize("name", VALUES)

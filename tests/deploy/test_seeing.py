@@ -21,7 +21,7 @@ from proxy.cli.app import run
 from proxy.tracing.parent import span_of
 from tests.cli.test_docs import COMMANDS, options
 from tests.deploy.conftest import Demo, free_address, process, until
-from tests.deploy.files import DEPLOY, ROOT, program, ran
+from tests.deploy.files import DEPLOY, ROOT, program, ran, said
 
 PROMETHEUS = "on Debian: apt-get install prometheus"
 ALERTS = DEPLOY / "prometheus/alerts.yml"
@@ -120,8 +120,8 @@ def test_promtool_takes_rules_and_their_tests() -> None:
     """Each alert comes by the series that should set it off, with its words, and stays away by such that shouldn't."""
     promtool = program("promtool", PROMETHEUS)
     tests = sorted((DEPLOY / "prometheus/tests").glob("*.yml"))
-    assert f"{len(RULES)} rules found" in ran(promtool, "check", "rules", ALERTS)
-    assert "SUCCESS" in ran(promtool, "test", "rules", *tests)
+    assert f"{len(RULES)} rules found" in said(promtool, "check", "rules", ALERTS)
+    assert "SUCCESS" in said(promtool, "test", "rules", *tests)
     tried = [test["name"] for file in tests for test in yaml.safe_load(file.read_text())["tests"]]
     assert sorted(tried) == sorted(f"{rule['alert']} {how}" for rule in RULES for how in ("comes", "stays away"))
     ran(promtool, "check", "config", "--syntax-only", DEPLOY / "prometheus/prometheus.yml")
