@@ -162,7 +162,12 @@ def language_of(text: str) -> str | None:
 
 
 def asked_in(endpoint: str, body: Body) -> str | None:
-    """The language of a request: that of what was asked last."""
+    """The language of what was asked last; of a body too large to be parsed, that of samples of it."""
+    if not body.parsed:
+        from proxy.tokens.texts import texts
+
+        if samples := texts(endpoint, body).samples:
+            return language_of(max(samples, key=lambda pair: len(pair[0]))[0].decode("utf-8", "ignore"))
     return language_of(last_said(endpoint, body))
 
 

@@ -85,3 +85,11 @@ def test_what_the_user_said_last(endpoint: str, fields: dict[str, object]) -> No
         for name, value in fields.items()
     }
     assert asked_in(endpoint, scan(orjson.dumps(written))) == "de"
+
+
+def test_a_large_request_is_sampled() -> None:
+    """What is too large to be parsed is told by samples of its text."""
+    text = " ".join([QUESTIONS["de"]] * 10_000)
+    body = scan(orjson.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}))
+    assert not body.parsed
+    assert asked_in("chat.completions", body) == "de"

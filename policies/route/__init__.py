@@ -20,7 +20,9 @@ latencies, `seats.py` conversations, `scoring.py` the score, `claim.py` the savi
 
 from __future__ import annotations
 
-from policies.route.config import Config, Rule
+from collections.abc import Iterator
+
+from policies.route.config import ASKED, Choice, Config, Rule
 from policies.route.layer import Route
 from policies.route.needs import routable
 from proxy.chain import Services
@@ -44,6 +46,19 @@ def foretell(config: Config, request: Request) -> str:
         if (wanted is None or wanted(facts)) and (unwanted is None or not unwanted(facts)):
             return f"rule {number}: {described(rule)}"
     return "lets it pass: it meets no rule"
+
+
+def names(config: Config) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The models that requests may be sent to, and where they are written."""
+    for number, rule in enumerate(config.rules):
+        yield from _of(("rules", number), rule)
+    yield from _of((), config)
+
+
+def _of(where: tuple[str | int, ...], choice: Choice) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    for index, target in enumerate(choice.to):
+        if target.model != ASKED:
+            yield (*where, "to", index), target.model
 
 
 def described(rule: Rule) -> str:

@@ -22,12 +22,14 @@ from cachetools import LRUCache
 from proxy.body import Body
 from proxy.dialects import Usage
 from proxy.exchange import Request
+from proxy.language import text_of
 from proxy.state.protocol import StateLost, Store
 from proxy.wire.headers import get
 
 HEADER: Final = b"x-weir-conversation"
 CACHED_FROM: Final = 1024
 """Tokens of the shortest prompt that OpenAI and Anthropic keep for most models (their guides to prompt caching)."""
+_LOOKED_AT: Final = 16 * 1024  # characters
 _MOST: Final = 20_000
 _KEPT_S: Final = 3600.0
 _BOUND_S: Final = 0.005
@@ -77,27 +79,33 @@ def conversation_of(request: Request) -> Named | None:
     body = request.body
     if not isinstance(body, Body):
         return None
-    turns = body.get(_TURNS.get(request.endpoint.name, ""))
+    tenant, name = request.exchange.identity.tenant, _TURNS.get(request.endpoint.name)
+    if (given := get(request.headers, HEADER)) is not None:
+        return Named(_digest([tenant, given.decode("latin-1")]), True)
+    if name is None:
+        return None
+    if not body.parsed:  # large: it isn't read for this
+        start = body.raw.find(b'"%b"' % name.encode())
+        beginning = body.raw[start : start + _LOOKED_AT].decode("latin-1")
+        return Named(_digest([tenant, request.exchange.asked, beginning]), True)  # or it may have: nobody looked
+    turns = body.get(name)
     listed = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
     begun = any(turn.get("role") in ("assistant", "tool") or "role" not in turn for turn in listed)
-    tenant = request.exchange.identity.tenant
-    if (name := get(request.headers, HEADER)) is not None:
-        return Named(_digest([tenant, name.decode("latin-1")]), True)
-    start = _beginning(turns, listed)
-    if start is None:
+    said = _beginning(turns, listed)
+    if not said:
         return None
-    said = [body.get("system"), body.get("instructions")]
-    return Named(_digest([tenant, request.exchange.asked, said, start]), begun)
+    instructions = [text_of(body.get(field))[:_LOOKED_AT] for field in ("system", "instructions")]
+    return Named(_digest([tenant, request.exchange.asked, instructions, said]), begun)
 
 
-def _beginning(turns: Any, listed: list[dict[str, Any]]) -> list[Any] | None:
-    """All up to the user's first turn."""
-    if isinstance(turns, str):
-        return [{"role": "user", "content": turns}]
-    for index, turn in enumerate(listed):
+def _beginning(turns: Any, listed: list[dict[str, Any]]) -> list[str]:
+    """What was said up to the user's first turn, and how much it was."""
+    found = [turns] if isinstance(turns, str) else []
+    for turn in listed:
+        found.append(text_of(turn.get("content")))
         if turn.get("role") == "user":
-            return listed[: index + 1]
-    return None
+            break
+    return [f"{len(text)}:{text[:_LOOKED_AT]}" for text in found]
 
 
 def _digest(value: list[Any]) -> str:

@@ -38,6 +38,7 @@ def check(chain: Sequence[Placed], modules: Mapping[str, PolicyModule], models: 
     _known(chain, "endpoint", [endpoint.name for endpoint in all_endpoints()], "there is no endpoint {!r}")
     if isinstance(models, dict) and "*" not in models:
         _known(chain, "model", models, "no model is offered as {!r}")
+        _chosen(chain, modules, models)
     if teams is not None:
         _known(chain, "team", teams.teams, "there is no team {!r}")
         _known(chain, "project", teams.projects, "there is no project {!r}")
@@ -85,6 +86,16 @@ def _known(chain: Sequence[Placed], kind: str, names: Iterable[str], message: st
             for index, pattern in enumerate(getattr(getattr(placed.entry, side), kind) or ()):
                 if not any(_meet(pattern, name) for name in names):
                     placed.warn(message.format(pattern), suggestion(pattern, names), (side, kind, index))
+
+
+def _chosen(chain: Sequence[Placed], modules: Mapping[str, PolicyModule], models: Iterable[str]) -> None:
+    """Models that a policy's options send requests to: its module's `names(config)` says which, and where."""
+    for placed in chain:
+        module = modules[placed.entry.use]
+        named = getattr(module, "names", None)
+        for inner, model in () if named is None else named(module.Config.model_validate(placed.entry.options)):
+            if not any(_meet(pattern, model) for pattern in models):
+                placed.warn(f"no model is offered as {model!r}", suggestion(model, models), inner)
 
 
 def _meet(pattern: str, offered: str) -> bool:

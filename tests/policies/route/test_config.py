@@ -48,6 +48,17 @@ def test_mistakes(tmp_path: Path, lines: list[str], message: str) -> None:
     assert message in str(error.value)
 
 
+def test_models_that_nobody_offers(tmp_path: Path) -> None:
+    """They are warned of where they are written, with what was probably meant."""
+    deployment = written(tmp_path, "rules: [{match: {language: de}, to: [gpt-4o-min, asked]}]", "to: [gpt-4o-mini, x]")
+    text = deployment.read_text() + "models: {gpt-4o-mini: {upstream: up}, gpt-4o: {upstream: up}}\n"
+    deployment.write_text(text)
+    first, second = [str(warning) for warning in load(deployment, {"HOME": str(tmp_path)}).warnings]
+    assert "policies.yaml:4:42: warning: policies[0].rules[0].to[0]: no model is offered as 'gpt-4o-min'" in first
+    assert "did you mean gpt-4o-mini?" in first
+    assert "no model is offered as 'x'" in second
+
+
 def test_rules_leave_the_rest_to_the_policy() -> None:
     """What a rule says counts for it, everything else is the policy's; the last rule is the policy itself."""
     config = Config.model_validate(
