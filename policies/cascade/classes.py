@@ -120,7 +120,16 @@ class Classes:
         at = _order(position)
         for evidence in named:
             if at > self._knows.get(evidence.name, ()):
-                self._apply(evidence, message.what)
+                try:
+                    self._apply(evidence, message.what)
+                except (
+                    ArithmeticError,
+                    LookupError,
+                    TypeError,
+                    ValueError,
+                ) as error:  # one message mustn't end learning
+                    name = self._services.name
+                    self._services.log("error", "cascade_message_failed", policy=name, error=type(error).__name__)
         self.measure()
 
     def _apply(self, evidence: Evidence, what: What) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 import orjson
@@ -12,6 +13,7 @@ from policies.budget.limits import Limit
 from proxy.config.scalars import Names, Percent, Truth, shown, wrong
 
 _POINTS = re.compile(r"(\d+(?:\.\d+)?)\s*points?")
+_DOLLARS = re.compile(r"(\d+(?:\.\d{1,9})?)\s*USD")
 
 
 def points(value: object) -> float:
@@ -32,6 +34,23 @@ Points = Annotated[
     float,
     BeforeValidator(points),
     WithJsonSchema({"title": "points", "type": "string", "pattern": _POINTS.pattern, "examples": ["2 points"]}),
+]
+
+
+def dollars(value: object) -> int:
+    """`0.01 USD` in nano-dollars."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _DOLLARS.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise wrong(f"expected an amount such as 0.01 USD, found {shown(value)}")
+    return round(Decimal(match[1]) * 10**9)
+
+
+Dollars = Annotated[
+    int,
+    BeforeValidator(dollars),
+    WithJsonSchema({"title": "dollars", "type": "string", "pattern": _DOLLARS.pattern, "examples": ["0.01 USD"]}),
 ]
 
 
@@ -108,6 +127,9 @@ class Config(BaseModel):
     beginning."""
     prefix_tokens: Annotated[int, Field(ge=1, le=1000)] = 32
     """How much of a stream `prefix` looks at."""
+    second_worth: Dollars | None = None
+    """What a second of waiting is worth, `0.01 USD`: where many answers are escalated, the large model is started
+    beside the small one, if that costs less. Without it, never."""
     tools: Literal["call", "any"] = "call"
     """`call`: where tools are offered, a small answer that calls none isn't given; `any`: it may be."""
     logprobs: Truth = True

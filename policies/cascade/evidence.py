@@ -88,6 +88,13 @@ class Evidence:
         return any(line.score.benefit(features) <= line.top for line in self.lines)
 
     @property
+    def escalates(self) -> float:
+        """The share of requests that the large model answers after all."""
+        if self.serving is not None and self.serving.certificate.threshold is not None:
+            return self.serving.certificate.escalated(self.serving.certificate.threshold)
+        return self.escalated / self.requests if self.requests else 0.0
+
+    @property
     def told(self) -> Line:
         """The one that is spoken of: that in force, else the one that was fitted last."""
         return self.serving or self.lines[-1]

@@ -33,6 +33,7 @@ from policies.cascade.gates import GATES
 from policies.cascade.held import Held
 from policies.cascade.learning.features import Features
 from policies.cascade.rated import Ratings
+from policies.cascade.rival import Rival, pays
 from policies.cascade.shadow import SHADOW_S, Answer, Shadows
 from policies.cascade.shared import Agreed, Pair
 from policies.cascade.turn import Turn, how_of, told
@@ -46,6 +47,7 @@ from proxy.response import Outcome, Response
 from proxy.wire.sse import Event
 
 _LOGPROBS: Final = b'"logprobs"'
+_FADES: Final = 0.1
 
 
 class Cascade:
@@ -66,6 +68,7 @@ class Cascade:
         self._logprobs = config.logprobs
         self._grounds: Grounds | None = None
         self.classes = Classes(config, services, secrets.token_hex(8), wall)
+        self._waits: dict[str, float] = {}
         self.ratings: Ratings | None = None
         self._following: asyncio.Task[None] | None = None
         if config.judge.feedback and services.store is not None:
@@ -127,6 +130,15 @@ class Cascade:
             return False
         return self._draw() < self._config.shadow_rate
 
+    def waited(self, evidence: Evidence, seconds: float) -> None:
+        """So long it took to know whether a small answer is given."""
+        before = self._waits.get(evidence.name)
+        self._waits[evidence.name] = seconds if before is None else before + _FADES * (seconds - before)
+
+    def waits(self, evidence: Evidence) -> float:
+        """How long it takes of late, in seconds."""
+        return self._waits.get(evidence.name, 0.0)
+
     def _note(self, request: Request, action: str, **numbers: object) -> None:
         request.exchange.note(self._name, action, self._source, **numbers)
 
@@ -141,6 +153,14 @@ class Cascade:
         await self.classes.aclose()
 
 
+class _Refused(Exception):  # noqa: N818 - of the small answer, which isn't the client's business
+    """Why a small answer isn't given."""
+
+    def __init__(self, why: str, **numbers: object) -> None:
+        super().__init__(why)
+        self.why, self.numbers = why, numbers
+
+
 class _Course:
     """One request's way."""
 
@@ -148,31 +168,42 @@ class _Course:
         self._policy, self._request, self._forward, self._turn = policy, request, forward, turn
         self._config, self._sampled = policy._config, sampled
         self._exchange = request.exchange
+        self._began = len(self._exchange.attempts)
         self._evidence = turn.evidence
         self._count = policy.classes.count(turn.evidence)
         self._small: Answer | None = None
         self._score: float | None = None
         self._features: Features | None = None
+        self._rival: Rival | None = None
+
+    def _attempts(self, *, small: bool) -> list[Attempt]:
+        """Those of one rung, and of whatever stood in for it."""
+        other = self._config.large if small else self._config.small
+        made = self._exchange.attempts[self._began :]
+        return [attempt for attempt in made if attempt.request is None or attempt.request.model != other]
 
     # --- the large model
 
     async def large(self, model: str) -> Response:
         """The large model answers, by this name."""
-        before = len(self._exchange.attempts)
-        response = await self._forward(self._request.using(model=model))
+        rival, self._rival = self._rival, None
+        if rival is not None:
+            response = await rival.answer()
+        else:
+            response = await self._forward(self._request.using(model=model))
         if response.status >= 300:
             return response
         if self._sampled:
-            self._watch(response, before, small=False)
+            self._watch(response, small=False)
         response.headers = [*response.headers, told("large", self._evidence)]
         return response
 
-    async def _escalate(self, why: str, **numbers: object) -> Response:
+    async def _escalate(self, refused: _Refused) -> Response:
         self._count.escalated += 1
-        self._policy._note(self._request, "escalated", reason=why, **numbers)
-        if why in GATES:
-            self._count.gates[why] = self._count.gates.get(why, 0) + 1
-        paid = _cost(self._exchange.attempts)
+        self._policy._note(self._request, "escalated", reason=refused.why, **refused.numbers)
+        if refused.why in GATES:
+            self._count.gates[refused.why] = self._count.gates.get(refused.why, 0) + 1
+        paid = _cost(self._attempts(small=True))
         if paid:
             self._count.saved_nanos -= paid
             self._exchange.save(Saving(self._policy._name, -paid, self._config.large))
@@ -183,62 +214,92 @@ class _Course:
     async def routed(self) -> Response:
         """The prompt alone decides."""
         accepted, score = self._accepts(self._turn.features(()))
-        if not accepted:
-            return await self._escalate("score", **self._numbers(score))
-        before = len(self._exchange.attempts)
         try:
-            response = await self._forward(self._request.using(model=self._config.small))
-        except WeirError as error:
-            return await self._escalate("failed", code=error.code)
-        if response.status >= 300:
-            await response.aclose()
-            return await self._escalate("failed", status=response.status)
-        return self._given(response, before, score)
+            if not accepted:
+                raise _Refused("score", **self._numbers(score))
+            response = await self._asked(self._request.using(model=self._config.small))
+        except _Refused as refused:
+            return await self._escalate(refused)
+        return self._given(response, score)
 
     async def small_first(self) -> Response:
-        """The small model answers, and its answer is looked at."""
-        before = len(self._exchange.attempts)
-        asyncio.get_running_loop().call_soon(getattr, self._turn, "prompt")  # while the upstream thinks
+        """The small model answers, and its answer is looked at; the large one may have been started by then."""
+        loop, began_s = asyncio.get_running_loop(), self._policy._services.clock()
+        if self._both():
+            self._policy._note(self._request, "both")
+            self._rival = Rival(self._request.using(model=self._config.large), self._forward)
+        loop.call_soon(getattr, self._turn, "prompt")  # while the upstream thinks
         try:
-            response = await self._ask_small()
-            if response.status >= 300:
-                await response.aclose()
-                return await self._escalate("failed", status=response.status)
-            if response.is_event_stream:
-                return await self._streamed(response, before)
+            try:
+                response, score, gathered = await self._small_answer()
+            except _Refused as refused:
+                return await self._escalate(refused)
+            finally:
+                self._policy.waited(self._evidence, self._policy._services.clock() - began_s)
+        finally:
+            if self._rival is not None:
+                await self._rival.aclose()
+        if self._rival is not None:  # it may have been quicker: the last one is the one that is told of
+            for attempt in self._attempts(small=True):
+                self._exchange.attempts.remove(attempt)
+                self._exchange.attempts.append(attempt)
+        return self._given(response, score, gathered)
+
+    def _both(self) -> bool:
+        worth, costs = self._config.second_worth, self._evidence.costs()
+        if not worth or costs is None:
+            return False
+        return pays(self._evidence.escalates, self._policy.waits(self._evidence), worth, costs[1])
+
+    async def _small_answer(self) -> tuple[Response, float, Gathered | None]:
+        """An answer that may be given, and its score. Raises _Refused."""
+        response = await self._ask_small()
+        if response.is_event_stream:
+            return await self._streamed(response)
+        try:
             body = await response.read()
         except WeirError as error:
-            return await self._escalate("failed", code=error.code)
+            raise _Refused("failed", code=error.code) from None
         choices = said(self._turn.asked.dialect, body)
         if choices is None:
-            return await self._escalate("failed", code="not_an_answer")
-        self._small = _answer(choices, self._exchange.attempts[before:])
-        verdict = self._verdict(choices)
-        if isinstance(verdict, str):
-            return await self._escalate(verdict, **self._numbers(self._score))
-        response = Response(response.status, response.headers, self._stripped(body))
-        return self._given(response, before, verdict)
+            raise _Refused("failed", code="not_an_answer")
+        self._small = _answer(choices, self._attempts(small=True))
+        score = self._scored(choices)
+        return Response(response.status, response.headers, self._stripped(body)), score, None
 
     async def _ask_small(self) -> Response:
         wants = self._turn.asked
         small = self._request.using(model=self._config.small)
         if not self._policy._logprobs or wants.dialect != "chat" or wants.own_logprobs:
-            return await self._forward(small)
-        response = await self._forward(small.using(fields={"logprobs": True}))
-        if response.status != 400:
-            return response
-        await response.aclose()  # it may be that field: asked without it, from now on
-        plain = await self._forward(small)
-        if plain.status < 300:
-            self._policy._logprobs = False
+            return await self._asked(small)
+        try:
+            return await self._asked(small.using(fields={"logprobs": True}))
+        except _Refused as refused:
+            if refused.numbers.get("status") != 400:
+                raise
+        plain = await self._asked(small)  # it was that field: asked without it, from now on
+        self._policy._logprobs = False
         return plain
 
-    def _verdict(self, choices: Sequence[Said]) -> float | str:
-        """The score of an answer that may be given; else why not."""
+    async def _asked(self, request: Request) -> Response:
+        """An answer that isn't a failure. Raises _Refused."""
+        try:
+            response = await self._forward(request)
+        except WeirError as error:
+            raise _Refused("failed", code=error.code) from None
+        if response.status >= 300:
+            await response.aclose()
+            raise _Refused("failed", status=response.status)
+        return response
+
+    def _scored(self, choices: Sequence[Said]) -> float:
+        """The score of an answer that may be given. Raises _Refused."""
         if (why := self._turn.gate(choices)) is not None:
-            return why
-        accepted, self._score = self._accepts(self._turn.features(choices))
-        return self._score if accepted else "score"
+            raise _Refused(why, **self._numbers(None))
+        accepted, score = self._accepts(self._turn.features(choices))
+        if not accepted:
+            raise _Refused("score", **self._numbers(score))
+        return score
 
     def _accepts(self, features: Features) -> tuple[bool, float]:
         self._features = features
@@ -255,49 +316,52 @@ class _Course:
             "cert": self._evidence.certificate_id,
         }
 
-    def _given(self, response: Response, before: int, score: float, gathered: Gathered | None = None) -> Response:
+    def _given(self, response: Response, score: float, gathered: Gathered | None = None) -> Response:
         """The small answer is the client's."""
         self._count.small += 1
         self._policy._note(self._request, "small", status=self._evidence.status, **self._numbers(score))
         response.headers = [*response.headers, told("small", self._evidence)]
         if response.whole:
-            self._save(before)
-        self._watch(response, before, small=True, gathered=gathered)
+            self._save()
+        self._watch(response, small=True, gathered=gathered)
         return response
 
-    def _save(self, before: int) -> None:
+    def _save(self) -> None:
         """Claims what the large model would have cost for as many tokens, less what was paid."""
-        grounds, mine = self._policy._grounds, self._exchange.attempts[before:]
-        attempt = mine[-1] if mine else None
-        if grounds is None or attempt is None or attempt.usage is None or attempt.nanodollars is None:
+        grounds, mine = self._policy._grounds, self._attempts(small=True)
+        attempt, paid = mine[-1] if mine else None, _cost(self._exchange.attempts[self._began :])
+        if grounds is None or attempt is None or attempt.usage is None or paid is None:
             return
         instead = nanodollars_at(grounds.dispatch, self._config.large, attempt.usage)
         if self._policy.ratings is not None and self._features is not None:
             served = (attempt.served or "", "")
-            pair = Pair(self._features.packed(), None, None, attempt.nanodollars, instead, served)
+            pair = Pair(self._features.packed(), None, None, _cost(mine), instead, served)
             self._policy.ratings.given(self._exchange.id, self._evidence, pair)
         if instead is not None:
-            saved = instead - attempt.nanodollars
-            self._count.saved_nanos += saved
-            self._exchange.save(Saving(self._policy._name, saved, self._config.large, attempt.usage.counts()))
+            self._count.saved_nanos += instead - paid
+            saving = Saving(self._policy._name, instead - paid, self._config.large, attempt.usage.counts())
+            self._exchange.save(saving)
 
     # --- streams
 
-    async def _streamed(self, response: Response, before: int) -> Response:
-        """A stream is held until it is known whether its answer may be given."""
+    async def _streamed(self, response: Response) -> tuple[Response, float, Gathered]:
+        """A stream is held until it is known whether its answer may be given. Raises _Refused."""
         gathered = Gathered(self._turn.asked.dialect)
         response.tap(lambda seen: gathered.event(seen.data) if isinstance(seen, Event) and seen.data else None)
         self._strip(response)
         held = Held(response)
-        over = await held.until(lambda: self._turn.how == "prefix" and not self._turn.ended(gathered.said()))
-        choices = gathered.said()
-        if over:
-            self._small = _answer(choices, self._exchange.attempts[before:])
-        verdict = self._verdict(choices)
-        if isinstance(verdict, str):
+        try:
+            over = await held.until(lambda: self._turn.how == "prefix" and not self._turn.ended(gathered.said()))
+            choices = gathered.said()
+            if over:
+                self._small = _answer(choices, self._attempts(small=True))
+            score = self._scored(choices)
+        except WeirError as error:
+            raise _Refused("failed", code=error.code) from None
+        except _Refused:
             await held.aclose()
-            return await self._escalate(verdict, **self._numbers(self._score))
-        return self._given(held.released(), before, verdict, gathered)
+            raise
+        return held.released(), score, gathered
 
     def _strip(self, response: Response) -> None:
         if self._policy._logprobs and not self._turn.asked.own_logprobs:
@@ -314,7 +378,7 @@ class _Course:
 
     # --- learning
 
-    def _watch(self, response: Response, before: int, *, small: bool, gathered: Gathered | None = None) -> None:
+    def _watch(self, response: Response, *, small: bool, gathered: Gathered | None = None) -> None:
         """Learns from an answer once it is whole, and claims what a stream has saved."""
         stream = not response.whole
         if not self._sampled and not (small and stream):
@@ -327,15 +391,15 @@ class _Course:
                     collector.event(seen, stream)
             elif seen is Outcome.COMPLETE:
                 if small and stream:
-                    self._save(before)
+                    self._save()
                 if self._sampled:
-                    self._whole(collector.said(), before, small)
+                    self._whole(collector.said(), small)
 
         response.tap(tap)
 
-    def _whole(self, choices: Sequence[Said] | None, before: int, small: bool) -> None:
+    def _whole(self, choices: Sequence[Said] | None, small: bool) -> None:
         """An answer of the sample is whole."""
-        answer = _answer(choices, self._exchange.attempts[before:]) if choices else None
+        answer = _answer(choices, self._attempts(small=small)) if choices else None
         if small:
             answer = self._small or answer  # before what the client doesn't see was taken out
         if answer is not None:

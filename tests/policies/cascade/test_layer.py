@@ -116,6 +116,38 @@ async def test_small_model_fails(serve: Serve, models: Models, stream: bool) -> 
             assert plane.journal("ended")[-1]["decisions"][0]["action"] == "escalated"
 
 
+async def test_large_model_fails_once(serve: Serve, models: Models) -> None:
+    """Where both fail, the client gets the large model's failure, which was asked once."""
+    models.says.update({SMALL: message("", end="length"), LARGE: 503})
+    async with cascading(serve, models, until_certified="small", shadow_rate="0%") as plane:
+        for stream in (False, True):
+            assert (await plane.chat(model=LARGE, stream=stream)).status == 503
+    assert models.models_asked() == [SMALL, LARGE] * 2
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+async def test_both_at_once(serve: Serve, models: Models, stream: bool) -> None:
+    """Where waiting is dear, the large model is started beside the small one; what isn't needed is given up."""
+    ways: dict[str, Any] = {"until_certified": "small", "shadow_rate": "100%", "second_worth": "1000000 USD"}
+    async with cascading(serve, models, streaming="buffer", **ways) as plane:
+        models.says[SMALL] = message("", end="length")
+        await plane.chat(model=LARGE, stream=stream)
+        await plane.quiet()
+        await layer(plane).classes.flush()
+        models.asked.clear()
+        escalated = await plane.chat(model=LARGE, stream=stream)
+        await plane.quiet()
+        assert sorted(models.models_asked()) == [LARGE, SMALL]  # the pair is complete
+        models.says[SMALL] = "42"
+        given = await plane.chat(model=LARGE, stream=stream)
+        ended = [record for record in plane.journal("ended") if record["kind"] == "client"]
+        await plane.quiet()
+    assert [each["decisions"][0]["action"] for each in ended] == ["escalated", "both", "both"]
+    assert (escalated.header(b"x-weir-cascade") or b"").startswith(b"large")
+    assert (given.header(b"x-weir-cascade") or b"").startswith(b"small")
+    assert (given.header(b"x-weir-model") or b"").startswith(SMALL.encode())
+
+
 async def test_logprobs_refused(serve: Serve, models: Models) -> None:
     """A small model that can't say how sure it is is asked without, from the second request on at once."""
     models.says[SMALL] = lambda request: 400 if "logprobs" in request else "42"
