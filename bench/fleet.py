@@ -429,6 +429,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--keep", type=Path, help="keep logs and journals there")
     asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # takes down what it has put up
     machine.raise_open_files()
     console, facts = Console(highlight=False), machine.facts()
     with ExitStack() as stack:

@@ -138,7 +138,15 @@ class DataPlane:
         )
         routes, shared = Routes(configuration, upstreams, self._loop.time), deployment.keys == "required"
         dispatch = Dispatch(
-            routes, self.journal, self.metrics, answer_limits, self._cards, shared, self.tokens, self.log
+            routes,
+            self.journal,
+            self.metrics,
+            answer_limits,
+            self._cards,
+            shared,
+            self.tokens,
+            self.log,
+            configuration.policy_hash,
         )
         chain = chains.build(
             configuration,

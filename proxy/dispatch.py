@@ -61,7 +61,9 @@ class Dispatch:
         shared: bool = False,
         tokens: Estimator | None = None,
         log: Callable[..., object] = lambda level, event, **fields: None,
+        policies_hash: str = "",
     ) -> None:
+        self._policies_hash = policies_hash
         self._routes = routes
         self._journal = journal
         self._metrics = metrics
@@ -282,6 +284,7 @@ class Dispatch:
                 attempt.holds,
                 exchange.parent,
                 exchange.started_by,
+                self._policies_hash,
             )
         )
         try:

@@ -82,6 +82,7 @@ class Reserved(Entry, tag="reserved", frozen=True, gc=False):
     holds: tuple[str, ...] = ()
     parent: str | None = None
     started_by: str | None = None
+    policies_hash: str = ""
 
 
 class Settled(Entry, tag="settled", frozen=True, gc=False):

@@ -90,6 +90,7 @@ def reserved_of(db: Connection, exchange: str, attempt: int, version: int) -> tu
         parent=row.parent,
         **{name: about[name] for name in (*_IDENTITY, "asked", "model", "deployment", "upstream", "endpoint", "kind")},
         started_by=about["started_by"],
+        policies_hash=row.policies_hash or "",
     )
     return reserved, tuple(row)
 
@@ -125,6 +126,7 @@ def _reserved(row: Mapping[str, Any]) -> Record:
         },
         "parent": row["parent"],
         "started_by": row["of_started_by"],
+        "policies_hash": row["policies_hash"] or "",
     }
 
 

@@ -45,6 +45,7 @@ class Reserved(msgspec.Struct, tag_field="event", tag="reserved", gc=False):
     estimate: Estimate = Estimate()
     parent: str | None = None
     started_by: str | None = None
+    policies_hash: str = ""
 
 
 class Settled(msgspec.Struct, tag_field="event", tag="settled", gc=False):

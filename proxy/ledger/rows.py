@@ -23,7 +23,7 @@ from proxy.ledger.records import (
     encode,
     whole,
 )
-from proxy.ledger.tables import QUARTER_S, attempts
+from proxy.ledger.tables import QUARTER_S, attempts, exchanges
 
 ToldBy = Literal["worker", "state", "ledger"]
 Row = tuple[Any, ...]
@@ -31,6 +31,7 @@ QUARTER_NS: Final = QUARTER_S * 10**9
 _COLUMN: Final = {column.name: index for index, column in enumerate(attempts.columns)}
 QUARTER: Final = _COLUMN["quarter"]
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+_POLICIES_HASH: Final = [column.name for column in exchanges.columns].index("policies_hash")
 _ARMS: Final = tuple(f'"{arm}"'.encode() for arm in ARMS)
 _NEGATED: Final = tuple(_COLUMN[name] for name in (*_TOKENS, "nanodollars"))
 
@@ -109,6 +110,7 @@ def attempt(
         estimate.input_tokens,
         estimate.output_cap,
         estimate.nanodollars,
+        clean(reserved.policies_hash) or None,
     )
 
 
@@ -206,6 +208,7 @@ def savings(first_seq: int, found: Iterable[Saving], of: Row) -> list[Row]:
             whole(one.tokens.get("output_tokens")),
             one.known,
             group.get(one.policy),
+            of[_POLICIES_HASH],
         )
         for number, one in enumerate(found)
     ]

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, Table, Text, UniqueConstraint, event, text
 
-VERSION: Final = "1"
+VERSION: Final = "2"
 QUARTER_S: Final = 900
 QUARTERS_A_DAY: Final = 96
 
@@ -103,6 +103,7 @@ attempts: Final = Table(
     _big("estimate_input_tokens", null=True),
     _big("estimate_output_cap", null=True),
     _big("estimate_nanodollars", null=True),
+    _text("policies_hash", null=True),  # of the policies that it was sent under
     UniqueConstraint("exchange", "attempt", "version", name="attempts_once"),
 )
 Index("attempts_quarter", attempts.c.quarter)
@@ -152,6 +153,7 @@ savings: Final = Table(
     _big("output_tokens"),
     _text("known"),  # observed, modelled
     _text("arm", null=True),  # of this policy, if it draws
+    _text("policies_hash"),  # the exchange's
     UniqueConstraint("exchange", "number", name="savings_once"),
 )
 

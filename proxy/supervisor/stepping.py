@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -208,6 +207,6 @@ class Stepping:
         beside = self._path.with_suffix(".part")
         try:
             beside.write_bytes(msgspec.json.encode(self._words))
-            os.replace(beside, self._path)
+            beside.replace(self._path)
         except OSError as error:  # it stays out as long as this process lives
             self._log.error("what stepped back can't be kept", file=str(self._path), error=str(error))
