@@ -29,10 +29,11 @@ from policies.cascade.learning.features import NAMES, PLACES, VERSION, Features
 
 Array = npt.NDArray[np.floating[Any]]
 FEWEST: Final = 50
-_FOLDS: Final = 4
-_RIDGES: Final = (3.0, 10.0, 30.0, 100.0)
+_FOLDS: Final = 5
+_RIDGES: Final = (3.0, 10.0, 30.0)
+_NUMBERS: Final = 3.0  # how long a row of numbers is beside one of words: there are few of them, and each says more
 _CLIP: Final = 4.0
-_NEWTON, _GRADIENTS = 5, 25
+_NEWTON, _GRADIENTS = 3, 15
 _HEADER: Final = struct.Struct("<4sBHHH")
 _MAGIC: Final = b"wcs1"
 STEPS: Final = 40  # thresholds of a grid
@@ -114,7 +115,7 @@ class Score:
         hopeful = [at for at, least in enumerate(lost) if epsilon is None or least <= epsilon]
         return [float(each) for each in self._grid[: max(hopeful, default=0) + 1]]
 
-    def plausible(self, epsilon: float, errors: float = 1.645) -> float | None:
+    def plausible(self, epsilon: float, errors: float = 1.0) -> float | None:
         """The most aggressive threshold that loses at most ε by the held-out examples, standard errors included.
 
         No certificate: it was looked for among many. None where there is none.
@@ -182,10 +183,10 @@ def _thresholds(logits: Array, gaps: Array, weights: Array) -> tuple[Array, Arra
 
 
 class _Rows:
-    """Examples as a matrix: ones, scaled numbers (all together as long as a row of words), and words of length 1."""
+    """Examples as a matrix: ones, scaled numbers, and words of length 1."""
 
     def __init__(self, numbers: Array, words: Sequence[npt.NDArray[np.int32]]) -> None:
-        self.scale = 1 / math.sqrt(numbers.shape[1])
+        self.scale = _NUMBERS / math.sqrt(numbers.shape[1])
         self.dense = np.concatenate([np.ones((len(numbers), 1)), numbers * self.scale], axis=1)
         sizes = np.array([len(each) for each in words])
         self._row = np.repeat(np.arange(len(words)), sizes)
