@@ -318,6 +318,7 @@ class Exchange(msgspec.Struct, eq=False):
     savings: list[Saving] = []
     started_by: str | None = None  # the policy that did, if it is detached
     stateful_allowed: bool = False  # set by a policy that keeps tenants' objects apart
+    can_wait_s: float | None = None  # set by a policy for a client that didn't say how long its request can wait
     avoid: frozenset[tuple[str | None, str]] = frozenset()  # models and deployments that were given up
     total_s: float | None = None  # these three stand in for the upstream's, for each attempt that follows
     ttft_s: float | None = None

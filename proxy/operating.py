@@ -16,16 +16,19 @@ from typing import Any
 import msgspec
 
 from proxy.config import Registry, installed
+from proxy.config.policies import PolicyEntry
 from proxy.errors import WeirError
 from proxy.metrics import Snapshot
 from proxy.state.protocol import StateLost, Store
 
 
 class Operating(msgspec.Struct, frozen=True):
-    """What an operation may use: what all workers share and counted. `store` is None where they share nothing."""
+    """What an operation may use: what all workers share and counted, and the policies that are in force, which its own
+    are among. `store` is None where they share nothing."""
 
     store: Store | None
     counted: Snapshot
+    policies: tuple[PolicyEntry, ...] = ()
 
 
 async def operate(

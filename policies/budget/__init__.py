@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 from policies.budget import table
 from policies.budget.config import Config
 from policies.budget.layer import Budget
+from policies.budget.standing import operate
 from proxy.chain import Services
 from proxy.config import Order
 from proxy.exchange import Request
 
 if TYPE_CHECKING:  # the supervisor's; workers read no files
     from proxy.config.entries import Files
+
+__all__ = ["ESSENTIAL", "ORDER", "Budget", "Config", "build", "foretell", "operate", "resolve"]
 
 ESSENTIAL = True  # money isn't something that the kill switch may let go
 ORDER = Order(

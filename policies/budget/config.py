@@ -34,7 +34,7 @@ def _dimension(value: str) -> str:
 
 Dimension = Annotated[str, AfterValidator(_dimension)]
 Limits = Annotated[tuple[Limit, ...], Field(min_length=1), OneOrList()]
-_STEP: Final = {"anyOf": [{"enum": ["warn", "queue", "refuse"]}, {"type": "object"}]}
+_STEP: Final = {"anyOf": [{"enum": ["warn", "batch", "queue", "refuse"]}, {"type": "object"}]}
 Ladder = Annotated[
     tuple[ladders.Step, ...],
     PlainValidator(ladders.parse),

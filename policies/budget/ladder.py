@@ -1,4 +1,4 @@
-"""The ladder: what happens as a budget fills. warn ▸ cheaper model ▸ cheaper tier ▸ queue ▸ refuse.
+"""The ladder: what happens as a budget fills. warn ▸ cheaper model ▸ cheaper tier ▸ batch ▸ queue ▸ refuse.
 
 Pure. All steps that were reached hold together; of two that choose a model or a tier, the higher one counts. A step
 that still spends stands below 100 %; at 100 % of a hard budget nothing is left to spend.
@@ -15,9 +15,10 @@ import msgspec
 
 from proxy.config.scalars import seconds, shown, wrong
 
-Action = Literal["warn", "use_model", "tier", "queue", "refuse"]
-_ACTIONS: Final = ("warn", "use_model", "tier", "queue", "refuse")
-_SPENDS: Final = ("use_model", "tier")
+Action = Literal["warn", "use_model", "tier", "batch", "queue", "refuse"]
+_ACTIONS: Final = ("warn", "use_model", "tier", "batch", "queue", "refuse")
+_SPENDS: Final = ("use_model", "tier", "batch")
+_BATCH_S: Final = 86_400.0  # what providers take for a batch at most
 _SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _TIERS: Final = ("flex",)
 
@@ -43,6 +44,7 @@ class Verdict(msgspec.Struct, frozen=True):
     warned: float | None = None  # the highest threshold reached
     models: tuple[tuple[str, str], ...] = ()
     tier: str = ""
+    batch_s: float | None = None  # how long requests can wait for a batch
     wait_s: float | None = None
     refused: float | None = None
 
@@ -79,7 +81,7 @@ def written(steps: Iterable[Step]) -> dict[str, Any]:
 def _said(step: Step) -> Any:
     if step.action == "use_model":
         return dict(step.models)
-    return step.tier if step.action == "tier" else step.wait_s if step.action == "queue" else True
+    return step.tier if step.action == "tier" else step.wait_s if step.action in ("batch", "queue") else True
 
 
 def _share(key: object) -> float:
@@ -110,6 +112,8 @@ def _step(share: float, action: str, value: object) -> Step:
         if value not in _TIERS:
             raise wrong(f"expected a cheaper tier, found {shown(value)}", "write flex")
         return Step(share, "tier", tier=str(value))
+    if action == "batch":
+        return Step(share, "batch", wait_s=_BATCH_S if value in (None, True) else seconds(value))
     if action == "queue":
         return Step(share, "queue", wait_s=None if value in (None, True) else seconds(value))
     if value not in (None, True):
@@ -137,6 +141,8 @@ def verdict(steps: Iterable[Step], share: float) -> Verdict:
             found = msgspec.structs.replace(found, models=(*step.models, *found.models))
         elif step.action == "tier":
             found = msgspec.structs.replace(found, tier=step.tier)
+        elif step.action == "batch":
+            found = msgspec.structs.replace(found, batch_s=step.wait_s)
         elif step.action == "queue":
             found = msgspec.structs.replace(found, wait_s=step.wait_s)
         else:

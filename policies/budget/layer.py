@@ -148,6 +148,9 @@ class Budget:
         if found.tier and endpoint in _TIERED and request.field("service_tier") in (None, "auto", "default"):
             self.note(exchange, "tier", tier=found.tier)
             request = request.using(fields={"service_tier": found.tier})
+        if found.batch_s is not None:
+            exchange.can_wait_s = found.batch_s  # for a layer further in that serves who can wait for less
+            self.note(exchange, "batch", wait_s=found.batch_s)
         return request
 
     async def _refresh(self, account: Account) -> None:

@@ -154,6 +154,18 @@ def window(period: str, now_ns: int, zone: ZoneInfo) -> Window:
     return Window(f"{period}{label}", int(ends.timestamp()) * NANO)
 
 
+def begins_ns(limit: Limit, now_ns: int, zone: ZoneInfo) -> int:
+    """When the window of this moment began; 0 for one that rolls."""
+    if limit.period == "rolling":
+        return 0
+    if limit.period in ("minute", "hour"):
+        return int(limit.window(now_ns, zone).label.removeprefix(limit.period)) * NANO
+    day = datetime.fromtimestamp(now_ns // NANO, zone).date()
+    first = day if limit.period == "day" else day - timedelta(day.weekday()) if limit.period == "week" else None
+    first = day.replace(day=1) if first is None else first
+    return int(datetime(first.year, first.month, first.day, tzinfo=zone).timestamp()) * NANO
+
+
 def reset_text(ends_ns: int, zone: ZoneInfo) -> str:
     """When a window ends, for people: a day, or a time where it doesn't end at midnight."""
     ends = datetime.fromtimestamp(ends_ns // NANO, zone)

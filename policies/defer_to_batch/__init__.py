@@ -102,6 +102,8 @@ class DeferToBatch:
             return await forward(request)
         said = self._said(request)
         wait_s = self._config.default if said is None else said
+        if said is None and exchange.can_wait_s is not None:
+            wait_s = max(wait_s or 0.0, exchange.can_wait_s)
         if wait_s is None:
             return await forward(request)
         place = self._place(request)

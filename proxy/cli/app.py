@@ -12,6 +12,7 @@ import typer
 from proxy import __version__
 from proxy.cli import (
     audit,
+    budget,
     cache,
     cascade,
     diff,
@@ -55,6 +56,7 @@ app.command("report")(report.report)
 app.command("reconcile")(reconcile.reconcile)
 app.add_typer(ledger.app)
 app.command("close")(ledger.close)
+app.add_typer(budget.app)
 app.add_typer(cache.app)
 app.add_typer(cascade.app)
 app.add_typer(policy.app)

@@ -23,6 +23,7 @@ from proxy.supervisor.stepping import Guarded
 if TYPE_CHECKING:
     from proxy.config.configuration import Configuration
     from proxy.config.issuers import Issuer
+    from proxy.config.policies import PolicyEntry
 
 
 class LoadError(Exception):
@@ -71,6 +72,7 @@ class Plan:
     accounts: Accounts = field(default_factory=Accounts, compare=False)
     keep: Keep = field(default_factory=Keep)
     state: str = field(default="", repr=False)
+    policies: tuple[PolicyEntry, ...] = field(default=(), repr=False)
     guarded: tuple[Guarded, ...] = ()
 
     def needs_restart(self, newer: Plan) -> list[str]:
@@ -112,6 +114,7 @@ def plan_of(configuration: Configuration) -> Plan:
         accounts=accounts_of(configuration),
         keep=Keep(deployment.journal.keep_s, deployment.journal.keep_bytes, deployment.retention.detail_days),
         state=deployment.state,
+        policies=tuple(configuration.policies),
         guarded=tuple(
             Guarded(entry.name, entry.fingerprint, entry.guardrail)
             for entry in configuration.policies

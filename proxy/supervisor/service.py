@@ -379,7 +379,7 @@ class Supervisor:
     async def operate(self, use: str, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask a policy."""
         counted = await self._fleet.sum() if self._fleet is not None else Snapshot()
-        return await operate(use, operation, arguments, Operating(self._store, counted))
+        return await operate(use, operation, arguments, Operating(self._store, counted, self.upkeep.plan.policies))
 
     # -- small parts --------------------------------------------------------------------------------------------------
 

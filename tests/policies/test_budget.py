@@ -139,6 +139,13 @@ def test_the_ladder(used: float, expected: Verdict) -> None:
     assert parse(written(steps)) == steps
 
 
+def test_batches() -> None:
+    """How long requests can wait then: a day, unless it is said."""
+    steps = parse({"50%": "batch", "90%": {"batch": "2h"}})
+    assert [verdict(steps, used).batch_s for used in (0.4, 0.5, 0.9)] == [None, 86_400.0, 7200.0]
+    assert parse(written(steps)) == steps
+
+
 def test_cheaper_models() -> None:
     """The higher step has the first word; a model isn't replaced by itself."""
     steps = parse({"50%": {"use_model": {"gpt-4o": "gpt-4o-mini"}}, "90%": {"use_model": "gpt-4.1-nano"}})
@@ -153,6 +160,8 @@ def test_cheaper_models() -> None:
     [
         {"100%": {"use_model": "x"}},
         {"100%": {"tier": "flex"}},
+        {"100%": "batch"},
+        {"90%": {"batch": "soon"}},
         {"120%": "warn"},
         {"80": "warn"},
         {0.8: "warn"},

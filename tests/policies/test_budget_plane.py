@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from policies import budget
+from policies import budget, defer_to_batch
 from proxy.exchange import Forward, Request
 from proxy.pricing import RateCards
 from proxy.response import Response
@@ -206,6 +206,21 @@ async def test_the_ladder(serve: Serve, simulator: Simulator) -> None:
     assert models[0] == "gpt-4o"
     assert models[-1] == "gpt-4o-mini"
     assert orjson.loads(simulator.requests[-1].body)["service_tier"] == "flex"
+
+
+async def test_a_batch_on_the_ladder(serve: Serve, simulator: Simulator) -> None:
+    """Who doesn't say how long a request can wait is served by the layer that serves such requests for less."""
+    policies = [
+        entry("budget", limit="1 USD/rolling 1h", ladder={"0%": {"batch": "15m"}}),
+        entry("defer_to_batch"),
+    ]
+    registry = {**REGISTRY, "defer_to_batch": defer_to_batch}
+    async with serve(policies=policies, registry=registry, store=MemoryStore()) as plane:
+        answer = await plane.chat(max_tokens=20)
+        assert answer.status == 200
+        assert orjson.loads(simulator.requests[-1].body)["service_tier"] == "flex"
+        await plane.chat("x-weir-deadline: 5s", max_tokens=20)
+        assert "service_tier" not in orjson.loads(simulator.requests[-1].body), "the client's word counts"
 
 
 async def test_a_cap_that_is_sent(serve: Serve, simulator: Simulator) -> None:

@@ -1,0 +1,80 @@
+"""`weir budget`: how the budgets of a running proxy stand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proxy.cli.home import ConfigOption, HomeOption, home_of
+from proxy.cli.output import CommandError, dollars
+
+if TYPE_CHECKING:
+    from proxy.admin.client import AdminClient
+
+app = typer.Typer(name="budget", help="Look at budgets.", no_args_is_help=True, rich_markup_mode=None)
+
+_COLUMNS = ("budget", "subject", "limit", "used", "", "reserved", "forecast", "resets")
+
+
+@app.callback()
+def _group() -> None:
+    """Has `status` be a command of its own, as others will be."""
+
+
+@app.command()
+def status(
+    budget: Annotated[str | None, typer.Argument(metavar="[BUDGET]", help="Its name in the policy file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show how budgets stand. Used, reserved, and where it will be when the window ends; the fullest first."""
+    with _proxy(home, config) as proxy:
+        found = proxy.operate("budget", "status", **({"budget": budget} if budget else {}))
+    if as_json:
+        print(json.dumps(found))
+    elif not found["budgets"]:
+        print("no budget that anybody has used" if budget is None else f"no budget {budget} that anybody has used")
+    else:
+        print("\n".join(_table([_row(told) for told in found["budgets"]])))
+
+
+def _row(told: Mapping[str, Any]) -> tuple[str, ...]:
+    def amount(value: int | None) -> str:
+        if value is None:
+            return "-"
+        return dollars(value) if told["unit"] == "nanodollars" else f"{value:,}"
+
+    over = told["forecast"] is not None and told["forecast"] > told["amount"]
+    return (
+        told["budget"],
+        told["subject"] + ("" if told["hard"] else " (soft)"),
+        told["limit"],
+        amount(told["used"]),
+        f"{told['percent']:.1f}%",
+        amount(told["reserved"]) + (", some wait" if told["waiting"] else ""),
+        amount(told["forecast"]) + (" over" if over else ""),
+        told["resets"] or "-",
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(len(row[index]) for row in (_COLUMNS, *rows)) for index in range(len(_COLUMNS))]
+    for row in (_COLUMNS, *rows):
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+@contextlib.contextmanager
+def _proxy(home: Path | None, config: Path | None) -> Iterator[AdminClient]:
+    """The proxy that runs with this home directory."""
+    from proxy.admin.client import AdminClient, AdminError
+
+    try:
+        yield AdminClient(home_of(home, config))
+    except AdminError as error:
+        raise CommandError(str(error)) from None
