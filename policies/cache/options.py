@@ -44,10 +44,11 @@ class Semantic(BaseModel):
 
     max_error: Percent
     """How many of the answers that are given from it may be wrong."""
-    embedder: Literal["static", "upstream"] = "static"
-    """Where vectors come from: `static`, a table that needs no network, or `upstream`, its `/v1/embeddings`."""
+    embedder: Literal["static", "minilm", "upstream"] = "static"
+    """Where vectors come from: `static`, a table that needs no network; `minilm`, a small transformer on this machine;
+    or `upstream`, its `/v1/embeddings`."""
     model: str | None = None
-    """The model of `embedder: upstream`."""
+    """The model of `embedder: upstream`; the directory that holds the one of `embedder: minilm`."""
     equal: Literal["similar", "text"] = "similar"
     """When two answers are the same: `text`, by their words and numbers, or `similar`, also when they say the same in
     other words."""
@@ -67,8 +68,8 @@ class Semantic(BaseModel):
 
     @model_validator(mode="after")
     def _named(self) -> Self:
-        if (self.model is None) is (self.embedder == "upstream"):
-            raise ValueError("`model` names the model of `embedder: upstream`, and of no other")
+        if (self.model is None) is not (self.embedder == "static"):
+            raise ValueError("`model` names the model of `embedder: upstream` or `minilm`, and `static` has none")
         return self
 
 

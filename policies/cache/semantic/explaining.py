@@ -5,6 +5,7 @@ It reads what the workers wrote (`shared.py`), so it knows what they knew some s
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from policies.cache.semantic.learner import Learner
 from policies.cache.semantic.room import Room, Rooms
 from policies.cache.semantic.shared import Shared
 from policies.cache.semantic.static import Static
-from policies.cache.semantic.tier import FEWEST, embedder_of, kind_of
+from policies.cache.semantic.tier import FEWEST, embedder_of, kind_of, sentence_of
 from policies.cache.semantic.turn import turn_of
 from proxy.body import scan
 from proxy.endpoints import endpoint_of
@@ -63,12 +64,13 @@ async def explained(request: Request, config: Config, policy: str, store: Store)
     """Neighbours, score, features, decision."""
     assert config.semantic is not None
     static = Static()
-    embedder = embedder_of(static, config.semantic)
+    sentence = sentence_of(config.semantic)
+    embedder = embedder_of(static, config.semantic, sentence)
     vary = frozenset(name.lower().encode() for name in config.exact.vary)
     turn = turn_of(request, config.exact.share, vary, embedder, config.semantic.longest)
     if isinstance(turn, str):
         return {"decision": "passes", "why": turn}
-    if config.semantic.embedder != "static":
+    if config.semantic.embedder == "upstream":
         return {"decision": "unknown", "why": "its vectors are made by an upstream", "partition": turn.partition}
     tenant = request.exchange.identity.tenant
     shared = Shared(store, policy, "", kind_of(embedder, config.semantic), config.exact.ttl)
@@ -94,7 +96,7 @@ async def explained(request: Request, config: Config, policy: str, store: Store)
     }
     if room is None or len(room.partition) < FEWEST:
         return {**found, "decision": "asks upstream", "why": f"fewer than {FEWEST} entries in its partition"}
-    asked = question(turn.text, static)
+    asked = question(turn.text, static, None if sentence is None else await to_thread(sentence.vector, turn.text))
     near = room.partition.nearest(asked.vector)
     assert near is not None
     best = candidate(asked, near, room.partition, static, lambda group: learner.record(room.name(group)))

@@ -15,6 +15,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +33,7 @@ from policies.cache.semantic.learner import Label, Learner, fitted_by, rescored,
 from policies.cache.semantic.partition import Near, built
 from policies.cache.semantic.rated import Rated
 from policies.cache.semantic.room import Room, Rooms, Stored, half
+from policies.cache.semantic.sentence import Sentence
 from policies.cache.semantic.shared import FLUSH_S, Message, Shared, fit_of, fit_to_bytes
 from policies.cache.semantic.static import Static
 from policies.cache.semantic.turn import Turn, said, turn_of
@@ -101,7 +103,8 @@ class SemanticTier:
         self._draw = draw
         self._static = Static()
         self._model = self._config.model if self._config.embedder == "upstream" else None
-        self._embedder = embedder_of(self._static, self._config)
+        self._sentence = sentence_of(self._config)
+        self._embedder = embedder_of(self._static, self._config, self._sentence)
         self._rooms = Rooms(self._config.entries, self._room)
         self._learners: dict[str, Learner] = {}
         self._known_ns: dict[str, int] = {}  # until when a restored learner knows labels
@@ -137,6 +140,8 @@ class SemanticTier:
             vector = await asking.embedded(request, forward, self._model, turn.text, self._services.name)
             if vector is None:
                 return "no vector"
+        elif self._sentence is not None:
+            vector = await asyncio.to_thread(self._sentence.vector, turn.text)
         asked = question(turn.text, self._static, vector)
         tenant = request.exchange.identity.tenant
         look = Look(request, forward, turn, asked, None, None, b"", "", 0.0, 2.0, False)
@@ -465,8 +470,15 @@ _LEVELS: Final = ("gathering", "certified", "suspended", "threshold", "audits", 
 _NOTHING: Final = (0.0,) * len(_LEVELS)
 
 
-def embedder_of(static: Static, config: Semantic) -> str:
+def sentence_of(config: Semantic) -> Sentence | None:
+    """The small transformer, where it is asked for."""
+    return Sentence(Path(config.model)) if config.embedder == "minilm" and config.model is not None else None
+
+
+def embedder_of(static: Static, config: Semantic, sentence: Sentence | None) -> str:
     """The name and version of what makes the vectors: part of every partition."""
+    if sentence is not None:
+        return sentence.name
     return static.name if config.embedder == "static" else f"upstream:{config.model}"
 
 
