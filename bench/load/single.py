@@ -28,7 +28,15 @@ class Connection:
 
     def exchange(self, request: bytes) -> bytes:
         """Send, and return the whole answer. Raises ValueError when it isn't a 200, ConnectionError when it is cut."""
+        self.send(request)
+        return self.receive()
+
+    def send(self, request: bytes) -> None:
+        """Send, and leave the answer for `receive`."""
         self._socket.sendall(request)
+
+    def receive(self) -> bytes:
+        """The whole answer. Raises as `exchange`."""
         buffer = self._socket.recv(65536)
         while not (end := wire.answer_end(buffer)):
             more = self._socket.recv(65536)

@@ -81,10 +81,14 @@ def _misplaced(placed: Placed, side: str, other: Placed, why: str) -> None:
 
 def _known(chain: Sequence[Placed], kind: str, names: Iterable[str], message: str) -> None:
     """Patterns of a condition that none of the names can meet."""
+    plain = frozenset(names)
+    met: dict[str, bool] = {}  # hundreds of policies may name hundreds of teams
     for placed in chain:
         for side in ("match", "unless"):
             for index, pattern in enumerate(getattr(getattr(placed.entry, side), kind) or ()):
-                if not any(_meet(pattern, name) for name in names):
+                if pattern not in met:
+                    met[pattern] = pattern in plain or any(_meet(pattern, name) for name in names)
+                if not met[pattern]:
                     placed.warn(message.format(pattern), suggestion(pattern, names), (side, kind, index))
 
 
