@@ -40,6 +40,7 @@ class Situation(msgspec.Struct):
     rule: Rule
     number: int
     needs: frozenset[str]
+    choices: int
     cap: int | None
     streamed: bool
     named: Named | None
@@ -65,8 +66,9 @@ class Route:
         self._grounds: Grounds | None = None
 
     def begin(self, grounds: Grounds) -> None:
-        """Where models are served, and what they cost."""
+        """Where models are served, what they cost, and who may use them: other entries may have changed."""
         self._grounds = grounds
+        self._allowed = Allowed(grounds.dispatch.routes.configuration, self._name)
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         if self._grounds is None or not routable(request):
@@ -90,7 +92,7 @@ class Route:
         seat = await self._seats.find(named, wall_s) if named is not None and named.begun else None
         needs = features_of(request)
         return Situation(
-            request, rule, number, needs, asked.output_cap, asked.stream, named, seat, self._clock(), wall_s
+            request, rule, number, needs, asked.n, asked.output_cap, asked.stream, named, seat, self._clock(), wall_s
         )
 
     def _offers(self, at: Situation) -> list[Offer]:
@@ -123,7 +125,7 @@ class Route:
             return Offer(model, "min_context")
         warm = 0 if at.seat is None else min(at.seat.warm_at(model, at.wall_s, rule.warm_for), tokens)
         could = 0 if at.seat is None else min(max(at.seat.most(), warm), tokens)
-        output = self._observed.output_tokens(at.request.endpoint.name, at.cap)
+        output = at.choices * self._observed.output_tokens(at.request.endpoint.name, at.cap)
         now, later = _cost(card, tokens, output, warm), _cost(card, tokens, output, could)
         latency_s = self._observed.latency_s(model, at.streamed, at.now)
         return Offer(model, _beyond(rule, now, latency_s), now, later, latency_s, warm)

@@ -37,6 +37,11 @@ class Routes:
         for pattern in configuration.deployment.models:
             self._of(pattern)
 
+    @property
+    def configuration(self) -> Configuration:
+        """What they are of."""
+        return self._configuration
+
     def route(self, model: str | None) -> Route:
         """The deployments for a model. Raises WeirError 404.
 

@@ -100,6 +100,17 @@ async def test_only_models_that_the_client_may_use(serve: Serve) -> None:
     assert passed == {MINI: "model_not_allowed", "gpt-4.1-nano": "model_not_allowed"}
 
 
+async def test_what_is_allowed_may_change(serve: Serve) -> None:
+    """A reload that changes an `allow` further out holds at once, though the route itself stays as it was."""
+    policies = [entry("allow", 1, models=["*"]), entry("route", 2, to=[MINI, LONG])]
+    async with serve(policies=policies, registry={"route": route, "allow": allow}) as plane:
+        await plane.chat(model=ASKED)
+        before, fewer = layer(plane), entry("allow", 1, models=["*"], deny_models=[MINI])
+        await plane.plane.reconfigure(plane.remake([fewer, policies[1]]), [], None)
+        await plane.chat(model=ASKED)
+        assert (layer(plane) is before, models_asked(plane)) == (True, [MINI, LONG])
+
+
 async def test_layers_further_in_may_refuse(serve: Serve) -> None:
     """What is refused further in is passed over, and leaves no saving; if all are, the asked model answers."""
     policies = [entry("route", 1, to=[MINI, LONG]), entry("allow", 2, deny_models=[MINI])]
