@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from policies.budget.limits import Limit
-from proxy.config.scalars import Names, Percent, Truth, shown, wrong
+from proxy.config.scalars import Duration, Names, Percent, Truth, shown, wrong
 
 _POINTS = re.compile(r"(\d+(?:\.\d+)?)\s*points?")
 _DOLLARS = re.compile(r"(\d+(?:\.\d{1,9})?)\s*USD")
@@ -127,6 +127,9 @@ class Config(BaseModel):
     beginning."""
     prefix_tokens: Annotated[int, Field(ge=1, le=1000)] = 32
     """How much of a stream `prefix` looks at."""
+    stays: Duration = Field(default=300.0, json_schema_extra={"default": "5m"})
+    """How long a conversation that was escalated may stay with the large model, which has its prompt cached by then: it
+    does where that is cheaper than asking the small model anew. `0s`: never."""
     second_worth: Dollars | None = None
     """What a second of waiting is worth, `0.01 USD`: where many answers are escalated, the large model is started
     beside the small one, if that costs less. Without it, never."""

@@ -17,6 +17,7 @@ import asyncio
 import random
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -37,10 +38,12 @@ from policies.cascade.rival import Rival, pays
 from policies.cascade.shadow import SHADOW_S, Answer, Shadows
 from policies.cascade.shared import Agreed, Pair
 from policies.cascade.turn import Turn, how_of, told
+from policies.route.seats import conversation_of
 from proxy.chain import Services
 from proxy.config import globs
 from proxy.counterfactual import nanodollars_at
 from proxy.deferred import Grounds
+from proxy.dialects import Usage
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Attempt, Exchange, Forward, Identity, Request, Saving
 from proxy.response import Outcome, Response
@@ -48,6 +51,8 @@ from proxy.wire.sse import Event
 
 _LOGPROBS: Final = b'"logprobs"'
 _FADES: Final = 0.1
+_WARM: Final = 20_000
+_TOKENS: Final = 100_000  # prices are compared by them
 
 
 class Cascade:
@@ -69,6 +74,7 @@ class Cascade:
         self._grounds: Grounds | None = None
         self.classes = Classes(config, services, secrets.token_hex(8), wall)
         self._waits: dict[str, float] = {}
+        self._warm: OrderedDict[str, float] = OrderedDict()  # conversations that were escalated, and until when
         self.ratings: Ratings | None = None
         self._following: asyncio.Task[None] | None = None
         if config.judge.feedback and services.store is not None:
@@ -104,6 +110,9 @@ class Cascade:
                 return await course.large(model)
             self._note(request, "large", status=turn.evidence.status)
             return await course.large(self._config.large)
+        if self._warm and self._stays(request, turn.evidence):
+            self._note(request, "stayed", status=turn.evidence.status)
+            return await _Course(self, request, forward, turn, False).large(self._config.large)
         if turn.how == "route":
             return await course.routed()
         return await course.small_first()
@@ -129,6 +138,30 @@ class Cascade:
         if self._config.judge.feedback or evidence.status == "infeasible":
             return False
         return self._draw() < self._config.shadow_rate
+
+    def escalated(self, request: Request) -> None:
+        """The large model's prompt cache is warm for this conversation from now on."""
+        named = conversation_of(request) if self._config.stays else None
+        if named is not None:
+            self._warm[named.key] = self._services.clock() + self._config.stays
+            self._warm.move_to_end(named.key)
+            if len(self._warm) > _WARM:
+                self._warm.popitem(last=False)
+
+    def _stays(self, request: Request, evidence: Evidence) -> bool:
+        """Whether a conversation that was escalated stays where its prompt is cached: where reading it from the cache
+        costs no more than having the small model read it anew, and the large one after that as often as it is asked."""
+        named, grounds = conversation_of(request), self._grounds
+        if grounds is None or named is None or not named.begun:
+            return False
+        if self._warm.get(named.key, 0.0) < self._services.clock():
+            return False
+        cold, warm = Usage(input_tokens=_TOKENS), Usage(input_tokens=_TOKENS, cached_tokens=_TOKENS)
+        small = nanodollars_at(grounds.dispatch, self._config.small, cold)
+        large = nanodollars_at(grounds.dispatch, self._config.large, warm)
+        if small is None or large is None:
+            return False
+        return large <= small + evidence.escalates * large
 
     def waited(self, evidence: Evidence, seconds: float) -> None:
         """So long it took to know whether a small answer is given."""
@@ -200,6 +233,7 @@ class _Course:
 
     async def _escalate(self, refused: _Refused) -> Response:
         self._count.escalated += 1
+        self._policy.escalated(self._request)
         self._policy._note(self._request, "escalated", reason=refused.why, **refused.numbers)
         if refused.why in GATES:
             self._count.gates[refused.why] = self._count.gates.get(refused.why, 0) + 1

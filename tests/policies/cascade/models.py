@@ -123,8 +123,8 @@ async def cascading(serve: Serve, models: Models, **options: Any) -> AsyncIterat
     settings, outside = options.pop("settings", {}), options.pop("outside", [])
     given = {
         "rungs": [SMALL, LARGE],
-        "max_quality_loss": "20 points",
-        "confidence": "90%",
+        "max_quality_loss": "50 points",
+        "confidence": "80%",
         "judge": {"equality": "numeric"},
         "shadow_rate": "100%",
         **options,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
 from policies import allow, cascade
+from proxy.config.upstreams import Price
+from proxy.pricing import RateCards
 from proxy.simulator import Simulator
 from tests.plane.conftest import Serve
 from tests.plane.questions import STREAMED, UNARY, Kind, events, text
-from tests.plane.running import entry, key
+from tests.plane.running import entry, key, running
 from tests.policies.cascade.models import LARGE, SMALL, Models, cascading, certify, layer, message
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
@@ -146,6 +150,27 @@ async def test_both_at_once(serve: Serve, models: Models, stream: bool) -> None:
     assert (escalated.header(b"x-weir-cascade") or b"").startswith(b"large")
     assert (given.header(b"x-weir-cascade") or b"").startswith(b"small")
     assert (given.header(b"x-weir-model") or b"").startswith(SMALL.encode())
+
+
+@pytest.mark.parametrize(("cached", "stays"), [(1.25, False), (0.1, True)])
+async def test_warm_conversations(models: Models, cards: RateCards, tmp_path: Path, cached: float, stays: bool) -> None:
+    """A conversation that was escalated stays with the large model where its cache is cheaper than the small model."""
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hi!"},
+        {"role": "user", "content": "?"},
+    ]
+    priced = cards.overridden({LARGE: [Price(cached_input=Decimal(str(cached)))]})
+    options = {"rungs": [SMALL, LARGE], "max_quality_loss": "2 points", "judge": {"equality": "exact"}}
+    policies = [entry("cascade", options={**options, "until_certified": "small", "shadow_rate": "0%"})]
+    async with running(models.url, tmp_path, policies, {"cascade": cascade}, cards=priced) as plane:
+        models.says[SMALL] = message("", end="length")
+        await plane.chat(model=LARGE, messages=turns[:1])
+        models.says[SMALL] = "42"
+        answer = await plane.chat(model=LARGE, messages=turns)
+        other = await plane.chat(model=LARGE, messages=[{"role": "user", "content": "Another"}])
+    assert (answer.header(b"x-weir-policies") == b"cascade=stayed") is stays
+    assert other.header(b"x-weir-policies") == b"cascade=small"
 
 
 async def test_logprobs_refused(serve: Serve, models: Models) -> None:

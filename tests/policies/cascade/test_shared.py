@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 from policies import cascade
-from policies.cascade.shared import Pair, Traffic
+from policies.cascade.evidence import FIT_AT, Evidence
+from policies.cascade.learning.features import answer_features, joined, prompt_features, unpacked
+from policies.cascade.shared import Order, Pair, Traffic
 from proxy.operating import Operating, operate
 from proxy.state.memory import MemoryStore
 from tests.plane.conftest import Serve
@@ -95,6 +97,27 @@ async def test_operating(serve: Serve, models: Models) -> None:
         assert (answer.header(b"x-weir-cascade") or b"").startswith(b"large; gathering")
 
 
+async def test_fitting(serve: Serve, models: Models) -> None:
+    """When there are pairs enough a score is fitted to them, whose certificate begins with those that come after."""
+    async with cascading(serve, models, shadow_rate="0%") as plane:
+        await plane.chat(model=LARGE)
+        classes = layer(plane).classes
+        (evidence,) = classes
+        for number in range(FIT_AT[0]):
+            hard = number % 3 == 0
+            prompt = prompt_features("Prove that it holds for all of them." if hard else "What is the capital?")
+            features = joined(prompt, answer_features("42", [-2.0 if hard else -0.1], "stop"))
+            await classes.tell(evidence, Pair(features.packed(), None, float(hard), 1, 10))
+        await plane.quiet()
+        first, fitted = evidence.lines
+        hard_one, easy_one = [unpacked(evidence.examples[at][0]) for at in (0, 1)]
+        assert (first.number, fitted.number, evidence.judged) == (0, 1, FIT_AT[0])
+        assert first.certificate.pairs > fitted.certificate.pairs == 0
+        assert fitted.score.benefit(hard_one) > 0.6 > fitted.score.benefit(easy_one)
+        evidence.hear(Order("use", 1))
+        assert evidence.serving is None
+
+
 async def test_classes(serve: Serve, models: Models) -> None:
     """A new system prompt is a class of its own, where the policy says so."""
     async with cascading(serve, models, per="template") as plane:
@@ -124,8 +147,6 @@ async def test_lost_pairs(serve: Serve, models: Models) -> None:
 
 def test_traffic_a_day() -> None:
     """Requests a day are those of the last day, or of the time since the first one."""
-    from policies.cascade.evidence import Evidence
-
     evidence = Evidence("whole", "k", 0.02, 0.05)
     for minute in range(0, 600, 10):
         evidence.hear(Traffic(1_000_000 + minute * 60.0, 10, 0, 0, 0, 0))
