@@ -362,6 +362,7 @@ class DataPlane:
             headers = [] if state.cors is None else state.cors.answer(call.head.headers)
             error.typed = known.endpoint.name.startswith("messages")
             call.send_error(error, headers)
+            error.let_go()
             return
         await self._exchange(call, known, self.state)
 
@@ -415,6 +416,7 @@ class DataPlane:
                 self.log("error", "tap_failed", exchange=exchange.id, error=response.failed_tap)
         except WeirError as error:
             self._refuse(call, exchange, error, state, anthropic)
+            error.let_go()
         except asyncio.CancelledError:
             self._end(exchange, Outcome.ABORTED)
             raise

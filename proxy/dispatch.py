@@ -164,6 +164,7 @@ class Dispatch:
                 flight.failed(failed.fault.error)
             else:
                 deployment.failed(attempt, failed.fault.error)
+            failed.__traceback__ = None  # its frames hold the answer, which holds it
             raise failed.fault.error from None
         except BaseException:
             answer.cancel()
@@ -191,13 +192,15 @@ class Dispatch:
         connection.send(head, body, answer, head_request=request.method == "HEAD")
         try:
             await answer.ready
-        except Stale:
-            answer.stale_ok = False
-            answer.ready = asyncio.get_running_loop().create_future()
-            connection = await _connected(upstream, answer, fresh=True)
-            answer.attach(connection)
-            connection.send(head, body, answer, head_request=request.method == "HEAD")
-            await answer.ready
+            return
+        except Stale as stale:
+            stale.__traceback__ = None
+        answer.stale_ok = False
+        answer.ready = asyncio.get_running_loop().create_future()
+        connection = await _connected(upstream, answer, fresh=True)
+        answer.attach(connection)
+        connection.send(head, body, answer, head_request=request.method == "HEAD")
+        await answer.ready
 
     async def _upload(self, upstream: Upstream, head: bytes, body: BodyReader, answer: Answer) -> None:
         if body.begun:

@@ -59,5 +59,10 @@ class WeirError(Exception):
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return orjson.dumps({"type": "error", "error": error})
 
+    def let_go(self) -> None:
+        """Forgets the frames that it passed. They hold the exchange, which holds the error: once it has been told,
+        nobody needs them, and only the collector, which runs rarely here, would free them."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+
     def __repr__(self) -> str:
         return f"<WeirError {self.status} {self.code or self.type}: {self.message}>"

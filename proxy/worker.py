@@ -52,7 +52,7 @@ _BACKLOG: Final = 4096
 _RESERVED: Final = 64  # descriptors for whatever isn't a client's or an upstream's connection
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
-_QUIET_GC: Final = (50_000, 50, 1000)
+_QUIET_GC: Final = (50_000, 20, 20)
 
 
 class Worker:

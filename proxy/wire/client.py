@@ -29,6 +29,7 @@ _BIG: Final = 64 * 1024
 _HEAD_BYTES: Final = 64 * 1024  # an upstream's head: more room than a client gets, still bounded
 _HEADERS: Final = 200
 _DRAIN_S: Final = 1.0  # how long a finished stream may take to end its framing before the connection is given up
+_UNFED: Final = httptools.HttpResponseParser(object())
 
 
 class Progress(IntEnum):
@@ -233,6 +234,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         self._ticker.unwatch(self)
+        self._parser = _UNFED  # a parser holds this connection's methods
         self.resume_writing()
         if self._busy:
             if self._head_bytes:

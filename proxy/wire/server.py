@@ -112,6 +112,7 @@ class ServerConnection(asyncio.Protocol):
         self._lost = True
         self._connections.discard(self)
         self._ticker.unwatch(self)
+        self._parser = _UNFED  # a parser holds this connection's methods
         self._drop_reading(WeirError(400, "The client left before its request was whole."))
         for call in self._waiting:
             self._release(call)
@@ -512,6 +513,7 @@ class ServerConnection(asyncio.Protocol):
         """Answers a request that can't be handled, in its place in the pipeline, and closes."""
         self._discard = True
         self._refusal = error
+        error.let_go()
         self._drop_reading(error)
         if self._running is None and not self._waiting:
             self._answer_refusal()
@@ -585,6 +587,7 @@ def _unacknowledged(transport: asyncio.Transport) -> int:
 
 
 _ALL: Final = 1 << 62
+_UNFED: Final = httptools.HttpRequestParser(object())
 _AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: nothing is waited for
 _UPGRADE_FIELDS: Final = (b"upgrade", b"connection", b"http2-settings")
 
