@@ -8,7 +8,8 @@
 What lives here: the module. `config.py` has the options; `answers.py`, `gates.py` and `schema.py` say what was asked
 and what an answer is; `judging.py` how much worse one is than another; `evidence.py` what is known of a class of
 traffic, by what `learning/` proves; `classes.py` and `shared.py` keep it, in all workers; `shadow.py` asks in the
-background; `layer.py`, `turn.py` and `course.py` are a request's way, `pairing.py` what is learnt from it; `operating.py` what an operator may ask.
+background; `layer.py`, `turn.py` and `course.py` are a request's way, `pairing.py` is what is learnt from it;
+`operating.py` what an operator may ask.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from proxy.config import globs
 from proxy.counterfactual import nanodollars_at
 from proxy.deferred import Grounds
 from proxy.dialects import Usage
+from proxy.endpoints import uses_stored
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Forward, Identity, Request
 from proxy.response import Response
@@ -84,7 +85,7 @@ class Cascade:
         if model is None or not self._answers_for(model):
             return await forward(request)
         wanted = asked(request)
-        if wanted is None or request.field("store") is True:
+        if wanted is None or request.field("store") is True or uses_stored(request.endpoint, request.field):
             self.note(request, "passed", reason="endpoint" if wanted is None else "stored")
             return await forward(request)
         rungs = [rung for rung in self.config.rungs if self._allowed.may_use(request, rung)]

@@ -58,6 +58,8 @@ class Shadows:
         assert isinstance(request.body, Body)
         fields = {name: value for name, value in request.body.fields.items() if name not in _STREAMED}
         fields["model"] = model
+        if asked.dialect == "responses":
+            fields["store"] = False  # nobody will ask for it again
         if asked.dialect == "chat" and model == self._config.small and self._config.logprobs:
             fields["logprobs"] = True
         response = await forward(_made(request, request.path, fields, exchange))

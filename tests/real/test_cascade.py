@@ -24,8 +24,8 @@ POLICIES = {
         {
             "use": "cascade",
             "rungs": ["small", "large"],
-            "max_quality_loss": "20 points",
-            "confidence": "90%",
+            "max_quality_loss": "50 points",
+            "confidence": "80%",
             "judge": {"equality": "json"},
             "shadow_rate": "100%",
             "logprobs": False,  # what random weights hold for likely isn't what a schema lets pass

@@ -211,7 +211,8 @@ async def test_others_pass(serve: Serve, models: Models) -> None:
         assert (await plane.chat(model="gpt-4.1")).header(b"x-weir-cascade") is None
         assert (await plane.chat(model=LARGE, store=True)).header(b"x-weir-cascade") is None
         assert (await plane.post("/v1/completions", {"model": LARGE, "prompt": "Hi"})).status
-    assert models.models_asked() == ["gpt-4.1", LARGE, LARGE]
+        assert (await plane.post("/v1/responses", {"model": LARGE, "input": "Hi", "previous_response_id": "r"})).status
+    assert models.models_asked() == ["gpt-4.1", LARGE, LARGE, LARGE]
 
 
 LONG = " ".join(f"word{number}" for number in range(200))
