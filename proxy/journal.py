@@ -295,18 +295,29 @@ def find(home: Path, exchange: str) -> list[Record]:
     needle, among = orjson.dumps(exchange), segments(home)
     stead = [path for path in among if path.name.endswith(IN_STEAD)]
     rated: list[Record] = []
-    for path in reversed([path for path in among if path not in stead]):
-        data = path.read_bytes()
-        if needle in data:
+    written = [path for path in among if path not in stead]
+    for index in reversed(range(len(written))):
+        path = written[index]
+        if needle in path.read_bytes():
             here = [record for record in _matching(path, needle) if record.get("exchange") == exchange]
             if all(record["event"] == "feedback" for record in here):  # which may come later, by another worker
-                rated = here + rated
+                rated += here
                 continue
             # What was told in a dead worker's stead stands in the supervisor's own segments.
             records = [record for part in (*_around(path, among), *stead) for record in _matching(part, needle)]
             own = [record for record in records if record.get("exchange") == exchange]
-            return [record for record in own if record not in rated] + rated
+            rated += _rated_beside(written[:index], exchange, needle, int(own[0].get("at", 0)))
+            rated += [record for record in own if record["event"] == "feedback" and record not in rated]
+            rest = [record for record in own if record["event"] != "feedback"]
+            return rest + sorted(rated, key=lambda record: int(record.get("at", 0)))
     return []
+
+
+def _rated_beside(paths: list[Path], exchange: str, needle: bytes, since_ns: int) -> list[Record]:
+    """What was said of an exchange in other workers' segments, which began before its own and went on after it."""
+    late = [path for path in paths if path.stat().st_mtime_ns >= since_ns]
+    found = [record for path in late for record in _matching(path, needle) if record.get("exchange") == exchange]
+    return [record for record in found if record["event"] == "feedback"]
 
 
 def _around(path: Path, among: list[Path]) -> list[Path]:
@@ -321,7 +332,8 @@ def _around(path: Path, among: list[Path]) -> list[Path]:
 
 
 def _matching(path: Path, needle: bytes) -> Iterator[Record]:
-    for _, payload in frames(path.read_bytes()):
+    data = path.read_bytes()
+    for _, payload in frames(data) if needle in data else ():
         if needle in payload:
             yield orjson.loads(payload)
 

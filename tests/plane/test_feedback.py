@@ -169,15 +169,20 @@ async def test_in_the_ledger(serve: Serve, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_another_worker_takes_the_rating(tmp_path: Path) -> None:
-    """A rating stands in a later segment of another worker: the exchange is found all the same, once."""
+    """Ratings stand in any worker's segments: the exchange is found all the same, each of them once, in order."""
     about: dict[str, Any] = {"tenant": "t", "key": None, "decisions": []}
-    for number, records in (
-        (1, [{"event": "ended", "exchange": "x", "at": 1, **about}]),
-        (2, [{"event": "feedback", "exchange": "x", "at": 2, "rating": 1.0, **about}]),
-    ):
-        writer = journal.Journal(tmp_path / "journal", number)
-        for record in records:
-            writer.append(record)
+    before, own, after = [journal.Journal(tmp_path / "journal", number) for number in range(3)]
+    own.append({"event": "ended", "exchange": "x", "at": 1, **about})
+    for at, writer in ((4, after), (2, own), (3, before)):
+        writer.append({"event": "feedback", "exchange": "x", "at": at, **about})
+        writer.append({"event": "feedback", "exchange": "z", "at": at, **about})
+    for writer in (before, own, after):
         writer.close()
-    assert [record["event"] for record in journal.find(tmp_path, "x")] == ["ended", "feedback"]
+    assert [(record["event"], record["at"]) for record in journal.find(tmp_path, "x")] == [
+        ("ended", 1),
+        ("feedback", 2),
+        ("feedback", 3),
+        ("feedback", 4),
+    ]
+    assert journal.find(tmp_path, "z") == []
     assert journal.find(tmp_path, "y") == []
