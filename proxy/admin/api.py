@@ -108,6 +108,7 @@ def _add_operations(router: web.UrlDispatcher, operated: Operated) -> None:
 
     async def resume(request: web.Request) -> web.Response:
         policy = request.match_info["policy"]
+        said(request, policy=policy)
         if not await operated.bring_back(policy):
             raise WeirError(404, f"No policy `{policy}` has stepped back.", code="policy_not_found")
         return as_json({"policy": policy, "mode": "on"})
