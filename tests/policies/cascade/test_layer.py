@@ -61,6 +61,25 @@ async def test_certified(serve: Serve, models: Models) -> None:
     assert answer.header(b"x-weir-saved") == b"0.002359400"
 
 
+async def test_drift(serve: Serve, models: Models) -> None:
+    """A small model that becomes worse no longer answers, by itself, and does again once it is good."""
+    async with cascading(serve, models) as plane:
+        await certify(plane)
+        models.says[SMALL] = "41"
+        told = b""
+        for _ in range(100):
+            told = (await plane.chat(model=LARGE)).header(b"x-weir-cascade") or b""
+            await plane.quiet()
+            if told.startswith(b"large; reverted"):
+                break
+        assert told.startswith(b"large; reverted")
+        assert ("warning", "cascade_reverted") in [(level, event) for level, event, _ in plane.logged]
+        models.says[SMALL] = "42"
+        await certify(plane)
+        assert ((await plane.chat(model=LARGE)).header(b"x-weir-cascade") or b"").startswith(b"small; certified")
+        await plane.quiet()
+
+
 STOPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "empty": (message(""), {}),
     "cut_off": (message("It is", end="length"), {}),
