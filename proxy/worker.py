@@ -35,8 +35,9 @@ from proxy.overload import UNLIMITED, Gate
 from proxy.pressure import Watch
 from proxy.pricing import RateCards
 from proxy.priority import CLASSES
-from proxy.state.opening import open_store
+from proxy.state.opening import COUNTING, open_store, socket_path
 from proxy.state.protocol import Store
+from proxy.tokens.remote import RemoteCounter
 from proxy.wire.accepting import Accepting
 from proxy.wire.call import ServerLimits
 from proxy.wire.certificate import Certificate
@@ -70,6 +71,7 @@ class Worker:
         self._metrics = Metrics()
         self._plane: DataPlane | None = None
         self._store: Store | None = None
+        self._counter: RemoteCounter | None = None
         self._servers: list[asyncio.Server] = []
         self._accepting: Accepting | None = None
         self._connections: set[ServerConnection] = set()
@@ -84,6 +86,7 @@ class Worker:
         self._drain: asyncio.Task[None] | None = None
         self._remembering: asyncio.Task[None] | None = None
         self._home = Path()
+        self._keys: dict[str, KeyRecord] = {}
         self._fsync_s = METRICS_S
 
     # --- what the supervisor says
@@ -118,7 +121,7 @@ class Worker:
             case "configure":
                 await self._configure(message)
             case "keys" if self._plane is not None:
-                self._plane.set_keys(msgspec.convert(message["keys"], list[KeyRecord]))
+                self._plane.set_keys(self._keys_of(message))
             case "signing" if self._plane is not None:
                 self._plane.set_signing(message["keys"])
             case "bypass" if self._plane is not None:
@@ -138,7 +141,8 @@ class Worker:
     async def _configure(self, message: dict[str, Any]) -> None:
         try:
             configuration = Configuration.model_validate_json(message["configuration"])
-            keys = msgspec.convert(message["keys"], list[KeyRecord])
+            keys = self._keys_of(message)
+            await asyncio.sleep(0)  # a large file takes milliseconds: requests come between
             cards = await self._cards(message.get("cards"))
             await self._loop.run_in_executor(None, self._read_certificates, configuration.deployment.tls)
             if self._plane is None:
@@ -158,6 +162,16 @@ class Worker:
         if not self._servers:
             await self._serve(configuration)
             self._channel.send("ready", pid=os.getpid())
+
+    def _keys_of(self, message: dict[str, Any]) -> list[KeyRecord]:
+        """The table of keys as a message leaves it: all of them, or what is otherwise."""
+        if "keys" in message:
+            self._keys = {}
+        changed = msgspec.convert(message.get("keys") or message.get("changed_keys") or [], list[KeyRecord])
+        self._keys.update((key.sha256, key) for key in changed)
+        for hashed in message.get("gone_keys", ()):
+            self._keys.pop(hashed, None)
+        return [*self._keys.values()]
 
     def _read_certificates(self, tls: Tls | None) -> None:
         """What the files are now: a reload may have no other reason than that they changed."""
@@ -193,6 +207,7 @@ class Worker:
         self._ticker = Ticker(self._loop, max(0.01, min(0.25, shortest / 4)))
         if state is not None:
             self._store = open_store(state["url"], state["socket"])
+        self._counter = RemoteCounter(socket_path(home, COUNTING), self._metrics.count)
         self._plane = DataPlane(
             configuration,
             journal=journal,
@@ -205,6 +220,7 @@ class Worker:
             lookup=self._lookup,
             log=self._log,
             store=self._store,
+            counter=self._counter,
             owner="" if state is None else state["owner"],
         )
         if self._store is not None:
@@ -377,6 +393,8 @@ class Worker:
             await self._plane.aclose(patience_s=1.0)
             await asyncio.sleep(0)
             self._plane.journal.close()
+        if self._counter is not None:
+            await self._counter.aclose()
         if self._store is not None:
             await self._store.aclose()
         self._send_metrics()

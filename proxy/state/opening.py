@@ -19,6 +19,8 @@ from proxy.state.protocol import Store
 
 MEMORY: Final = "memory:"
 SOCKET: Final = "state.sock"
+COUNTING: Final = "tokens.sock"
+"""Where the process that counts tokens listens (`proxy.tokens`)."""
 _SQLITE: Final = "sqlite:///"
 _LONGEST_PATH: Final = 100  # sun_path has 108 bytes on Linux, 104 elsewhere
 BOUND_S: Final = 0.25
@@ -38,12 +40,12 @@ def file_of(url: str, home: Path) -> Path | None:
     return home / url[len(_SQLITE) :]
 
 
-def socket_path(home: Path) -> Path:
-    """Where the state process of a home listens: there, unless that path is too long for a socket's address.
+def socket_path(home: Path, socket: str = SOCKET) -> Path:
+    """Where the state process of a home listens, or another by its socket's name: there, unless that path is too long.
 
     Then in a directory of its own under the temporary one, which must be ours alone.
     """
-    path = home / SOCKET
+    path = home / socket
     if len(os.fsencode(path)) <= _LONGEST_PATH:
         return path
     name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
@@ -52,7 +54,7 @@ def socket_path(home: Path) -> Path:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"{directory} isn't a directory of this user alone")
-    return directory / SOCKET
+    return directory / socket
 
 
 def open_store(

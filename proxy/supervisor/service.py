@@ -37,6 +37,7 @@ from proxy.state.opening import has_process
 from proxy.state.protocol import Store
 from proxy.supervisor import keyring, listeners
 from proxy.supervisor.cards import compiled, prune
+from proxy.supervisor.counting import Counting, asks
 from proxy.supervisor.fleet import Fleet, StartError
 from proxy.supervisor.lookups import Lookups
 from proxy.supervisor.plan import Load, Plan
@@ -143,6 +144,8 @@ class Supervisor:
         await _all(state.start(), fleet.start())
         self._serving = True
         self._record(stack)
+        counting = Counting(plan.home, lambda: asks(self.upkeep.plan.policies), self.log)
+        stack.push_async_callback(counting.process.stop)
         stack.push_async_callback(self._end_tasks)
         self._spawn("follow files", self.upkeep.follow_files())
         self._spawn("follow keys", self.upkeep.follow_keys())
@@ -153,6 +156,7 @@ class Supervisor:
         self._spawn("guardrails", self.upkeep.stepping.follow(fleet.arms, self.upkeep.enforce, self._store))
         if lives is not None:
             self._spawn("recover holds", lives.follow())
+        self._spawn("count tokens", counting.follow())
         self._spawn("take over", takeover.follow(plan.drain_s, plan.drain_idle_s))
         if orders.cards:
             await asyncio.to_thread(prune, plan.home, Path(orders.cards))
