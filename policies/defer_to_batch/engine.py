@@ -70,6 +70,7 @@ class Engine:
         self._polled_s: dict[str, float] = {}
         self._not_before_s: dict[str, float] = {}  # of synchronous runs that failed
         self._adopted_s = 0.0
+        self._held_s = 0.0  # when the Store last said that what is here is this worker's
 
     def __repr__(self) -> str:
         return f"<Engine {self.owner}: {len(self.live)} jobs, {len(self.batches)} batches>"
@@ -116,6 +117,8 @@ class Engine:
             self._look_at_batches,
             self._run_late,
         ):
+            if part != self._adopt and self._wall() - self._held_s >= ALIVE_S:
+                return  # another may have taken over
             try:
                 await part()
             except (StateLost, TimeoutError):
@@ -131,7 +134,10 @@ class Engine:
             return
         self._adopted_s = now
         store = self.jobs.store
-        await store.claim(f"jobs/{self.owner}", self.owner, ALIVE_S)
+        if not await store.claim(f"jobs/{self.owner}", self.owner, ALIVE_S):
+            self._lose()
+            await store.claim(f"jobs/{self.owner}", self.owner, ALIVE_S)
+        self._held_s = now
         for owner in await self.jobs.owners():
             if owner == self.owner and not self._missed:
                 continue
@@ -143,6 +149,19 @@ class Engine:
         if self._missed:
             await self._take_in(*await self.jobs.of(self.owner))
             self._missed = False
+
+    def _lose(self) -> None:
+        """Another has taken over what is here, since this worker couldn't be heard: it begins anew."""
+        self._services.log("warning", "jobs_lost", jobs=len(self.live), batches=len(self.batches))
+        for running in self._running.values():
+            running.cancel()
+        for job in self.live.values():
+            if settles := self._settles.pop(job.id, []):
+                release(None, settles, self._request(job, self._exchange(job)))
+        self.live.clear()
+        self.batches.clear()
+        self._not_before_s.clear()
+        self.owner = f"{self._services.name}-{secrets.token_hex(6)}"
 
     async def _take_in(self, jobs: list[Job], batches: list[Batch]) -> None:
         """Jobs and batches that are this worker's by what the Store says, and weren't here."""

@@ -303,6 +303,29 @@ async def test_another_worker_takes_over(serve: Serve, simulator: Simulator) -> 
             assert simulator.invoice().total.requests == 2
 
 
+async def test_who_was_cut_off_gives_up_what_others_took(serve: Serve, simulator: Simulator) -> None:
+    """A worker that couldn't be heard finds its jobs taken over: they are done once, and it takes new ones."""
+    wall, store = Wall(), MemoryStore(lambda: int(wall.now * 1e9))
+    simulator.batches.terms = Terms(Latency("constant", HOUR))
+    async with world(serve, simulator, wall, store) as w, world(serve, simulator, wall, store) as other:
+        told = await w.plane.chat(DAY, seed=1)
+        wall.now += HOUR / 4  # the first one is cut off, the second isn't
+        await other.at(1)
+        assert [*other.layers[0].engine.live] == [*w.layers[0].engine.live]
+        await w.at(1)
+        assert w.layers[0].engine.live == {}
+        anew = await w.plane.chat(DAY, seed=2)
+        for _ in range(8):
+            for world_ in (w, other):
+                await world_.at(5)
+            wall.now += HOUR / 4 - 10
+            for world_ in (w, other):
+                await world_.at(0)
+        for one in (told, anew):
+            assert (await other.job(one))["status"] == "completed"
+        assert simulator.invoice().total.requests == 2
+
+
 async def test_jobs_are_their_tenants(serve: Serve, simulator: Simulator) -> None:
     """Nobody else is told of a job, or can cancel it; its owner can."""
     keys = [key("wk-a", "a", team="x"), key("wk-b", "b", team="y")]
