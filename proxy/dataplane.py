@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from proxy import batches, idempotency, told
 from proxy import chain as chains
-from proxy import idempotency, told
 from proxy.answer import AnswerLimits
 from proxy.body import Body
 from proxy.chain import Chain, Services
@@ -108,6 +108,7 @@ class DataPlane:
         self._version = object()  # changes with whatever `Known` was found out from
         self.in_flight = InFlight(configuration.deployment.limits.in_flight_bytes)
         self.gate = Gate(self._loop.time)
+        self._batches = batches.Batches()
         self.state = self._build(configuration, None)
         self._set_gate()
 
@@ -395,6 +396,8 @@ class DataPlane:
                 response = await local(forward)
             else:
                 response = await forward(request)
+                if not endpoint.metered and endpoint.name == batches.ENDPOINT and response.status == 200:
+                    self._batches.watch(request, response, state.dispatch)
             if heartbeat is not None:
                 heartbeat.stop()
             exchange.status = response.status

@@ -57,6 +57,31 @@ class _Batch(msgspec.Struct):
     over: bool = False
 
 
+def _used(batch: _Batch) -> dict[str, Any]:
+    """What the object says in the end: the model, and the usage of all lines."""
+    read = written = cached = reasoned = 0
+    model = None
+    for line in batch.lines:
+        if line.told is None or line.failed:
+            continue
+        body = orjson.loads(line.told)["response"]["body"]
+        usage, model = body.get("usage") or {}, body.get("model", model)
+        read += usage.get("prompt_tokens", usage.get("input_tokens", 0))
+        written += usage.get("completion_tokens", usage.get("output_tokens", 0))
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+        cached += details.get("cached_tokens", 0)
+        details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
+        reasoned += details.get("reasoning_tokens", 0)
+    usage = {
+        "input_tokens": read,
+        "input_tokens_details": {"cached_tokens": cached},
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": reasoned},
+        "total_tokens": read + written,
+    }
+    return {"model": model, "usage": usage}
+
+
 class Batches:
     """All of them. `keep` makes a file of bytes and says its id; `charge` bills a line."""
 
@@ -225,6 +250,7 @@ class Batches:
     def _close(self, batch: _Batch, now: float) -> None:
         status = str(batch.facts["status"])
         batch.facts[f"{status}_at"] = int(now)
+        batch.facts |= _used(batch)
         right = [line.told for line in batch.lines if line.told is not None and not line.failed]
         wrong = [line.told for line in batch.lines if line.told is not None and line.failed]
         code = {"cancelled": "batch_cancelled", "expired": "batch_expired"}.get(status, "")
