@@ -108,26 +108,34 @@ def build(
     registry: Registry | None = None,
     discard: Callable[[Policy], object] = lambda policy: None,
 ) -> Chain:
-    """Compiles the chain; policies that `previous` has under the same fingerprint are taken over.
+    """Compiles the chain; policies that `previous` has with an equal entry, wherever that stands, are taken over.
 
     Raises what a policy that can't be built raises; `discard` is then called with those that were built before it.
     """
     registry = installed() if registry is None else registry
-    kept = {(item.entry.name, item.entry.fingerprint): item for item in (previous.built if previous else ())}
+    kept = {item.entry.name: item for item in (previous.built if previous else ())}
     built: list[Built] = []
     for entry in configuration.policies:
         if entry.mode == "off":
             continue
-        old = kept.get((entry.name, entry.fingerprint))
+        old = kept.get(entry.name)
         try:
-            taken = Built(entry, old.policy, old.essential, old.watched) if old else None
+            taken = _taken(old, entry) if old else None
             built.append(taken or _build(entry, services(entry), registry))
         except BaseException:
+            living = {id(item.policy) for item in kept.values()}
             for item in built:
-                if (item.entry.name, item.entry.fingerprint) not in kept:
+                if id(item.policy) not in living:
                     discard(item.policy)
             raise
     return Chain(built, dispatch, frozenset(configuration.honour.bypass))
+
+
+def _taken(old: Built, entry: PolicyEntry) -> Built | None:
+    """The same policy for an equal entry; with its compiled conditions, if it stands where it stood."""
+    if not old.entry.alike(entry):
+        return None
+    return old if old.entry.source == entry.source else Built(entry, old.policy, old.essential, old.watched)
 
 
 def _build(entry: PolicyEntry, services: Services, registry: Registry) -> Built:
@@ -151,7 +159,7 @@ def _layer(item: Built, forward: Forward, bypassable: bool) -> Forward:
     call: Policy = policy
     if entry.mode == "observe":
         call = partial(observed, policy, entry.name, entry.source)
-    applies = entry.compile()
+    applies = entry.predicate
     drawn = entry.rollout < 1 or entry.holdout > 0
     if applies is None and not drawn and not bypassable and item.watched is None:
         return partial(call, forward=forward)

@@ -4,6 +4,7 @@ Rules:
 - A message is one JSON object on one line; `type` names it. What types there are, and who sends which:
     supervisor -> worker: configure, keys, signing, bypass, drain, stop, snapshot, answer
     worker -> supervisor: ready, configured, rejected, metrics, drained, lookup, log
+- Keys come whole (`keys`) with the first `configure`, then as what is otherwise (`changed_keys`, `gone_keys`).
 - `send` never waits and never raises: the data plane calls it. When the peer has stopped reading, messages beyond
   `UNSENT_BYTES` are dropped (and `send` says so); when the peer is gone, all are.
 - A line that isn't a JSON object with a `type` closes the channel: the two ends ship together, so it is a bug.

@@ -23,7 +23,7 @@ from proxy import chain as chains
 from proxy.answer import AnswerLimits
 from proxy.body import Body
 from proxy.chain import Chain, Services
-from proxy.config import Configuration, PolicyEntry, Registry
+from proxy.config import Configuration, PolicyEntry, Registry, installed
 from proxy.deferred import Grounds, reached
 from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
@@ -94,7 +94,7 @@ class DataPlane:
         self.log = log
         self.lookup = lookup
         self._feedback = Feedback(journal, store, lookup, metrics, self.spawn)
-        self._registry = registry  # where policies are found: what is installed, unless told otherwise
+        self._registry = installed() if registry is None else registry  # looked for once: it reads the disk
         self.bypass = False
         self.draining = False
         self._env = env

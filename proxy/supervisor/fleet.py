@@ -56,18 +56,34 @@ class Orders:
     state: StatePlace | None = None
     signing: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
-    def message(self, owner: str) -> dict[str, Any]:
-        """The fields of `configure`. `owner` is whose holds in the state are this worker's."""
+    def message(self, worker: Worker) -> dict[str, Any]:
+        """The fields of `configure`, for this worker: its own holds' owner, and the keys that it doesn't know yet."""
+        owner = worker.owner
         state = None if self.state is None else {"url": self.state.url, "socket": self.state.socket, "owner": owner}
         return {
             "configuration": self.configuration,
-            "keys": msgspec.to_builtins(self.keys),
+            **told_keys(worker, self.keys),
             "cards": self.cards,
             "home": self.home,
             "bypass": self.bypass,
             **({} if state is None else {"state": state}),
             **({"signing": self.signing} if self.signing else {}),
         }
+
+
+def told_keys(worker: Worker, keys: tuple[KeyRecord, ...]) -> dict[str, Any]:
+    """What tells this worker of a table of keys: what differs, since thousands would hold up its loop."""
+    before, worker.keys = worker.keys, keys
+    if before is None:
+        return {"keys": msgspec.to_builtins(keys)}
+    if before == keys:
+        return {}
+    known, wanted = {key.sha256: key for key in before}, {key.sha256: key for key in keys}
+    other = [key for hashed, key in wanted.items() if known.get(hashed) != key]
+    return {
+        "changed_keys": msgspec.to_builtins(other),
+        "gone_keys": [hashed for hashed in known if hashed not in wanted],
+    }
 
 
 Lookup = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any] | None]]
@@ -198,7 +214,9 @@ class Fleet:
     def tell_keys(self, keys: Sequence[KeyRecord]) -> None:
         """New virtual keys for all workers, at once."""
         self.orders = replace(self.orders, keys=tuple(keys))
-        self._tell("keys", keys=msgspec.to_builtins(self.orders.keys))
+        for worker in self.everyone:
+            if not worker.channel.send("keys", **told_keys(worker, self.orders.keys)):
+                worker.keys = None
 
     def tell_signing(self, signing: Mapping[str, list[dict[str, Any]]]) -> None:
         """Other public keys of issuers."""
@@ -280,7 +298,7 @@ class Fleet:
         overdue = asyncio.get_running_loop().call_later(READY_S, self._overdue, worker)
         was_ready = False
         try:
-            worker.channel.send("configure", **self.orders.message(worker.owner))
+            worker.channel.send("configure", **self.orders.message(worker))
             async for message in worker.channel:
                 worker.heard(message)
                 was_ready = was_ready or worker.ready
@@ -372,7 +390,9 @@ class Fleet:
 
     async def _configure_one(self, worker: Worker, orders: Orders) -> str | None:
         """None if accepted, or if the worker died of something else meanwhile (its successor gets these orders)."""
-        answer = await worker.ask("configure", ["configured", "rejected"], CONFIGURED_S, **orders.message(worker.owner))
+        answer = await worker.ask("configure", ["configured", "rejected"], CONFIGURED_S, **orders.message(worker))
+        if answer is None:
+            worker.keys = None  # whether it heard isn't certain
         if answer is not None:
             return str(answer.get("message")) if answer["type"] == "rejected" else None
         return None if worker.channel.closed else f"worker {worker.index} didn't answer within {CONFIGURED_S:g} s"

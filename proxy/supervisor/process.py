@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from proxy.control import Channel
+from proxy.keys import KeyRecord
 from proxy.metrics import Snapshot
 
 Message = dict[str, Any]
@@ -43,6 +44,7 @@ class Worker:
     hash: str | None = None
     snapshot: Snapshot | None = None
     owner: str = ""
+    keys: tuple[KeyRecord, ...] | None = None  # what it was told last; None: nothing, or it isn't certain
     _questions: dict[str, list[asyncio.Future[Message | None]]] = field(default_factory=dict)
 
     @classmethod

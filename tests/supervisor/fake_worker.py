@@ -47,15 +47,22 @@ class FakeWorker:
         if reason := configuration.get("reject"):
             self.channel.send("rejected", message=reason)
             return
-        self.told = {**told, "hash": configuration["hash"]}
+        self.told = {**told, "hash": configuration["hash"], "keys": self.keys_of(told)}
         self.channel.send("configured", hash=configuration["hash"])
         if not self.servers:
             self.servers = [await asyncio.start_server(self.serve, sock=sock) for sock in self.listeners]
             self.channel.send("ready", pid=os.getpid())
             self.channel.send("log", level="info", event="hello", fields={"authorization": "Bearer wk-secret-secret"})
 
-    async def on_keys(self, keys: Any) -> None:
-        self.told["keys"] = keys
+    async def on_keys(self, **told: Any) -> None:
+        self.told["keys"] = self.keys_of(told)
+
+    def keys_of(self, told: Any) -> Any:
+        """The table as a message leaves it."""
+        changed = {key["sha256"]: key for key in told.get("changed_keys", ())}
+        before = [] if "keys" in told else self.told.get("keys", [])
+        kept = [key for key in before if key["sha256"] not in {*changed, *told.get("gone_keys", ())}]
+        return [*kept, *told.get("keys", ()), *changed.values()]
 
     async def on_bypass(self, on: bool) -> None:
         self.told["bypass"] = on
