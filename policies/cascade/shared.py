@@ -20,7 +20,7 @@ from proxy.state.protocol import StateLost, Store
 
 _KEPT_S: Final = 90 * 86_400.0
 _AGAIN_S: Final = 1.0
-_CLAIM_S: Final = 30.0
+_CLAIM_S: Final = 10.0
 FLUSH_S: Final = 2.0
 REPORTS: Final = "cascade-report/"
 _LARGEST: Final = 4 * 1024 * 1024 - 1024
