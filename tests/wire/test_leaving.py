@@ -29,7 +29,7 @@ HOWS = pytest.mark.parametrize("how", ["close", "reset", "finish"])
 
 
 @HOWS
-async def test_a_client_that_leaves_cancels_its_exchange(how: str) -> None:
+async def test_row_35_a_client_that_leaves_cancels_its_exchange(how: str) -> None:
     """FIN, RST and half-close alike: a half-close can't be told from a close."""
     async with serving(App(Gate())) as server, await server.connect() as client:
         await client.send(get("/1") + get("/2"))
