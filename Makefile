@@ -46,6 +46,9 @@ bench-money: $(VENV)/.installed system
 bench-cache: $(VENV)/.installed system
 	$(BIN)/python -m bench.suites cache $(ARGS)
 
+bench-cascade: $(VENV)/.installed
+	$(BIN)/python -m bench.suites cascade $(ARGS)
+
 # For FUZZ_S seconds in all, guided by coverage where atheris can be had.
 FUZZ_S ?= 120
 

@@ -1,0 +1,292 @@
+"""`python -m bench.cascade [--quick] [--only gemini,certified,…]`: what a cascade costs, and what is proven of it.
+
+Logged answers of two models to the same questions are played to the product's own features, scores and certificates.
+No threshold is chosen in hindsight: what it costs and loses is told by pairs that had no part in choosing it. Costs are
+a share of always-large; all small answers are paid.
+
+Curves are drawn in bench/pictures. The data lie beside the repository (WEIR_DATA); what is absent is skipped. Exit
+status 1 when a target was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from bench import machine, results
+from bench.cascade import logs, picture
+from bench.cascade.replay import DELTA, EPSILON, MARKS, Certified, Log, apgr, certify, decided, drift
+from bench.quantiles import percentile
+from bench.results import Row, judged, skipped
+from policies.cascade.learning.certificate import Certificate
+
+SUITE = "cascade"
+RESULTS = Path(__file__).parents[1] / "results"
+PICTURES = Path(__file__).parents[1] / "pictures"
+GROUPS = ("gemini", "certified", "routellm", "zeroeval", "llama", "drift", "latency")
+NEEDS = {
+    "gemini": "MMLU-Pro",
+    "certified": "MMLU-Pro",
+    "routellm": "RouteLLM",
+    "zeroeval": "ZeroEval",
+    "llama": "MMLU-Pro",
+    "drift": "MMLU-Pro",
+    "latency": "MMLU-Pro",
+}
+FLASH, PRO = "gemini-1.5-flash-002", "gemini-1.5-pro-002"
+MINI, OMNI = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
+LLAMAS = "Meta-Llama-3_1-8B-Instruct", "Meta-Llama-3_1-70B-Instruct"
+QUALITY, PRICE = 0.98, 0.416
+LABELS = 1500
+MOST_PAIRS = 2000
+
+
+class Bench:
+    """One run."""
+
+    def __init__(self, console: Console, quick: bool) -> None:
+        self._console, self._quick = console, quick
+        self._known: dict[tuple[str, str], Log] = {}
+        self._pairs: dict[tuple[str, str], list[logs.Pair]] = {}
+
+    def run(self, groups: list[str]) -> Iterator[Row]:
+        """The rows of the table."""
+        for group in groups:
+            if (logs.DATA / NEEDS[group]).is_dir():
+                self._console.print(f"  {group} …", markup=False)
+                yield from getattr(self, f"_{group}")()
+            else:
+                yield skipped(group, "", f"no data in {logs.DATA / NEEDS[group]}: set WEIR_DATA")
+
+    def _mmlu_pro(self, small: str, large: str) -> Log:
+        pair = small, large
+        if pair not in self._known:
+            self._pairs[pair] = logs.shuffled(logs.mmlu_pro(small, large), 0)[: 3000 if self._quick else None]
+            self._known[pair] = Log.of(self._pairs[pair])
+        return self._known[pair]
+
+    # --- what it costs at a quality
+
+    def _gemini(self) -> Iterator[Row]:
+        log = self._mmlu_pro(FLASH, PRO)
+        folds, scores = np.arange(len(log)) % 5, np.empty(len(log))
+        accepted = np.zeros(len(log), bool)
+        for fold in range(5):
+            others, mine = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            score = log.fitted(others)
+            scores[mine] = [score.benefit(log.features[at]) for at in mine]
+            threshold = score.plausible((1 - QUALITY) * float(log.large[others].mean()), errors=0.0)
+            accepted[mine] = scores[mine] <= (-1.0 if threshold is None else threshold)
+        every = np.arange(len(log))
+        price, quality = log.cost(every, accepted), _quality(log, accepted)
+        share = float(log.small_nanos.mean() / log.large_nanos.mean() + 1 - accepted.mean())
+        note = (
+            f"five folds: fitted and threshold chosen on four, told by the fifth; {1 - accepted.mean():.1%} escalated; "
+            f"with every answer at the mean price {share:.1%}; by chance {_by_chance(log):.1%}"
+        )
+        yield judged(
+            "MMLU-Pro, gemini flash to pro",
+            f"cost <= {PRICE:.1%} at >= {QUALITY:.0%} quality",
+            f"{price:.1%} at {quality:.1%}",
+            self._quick or (price <= PRICE and quality >= QUALITY),
+            note,
+            cost=price,
+            cost_at_mean_price=share,
+            quality=quality,
+            escalated=float(1 - accepted.mean()),
+        )
+        curve, marks = _curve(log, scores), {"chosen beforehand": [(price, quality)]}
+        chance = [(log.small_nanos.sum() / log.large_nanos.sum(), log.small.mean() / log.large.mean()), (1.0, 1.0)]
+        picture.draw(
+            PICTURES / "cascade-gemini.svg",
+            "gemini flash to pro on MMLU-Pro",
+            "cost, of always-large",
+            "quality, of always-large",
+            {"cascade, every threshold": curve, "by chance": chance, **marks},
+        )
+
+    # --- what is certified
+
+    def _certified(self) -> Iterator[Row]:
+        curves: dict[str, picture.Curve] = {}
+        named = {"gemini flash to pro, MMLU-Pro": self._mmlu_pro(FLASH, PRO)}
+        if (logs.DATA / "ZeroEval").is_dir():
+            named["4o-mini to 4o, ZeroEval"] = Log.of(logs.zeroeval(MINI, OMNI))
+        for name, log in named.items():
+            found = certify(log, 2 if self._quick else 10, 10 if self._quick else 30, MOST_PAIRS)
+            yield from _certificates(name, found)
+            curves[name] = [(mark, cost) for mark in MARKS if (cost := found.mean(mark)) is not None]
+        curves["4o-mini to 4o, of the literature's kind"] = [(250, 0.881), (500, 0.686), (1000, 0.569), (2000, 0.512)]
+        picture.draw(
+            PICTURES / "cascade-certified.svg",
+            f"certified: loses at most {EPSILON:.0%}, {1 - DELTA:.0%} sure",
+            "judged pairs, those fitted to among them",
+            "cost, of always-large",
+            curves,
+            share=False,
+        )
+
+    def _llama(self) -> Iterator[Row]:
+        log = self._mmlu_pro(*LLAMAS)
+        found = certify(log, 1 if self._quick else 3, 10, MOST_PAIRS)
+        ok = found.statuses == {"infeasible": found.orders}
+        told = ", ".join(f"{status} {count}" for status, count in sorted(found.statuses.items()))
+        note = f"{found.orders} orders; the small one costs {log.small_nanos.sum() / log.large_nanos.sum():.0%}"
+        yield judged("MMLU-Pro, Llama 8B to 70B", "infeasible", told, ok, note, **found.statuses)
+
+    def _drift(self) -> Iterator[Row]:
+        log = self._mmlu_pro(FLASH, PRO)
+        for points in (0.0, 0.05, 0.10):
+            seen = [drift(log, seed, points, 20_000) for seed in range(2 if self._quick else 8)]
+            came = [one for one in seen if one is not None]
+            if not came:
+                yield Row(f"drift of {100 * points:.0f} points", "", "nothing was certified before", "-")
+                continue
+            after = statistics.mean(one.after for one in came)
+            broke = [one for one in came if one.after > EPSILON + 0.005]
+            pairs = sorted(one.pairs for one in came if one.pairs is not None)
+            told = f"{len(pairs)} of {len(came)} reverted" + (
+                f", median after {pairs[len(pairs) // 2]} pairs" if pairs else ""
+            )
+            note = (
+                f"loss of what is accepted {statistics.mean(one.before for one in came):.2%} before, {after:.2%} after"
+            )
+            kept = all(one.pairs is not None for one in broke)
+            target = "reverted" if points else "never reverted"
+            ok = kept and bool(pairs) if points else not pairs
+            yield judged(f"drift: small worse by {100 * points:.0f} points", target, told, ok, note, pairs=pairs)
+
+    # --- routing and validators
+
+    def _routellm(self) -> Iterator[Row]:
+        log = Log.of(logs.routellm_mmlu())
+        seen = []
+        for draw in range(1 if self._quick else 4):
+            drawn = np.random.default_rng(draw).permutation(len(log))
+            score, rest = log.fitted(drawn[:LABELS]), drawn[LABELS:]
+            scores = np.array([score.benefit(log.features[at]) for at in rest])
+            seen.append(apgr(scores, log.small[rest], log.large[rest]))
+        mean = statistics.mean(seen)
+        told = " ".join(f"{each:.3f}" for each in seen)
+        yield judged(f"RouteLLM MMLU, {LABELS} labels", "APGR > .61", f"{mean:.3f}", mean > 0.61, told, apgr=seen)
+        pairs = logs.routellm_gsm8k()
+        for name, answers, least in (("with the answer", True, 0.70), ("prompt alone", False, 0.0)):
+            seen = _folded(Log.of(pairs, answers), 1 if self._quick else 4)
+            mean = statistics.mean(seen)
+            yield judged(
+                f"RouteLLM GSM8K, {name}",
+                "APGR > .70" if least else "",
+                f"{mean:.3f}",
+                mean > least,
+                f"ten folds of 1,187 labels, all told together: {' '.join(f'{each:.3f}' for each in seen)}",
+                apgr=seen,
+            )
+
+    def _zeroeval(self) -> Iterator[Row]:
+        for model in (
+            "gpt-4o-mini-2024-07-18",
+            "gpt-4o-2024-08-06",
+            "claude-3-haiku-20240307",
+            "claude-3-5-haiku-20241022",
+        ):
+            strict = lenient = total = right = right_strict = 0
+            for task in logs.TASKS:
+                for one in logs.lines(f"ZeroEval/{task}.{model}.jsonl.gz"):
+                    said = logs.parsed(one["output"])
+                    good = logs.right(task, said.answer, one["answer"])
+                    total += 1
+                    strict += said.strict
+                    lenient += said.answer is not None
+                    right += good
+                    right_strict += good and said.strict
+            yield judged(
+                f"ZeroEval JSON, {model}",
+                "lenient >= strict",
+                f"readable {lenient / total:.1%}, strictly valid {strict / total:.1%}",
+                lenient >= strict,
+                f"right {right / total:.1%}; {right_strict / total:.1%} were only strictly valid answers judged",
+                strict=strict / total,
+                lenient=lenient / total,
+                right=right / total,
+            )
+
+    def _latency(self) -> Iterator[Row]:
+        log = self._mmlu_pro(FLASH, PRO)
+        score = log.fitted(np.arange(1000))
+        times = decided(self._pairs[FLASH, PRO][:2000], score, Certificate(EPSILON, DELTA, score.grid(EPSILON)))
+        told = f"p50 {percentile(times, 50):.3f} ms, p99 {percentile(times, 99):.3f} ms"
+        note = "features of prompt and answer, score and threshold, of MMLU-Pro's questions"
+        yield judged("decision on the request path", "p50 <= 0.3 ms", told, percentile(times, 50) <= 0.3, note)
+
+
+def _certificates(name: str, found: Certified) -> Iterator[Row]:
+    share = found.violations / found.orders
+    first = f"first certificate after {statistics.median(found.first):.0f} pairs" if found.first else "never certified"
+    target = f"violations <= {DELTA:.0%}"
+    note = f"{first}; {found.statuses}; best in hindsight {statistics.mean(found.hindsight):.1%}"
+    told = f"{share:.1%} of {found.orders} orders"
+    yield judged(f"certified, {name}", target, told, share <= DELTA, note, violations=found.violations)
+    costs = {mark: cost for mark in MARKS if (cost := found.mean(mark)) is not None}
+    said = ", ".join(f"{mark}: {cost:.1%}" for mark, cost in costs.items())
+    raw = {str(mark): cost for mark, cost in costs.items()}
+    yield Row(
+        f"cost by judged pairs, {name}", "56.9% at 1,000 of like data", said, "-", "fitted pairs count", dict(raw)
+    )
+
+
+def _folded(log: Log, times: int) -> list[float]:
+    seen = []
+    for draw in range(times):
+        folds = np.random.default_rng(draw).permutation(len(log)) % 10
+        scores = np.empty(len(log))
+        for fold in range(10):
+            score = log.fitted(np.flatnonzero(folds != fold))
+            mine = np.flatnonzero(folds == fold)
+            scores[mine] = [score.benefit(log.features[at]) for at in mine]
+        seen.append(apgr(scores, log.small, log.large))
+    return seen
+
+
+def _quality(log: Log, accepted: np.ndarray) -> float:
+    return float(np.where(accepted, log.small, log.large).mean() / log.large.mean())
+
+
+def _by_chance(log: Log) -> float:
+    """What sending a share to the small one costs, drawn without looking, at the same quality."""
+    share = (1 - QUALITY) * log.large.mean() / (log.large.mean() - log.small.mean())
+    return float(1 - share * (1 - log.small_nanos.sum() / log.large_nanos.sum()))
+
+
+def _curve(log: Log, scores: np.ndarray) -> list[tuple[float, float]]:
+    every = np.arange(len(log))
+    cuts = np.quantile(scores, np.linspace(0, 1, 41))
+    return [(log.cost(every, scores <= cut), _quality(log, scores <= cut)) for cut in cuts]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.cascade", description=__doc__.split("\n\n", 1)[0] if __doc__ else ""
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer pairs, draws and orders; not to be quoted")
+    parser.add_argument("--only", default=",".join(GROUPS), help=f"of {', '.join(GROUPS)}")
+    asked = parser.parse_args(arguments)
+    groups = asked.only.split(",")
+    if unknown := set(groups) - set(GROUPS):
+        parser.error(f"unknown groups: {', '.join(sorted(unknown))}")
+    console, facts = Console(highlight=False, width=None if sys.stdout.isatty() else 180), machine.facts()
+    for name, value in facts.items():
+        console.print(f"{name}: {value}", markup=False)
+    found = list(Bench(console, asked.quick).run(groups))
+    results.show(found, console)
+    console.print(f"raw: {results.save(found, facts, 'cascade', RESULTS)}", markup=False)
+    return int(any(row.verdict == "FAIL" for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
