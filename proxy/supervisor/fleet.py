@@ -391,8 +391,8 @@ class Fleet:
     async def _configure_one(self, worker: Worker, orders: Orders) -> str | None:
         """None if accepted, or if the worker died of something else meanwhile (its successor gets these orders)."""
         answer = await worker.ask("configure", ["configured", "rejected"], CONFIGURED_S, **orders.message(worker))
-        if answer is None:
-            worker.keys = None  # whether it heard isn't certain
+        if answer is None or answer["type"] == "rejected":
+            worker.keys = None  # whether it took them isn't certain
         if answer is not None:
             return str(answer.get("message")) if answer["type"] == "rejected" else None
         return None if worker.channel.closed else f"worker {worker.index} didn't answer within {CONFIGURED_S:g} s"
