@@ -94,7 +94,7 @@ class Answer:
         "reading",
         "ready",
         "settles",
-        "stale_ok",
+        "stale_until",
         "status",
         "upstream",
     )
@@ -129,7 +129,7 @@ class Answer:
         self.headers: Headers = []
         self.over = False
         self.made: Response | None = None  # a stream's response: told that it ended, if the exchange ends before it
-        self.stale_ok = False  # the connection was kept: if it is dead, the request may go again on a fresh one
+        self.stale_until = 0.0  # the connection was kept: if it proves dead by then, the request may go again
         self._mode = "head"
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -432,13 +432,17 @@ class Answer:
     # --- ends
 
     def _failed_on_the_wire(self, error: WireError) -> None:
-        if self.stale_ok and error.kind == "reset" and error.progress is Progress.SENT:
+        if self.stale_until and error.kind == "reset" and error.progress is Progress.SENT and self._is_stale():
             # Case 15: the upstream closed an idle connection while the request was on its way, and read nothing of it.
             self.ready.set_exception(Stale())
         elif self._first:
             self._cut(cut_short(error.detail or error.kind, f"upstream_{error.kind}"))
         else:
             self._fail(of_wire(error), error)
+
+    def _is_stale(self) -> bool:
+        """A reset that comes later may be the end of work that was begun, and is billed: then nothing goes twice."""
+        return self._loop.time() < self.stale_until
 
     def _fail(self, fault: Fault, cause: WireError | None = None) -> None:
         """Nothing has reached the reader: the failure still gets its status."""

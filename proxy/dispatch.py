@@ -43,6 +43,9 @@ from proxy.wire.ticker import NEVER
 BYTES_A_TOKEN: Final = 4  # a first guess; the estimator of tokens.py learns better ones
 _NO_FACTS: Final = RequestFacts()
 _PRICES_S: Final = 60.0
+STALE_S: Final = 0.5
+"""By when a kept connection shows that it was closed as the request arrived: some round trips, and less than a model
+takes for an answer."""
 _UNKNOWN: Final[Any] = object()
 _NOBODY: Final[list[Settle]] = []  # no guard to tell
 _NOTHING: Final[frozenset[str]] = frozenset()
@@ -187,7 +190,8 @@ class Dispatch:
             return
         head = upstream.head(request, model, key) + _framing(request.method, len(body))
         connection = upstream.pool.take() or await _connected(upstream, answer, fresh=False)
-        answer.stale_ok = connection.used > 0
+        if connection.used > 0:
+            answer.stale_until = self._loop.time() + STALE_S
         answer.attach(connection)
         connection.send(head, body, answer, head_request=request.method == "HEAD")
         try:
@@ -195,7 +199,8 @@ class Dispatch:
             return
         except Stale as stale:
             stale.__traceback__ = None
-        answer.stale_ok = False
+        answer.stale_until = 0.0
+        self._metrics.count("request_resent")  # under the same reservation: the first copy was read by nobody
         answer.ready = asyncio.get_running_loop().create_future()
         connection = await _connected(upstream, answer, fresh=True)
         answer.attach(connection)

@@ -340,6 +340,23 @@ async def test_idle_connection_was_closed(serve: Serve, simulator: Simulator) ->
     assert simulator.invoice().total.requests == 2
 
 
+@pytest.mark.parametrize(("late", "status"), [(False, 200), (True, 502)], ids=["at once", "late"])
+async def test_a_late_reset_is_not_replayed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, simulator: Simulator, late: bool, status: int
+) -> None:
+    """Row 15: what a kept connection's reset may have billed isn't sent twice; what is sent twice is counted."""
+    if late:
+        monkeypatch.setattr("proxy.dispatch.STALE_S", -1.0)
+    async with serve() as plane:
+        await plane.chat(fault="close-idle:next")
+        answer = await plane.chat()
+        last, counted = plane.journal("settled")[-1], dict(plane.metrics.snapshot()["events"])
+    assert answer.status == status
+    assert (last["outcome"], last["known"]) == (("failed", "unknown") if late else ("complete", "observed"))
+    assert counted.get("request_resent", 0) == (0 if late else 1)
+    assert simulator.invoice().total.requests == (1 if late else 2)
+
+
 async def test_fresh_connection_is_not_replayed(serve: Serve, simulator: Simulator) -> None:
     """Row 15: a connection that was never used before isn't stale, so its reset is no reason to send twice."""
     async with serve() as plane:
