@@ -14,6 +14,7 @@ background; `layer.py`, `turn.py` and `course.py` are a request's way, `pairing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from policies.cascade.answers import asked
@@ -33,7 +34,14 @@ ORDER: Final = Order(
     why="each of the two models is tried again and falls back on its own, and what a cache knows needs neither",
 )
 
-__all__ = ["ORDER", "STORE", "Config", "Judge", "build", "foretell", "operate", "resolve"]
+__all__ = ["ORDER", "STORE", "Config", "Judge", "build", "foretell", "names", "operate", "resolve"]
+
+
+def names(config: Config) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The models that requests may be sent to, and where they are written."""
+    yield from ((("rungs", index), rung) for index, rung in enumerate(config.rungs))
+    if config.judge.model is not None:
+        yield ("judge", "model"), config.judge.model
 
 
 def foretell(config: Config, request: Request) -> str:

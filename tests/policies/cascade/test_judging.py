@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from policies.cascade.answers import Call, Said
 from policies.cascade.config import Config, Labelled
 from policies.cascade.gates import lenient
 from policies.cascade.judging import agrees, equal, loss_of, same_text, text_of
+from proxy.config import ConfigurationError, load
 from proxy.config.scalars import FROM_FILE
 from proxy.feedback import TOPIC, Message
 from proxy.state.memory import MemoryStore
@@ -146,6 +148,26 @@ def test_what_is_wrong_is_said(options: dict[str, Any], says: str) -> None:
     """A wrong option is refused, with what would be right."""
     with pytest.raises(ValidationError, match=says):
         Config.model_validate({**BASE, **options}, context=FROM_FILE)
+
+
+def test_models_that_nobody_offers(tmp_path: Path) -> None:
+    """Rungs and judges that no model is offered as, and a file of pairs that is wrong, are told with their place."""
+    (tmp_path / "weir.yaml").write_text(
+        "version: 1\nupstreams: {up: {url: http://127.0.0.1:9/v1}}\npolicies: policies.yaml\n"
+        "models: {mini: {upstream: up}, large: {upstream: up}}\n"
+    )
+    policies = tmp_path / "policies.yaml"
+    use = "version: 1\npolicies:\n  - {use: cascade, rungs: [mini, larg], max_quality_loss: 2 points, judge: {%s}}\n"
+    policies.write_text(use % "model: x, labelled: pairs.jsonl")
+    (tmp_path / "pairs.jsonl").write_text('{"small": "a", "large": "b", "better": "large"}\n')
+    loaded = load(tmp_path / "weir.yaml", {"HOME": str(tmp_path)})
+    first, second = [str(warning) for warning in loaded.warnings]
+    assert "no model is offered as 'larg'" in first and "did you mean large?" in first
+    assert "no model is offered as 'x'" in second
+    assert Config.model_validate(loaded.policies[0].options).judge.pairs[0].better == "large"
+    (tmp_path / "pairs.jsonl").write_text('\n{"small": "a", "large": "b", "better": "neither"}\n')
+    with pytest.raises(ConfigurationError, match=r"pairs\.jsonl:2:1: .*not a labelled pair"):
+        load(tmp_path / "weir.yaml", {"HOME": str(tmp_path)})
 
 
 def test_what_is_right() -> None:
