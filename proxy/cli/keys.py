@@ -172,13 +172,23 @@ def _table(keys: Sequence[KeyRecord], now_s: float) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("ID", "ORG/TEAM/PROJECT", "ROLE", "TAGS", "MODELS", "CREATED", "EXPIRES", "STATE"):
+    with_roles = any(key.role for key in keys)
+    table.add_column("ID", no_wrap=True)
+    for heading in (
+        "ORG/TEAM/PROJECT",
+        *(["ROLE"] if with_roles else []),
+        "TAGS",
+        "MODELS",
+        "CREATED",
+        "EXPIRES",
+        "STATE",
+    ):
         table.add_column(heading, overflow="fold")
     for key in keys:
         labels = ",".join(f"{name}={value}" for name, value in key.tags.items())
         models = "all" if key.models is None else ",".join(key.models)
-        row = (key.id, _scope(key), key.role or "-", labels or "-", models, _day(key.created), _day(key.expires))
-        table.add_row(*row, _state(key, now_s))
+        who = (key.id, _scope(key), *([key.role or "-"] if with_roles else []))
+        table.add_row(*who, labels or "-", models, _day(key.created), _day(key.expires), _state(key, now_s))
     console().print(table)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proxy.cli.audit import audited
 from proxy.cli.home import ConfigOption, HomeOption, home_of
 from proxy.cli.output import CommandError, dollars, paint
 
@@ -101,10 +102,11 @@ def close(
     from proxy.ledger.opening import LedgerError
 
     configuration = configuration_of(config)
+    where = home_of(home, config)
     try:
-        with ledger_errors():
+        with audited(where, "close", subject=month), ledger_errors():
             zone = time_zone or (configuration.time_zone if configuration else "UTC")
-            closed = _close(configuration, home_of(home, config), month_of(month, zone))
+            closed = _close(configuration, where, month_of(month, zone))
     except LedgerError as error:
         raise CommandError(str(error)) from None
     print(f"{closed.month.name} is closed ({closed.month.zone}): {closed.attempts:,} attempts, ", end="")

@@ -61,3 +61,40 @@ def test_broken_key_file_is_not_no_keys(weir: Weir, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "keys.json" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_rotation_roles_and_the_audit_log(weir: Weir, tmp_path: Path) -> None:
+    """Another secret under the same id; a key of the admin listener; all of it in the log, with no secret; a changed
+    record is found."""
+    home = ("--home", str(tmp_path))
+    secrets = [
+        weir("keys", "create", "--id", "ci", *home).stdout.strip(),
+        weir("keys", "rotate", "ci", "--overlap", "2h", *home).stdout.strip(),
+        weir("keys", "create", "--role", "finance", "--id", "alice", *home).stdout.strip(),
+    ]
+    assert [secret[:3] for secret in secrets] == ["wk-", "wk-", "wa-"]
+    assert weir("keys", "create", "--id", "ci", *home).returncode == 1
+    assert weir("keys", "rotate", "ci", "--overlap", "soon", *home).returncode == 2
+    listed = [json.loads(line) for line in weir("keys", "list", "--json", *home).stdout.splitlines()]
+    assert [(key["id"], "expires" in key, key.get("role")) for key in listed] == [
+        ("ci", True, None),
+        ("ci", False, None),
+        ("alice", False, "finance"),
+    ]
+    weir("keys", "revoke", "nobody", *home)
+    told = [json.loads(line) for line in weir("audit", "--json", *home).stdout.splitlines()]
+    assert [(one["act"], one["subject"], one["result"]) for one in told] == [
+        ("keys create", "ci", "done"),
+        ("keys rotate", "ci", "done"),
+        ("keys create", "alice", "done"),
+        ("keys create", "", "refused"),
+        ("keys revoke", "", "refused"),
+    ]
+    assert len(weir("audit", "--last", "2", "--since", "1h", "--who", told[0]["who"], *home).stdout.splitlines()) >= 3
+    log = tmp_path / "audit.jsonl"
+    assert not any(secret in log.read_text() for secret in secrets)
+    sound = weir("audit", "--verify", *home)
+    assert (sound.returncode, told[-1]["hash"] in sound.stdout) == (0, True)
+    log.write_text(log.read_text().replace("alice", "mallory"))
+    broken = weir("audit", "--verify", *home)
+    assert (broken.returncode, "line 3 was changed" in broken.stderr) == (1, True)
