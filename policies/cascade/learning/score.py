@@ -191,39 +191,42 @@ class _Rows:
         sizes = np.array([len(each) for each in words])
         self._row = np.repeat(np.arange(len(words)), sizes)
         self._place = np.concatenate(words)
-        self._value = np.repeat(1 / np.sqrt(np.maximum(1, sizes)), sizes)
+        self._shorter = 1 / np.sqrt(np.maximum(1, sizes))
         self.width = self.dense.shape[1] + PLACES
 
     def times(self, beta: Array) -> Array:
         cut = self.dense.shape[1]
-        return self.dense @ beta[:cut] + np.bincount(
-            self._row, self._value * beta[cut:][self._place], minlength=len(self.dense)
-        )
+        words = np.bincount(self._row, beta[cut:][self._place], minlength=len(self.dense))
+        return np.asarray(self.dense @ beta[:cut] + words * self._shorter)
 
     def back(self, residual: Array) -> Array:
-        words = np.bincount(self._place, self._value * residual[self._row], minlength=PLACES)
+        words = np.bincount(self._place, (residual * self._shorter)[self._row], minlength=PLACES)
         return np.concatenate([self.dense.T @ residual, words])
 
 
 def _chosen(rows: _Rows, told: Array, weights: Array) -> tuple[float, Array]:
-    """The ridge whose held-out log loss is least, and the held-out logits, of each fold by its own mean.
+    """The ridge whose log loss is least on the first fold; and with it held-out logits, of each fold by its own mean.
 
     Where examples are few, folds differ more in how much escalating is worth at all than in whom it is worth it for.
     """
     folds = np.arange(len(told)) % _FOLDS
-    best: tuple[float, float, Array] | None = None
-    for ridge in _RIDGES:
-        logits, centred = np.empty(len(told)), np.empty(len(told))
-        for fold in range(_FOLDS):
-            mine = folds == fold
-            others = rows.times(_fitted(rows, told, weights * ~mine, ridge))
-            logits[mine], centred[mine] = others[mine], (others - others.mean())[mine]
-        p = _sigmoid(logits)
-        loss = -float((weights * (told * np.log(p) + (1 - told) * np.log(1 - p))).sum())
-        if best is None or loss < best[0]:
-            best = (loss, ridge, centred)
-    assert best is not None
-    return best[1], best[2]
+
+    def without(fold: int, ridge: float) -> Array:
+        return rows.times(_fitted(rows, told, weights * (folds != fold), ridge))
+
+    first = folds == 0
+    tried = {ridge: without(0, ridge) for ridge in _RIDGES}
+    ridge = min(_RIDGES, key=lambda each: _loss(tried[each][first], told[first], weights[first]))
+    held_out = np.empty(len(told))
+    for fold in range(_FOLDS):
+        logits = without(fold, ridge) if fold else tried[ridge]
+        held_out[folds == fold] = (logits - logits.mean())[folds == fold]
+    return ridge, held_out
+
+
+def _loss(logits: Array, told: Array, weights: Array) -> float:
+    p = _sigmoid(logits)
+    return -float((weights * (told * np.log(p) + (1 - told) * np.log(1 - p))).sum())
 
 
 def _fitted(rows: _Rows, told: Array, weights: Array, ridge: float) -> Array:

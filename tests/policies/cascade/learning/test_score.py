@@ -60,7 +60,10 @@ def test_any_text_has_features_and_a_score(prompt: str, answer: str, logprobs: l
 
 def test_features_are_the_same_in_every_process() -> None:
     """Whatever its hash seed."""
-    program = "from policies.cascade.learning.features import *; print(sorted(prompt_features('What is 2 + 2?').words.tolist()))"
+    program = (
+        "from policies.cascade.learning.features import prompt_features\n"
+        "print(sorted(prompt_features('What is 2 + 2?').words.tolist()))"
+    )
     came = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONHASHSEED": "7"},
