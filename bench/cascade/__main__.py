@@ -143,7 +143,7 @@ class Bench:
     def _drift(self) -> Iterator[Row]:
         log = self._mmlu_pro(FLASH, PRO)
         for points in (0.0, 0.05, 0.10):
-            seen = [drift(log, seed, points, 20_000) for seed in range(2 if self._quick else 8)]
+            seen = [drift(log, seed, points, 40_000) for seed in range(2 if self._quick else 8)]
             came = [one for one in seen if one is not None]
             if not came:
                 yield Row(f"drift of {100 * points:.0f} points", "", "nothing was certified before", "-")

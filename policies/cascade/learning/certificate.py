@@ -33,13 +33,14 @@ from typing import Any, Final, Literal, NamedTuple
 
 Status = Literal["gathering", "certified", "infeasible", "reverted"]
 VERSION: Final = 1
-JOINING: Final = 25
+JOINING: Final = 200
 STAKES: Final = 12
 _LEAST_STAKE: Final = 1 / 64  # of the greatest
 # Which stakes win: λ is best at (ε - μ)/σ², and where n observations just prove that, at √(2 ln(1/δ)/nσ²): for hundreds
 # to thousands of them, and answers of which some tenths differ in quality, about 1/4, give or take a factor of e.
 _MIDDLE_STAKE: Final = 0.25
 _SURELY: Final = 2.33  # standard errors by which a loss is beyond ε before a cascade is given up as infeasible
+_FIRST: Final = 25  # observations before growth says anything
 FEW: Final = 200  # observations before costs say anything
 # A cascade that saves less than this share of always-large doesn't pay for its shadow calls and the time it takes.
 LEAST_SAVING: Final = 0.03
@@ -136,11 +137,12 @@ class Certificate:
             self._beyond[at] = [held + each for held, each in zip(self._beyond[at], lost, strict=True)]
 
     def _join(self) -> None:
-        """New gamblers against E[Z] <= ε, with the next part of the stock, an equal share for each stake."""
-        new = -math.log((self._rounds + 1) * (self._rounds + 2) * STAKES)
+        """New gamblers against E[Z] <= ε, with the next part of the stock."""
+        new = -math.log((self._rounds + 1) * (self._rounds + 2))
         idle = [self._pending * each for each in self._idle_against]
         self._beyond = [
-            [_sum_of_logs(held + more, new) for held, more in zip(row, idle, strict=True)] for row in self._beyond
+            [_sum_of_logs(held + more, new + part) for held, more, part in zip(row, idle, self._parts, strict=True)]
+            for row in self._beyond
         ]
         self._rounds += 1
         self._pending = 0
@@ -213,7 +215,7 @@ class Certificate:
         if at >= len(self.grid) or self._reverted:
             return None
         wanted = self._wanted + 1  # a stake's capital is but a part of the mean
-        if self._seen < JOINING:
+        if self._seen < _FIRST:
             return math.ceil(wanted / self._idle[0])
         logs = self._capitals(at)
         growth = max(logs) / self._seen
