@@ -81,7 +81,7 @@ class Bench:
             others, mine = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             score = log.fitted(others)
             scores[mine] = [score.benefit(log.features[at]) for at in mine]
-            threshold = score.plausible((1 - QUALITY) * float(log.large[others].mean()), errors=0.0)
+            threshold = score.plausible((1 - QUALITY) * float(log.large[others].mean()), errors=0.5)
             accepted[mine] = scores[mine] <= (-1.0 if threshold is None else threshold)
         every = np.arange(len(log))
         price, quality = log.cost(every, accepted), _quality(log, accepted)
