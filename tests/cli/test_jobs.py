@@ -75,7 +75,7 @@ async def test_jobs_outlive_a_restart(
             until(lambda: shown(weir, home, dropped)["status"] == "cancelled")
         policies.write_text(POLICIES.format(gather="100ms"))
         with served(tmp_path, "--config", "weir.yaml") as proxy:
-            until(lambda: shown(weir, home, kept)["status"] == "completed")
+            until(lambda: shown(weir, home, kept)["status"] == "completed", 60.0)  # a claim may have to lapse first
             assert json.loads(weir("jobs", "show", kept, "--answer", *home).stdout)["object"] == "chat.completion"
             told = weir("jobs", "show", kept, *home).stdout
             assert "completed, by batch" in told and "saved $" in told
