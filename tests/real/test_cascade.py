@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,5 +98,8 @@ def test_from_gathering_to_certified(cascading: Weir, larger: Llama) -> None:
             )
     why = cascading.command("why", escalated.headers["x-weir-exchange"])
     assert "escalated" in why and "cut_off" in why
-    (known,) = json.loads(cascading.command("cascade", "status", "--json"))["cascades"]
+    deadline_s = time.monotonic() + 30
+    while not (found := json.loads(cascading.command("cascade", "status", "--json"))["cascades"]):
+        assert time.monotonic() < deadline_s  # what it tells is a few seconds old
+    (known,) = found
     assert (known["status"], known["rungs"]) == ("certified", ["small", "large"])
