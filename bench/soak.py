@@ -130,10 +130,11 @@ class Clients:
             status += "" if ended else " broken"
         else:
             length = re.search(rb"\r\ncontent-length: (\d+)", lower)
-            await reader.readexactly(int(length[1]) if length else 0)
+            body = await reader.readexactly(int(length[1]) if length else 0)
         self._seen.statuses[status] += 1
         if not faulty and status != "200":
-            raise ValueError(f"{status} where nothing failed")
+            code = re.search(rb'"code": ?"([^"]*)"', body)
+            raise ValueError(f"{status} {code[1].decode() if code else ''} where nothing failed")
         return b"\r\nconnection: close" not in lower
 
     def close(self) -> None:

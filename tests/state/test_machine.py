@@ -1,7 +1,8 @@
 """Workers that reserve, wait, settle, release, give up, crash and expire, over each backend, in any order.
 
 Always: settled + held <= limit for every hard scope. Soon after each step (what is told reaches everybody in a moment):
-the Store holds and has spent exactly what is counted here beside, the oldest who waits doesn't fit, and nobody overtook
+the Store holds and has spent exactly what is counted here beside, the oldest who waits doesn't fit, places that nobody
+has any more are gone, and nobody overtook
 anybody of the same scopes. At the end nothing is left. `WEIR_LONG=1` runs for minutes; `WEIR_SEED` repeats a run.
 """
 
@@ -144,7 +145,8 @@ class Workers(RuleBasedStateMachine):
                 assert not scope.hard or level.spent + level.held <= scope.limit, (scope, level)
             self._collect()
             counted = [(self.total[scope.key], self.held(scope)) for scope in SCOPES]
-            if counted == [(level.spent, level.held) for level in levels] and not self._should_enter():
+            left = not self.waiting and any(level.waiting for level in levels)  # a place that nobody has any more
+            if counted == [(level.spent, level.held) for level in levels] and not left and not self._should_enter():
                 break
             assert self.loop.time() < ends_s, (levels, counted, [one.asked for one in self.waiting])
             await asyncio.sleep(0.001)
@@ -179,6 +181,8 @@ class Workers(RuleBasedStateMachine):
     def wait(self, worker: int, scopes: tuple[Scope, ...], given: list[int], wait_s: float) -> None:
         asked = self.hold(worker, scopes, given)
         if wait_s < 1:
+            if self.fits(asked) and not self.waiting:
+                wait_s = SOON_S  # it is let in at once: whether that takes a moment longer must not change the run
             self.answered(asked, self.run(self.stores[worker].reserve(asked, wait_s)))
         else:
             self.run(self._queue(worker, asked, wait_s))
