@@ -103,7 +103,8 @@ def _report_paired(known: limits.Limits, subject: str) -> bool:
     exceeded = interval.low > limit or seen.lost > 0
     print(
         f"{'FAIL' if exceeded else 'ok':4}  p99 at {seen.rate:.0f} requests/s: {interval.point:.2f}x {seen.reference}, "
-        f"95 % interval {interval.low:.2f} to {interval.high:.2f}, limit {limit:.1f}; {seen.lost} requests lost"
+        f"95 % interval {interval.low:.2f} to {interval.high:.2f}, limit {limit:.1f}; {seen.lost} requests lost; "
+        f"{seen.again} turns taken again for the generator's own delay"
     )
     return exceeded
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from bench.load import wire
 
 _NS = 1_000_000_000
+_SETTLE_S = 0.25  # from the last connect to the first request: an event loop accepts 256 connections in tens of ms
 _TFD_TIMER_ABSTIME = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -111,7 +112,7 @@ def run(url: str, request: bytes, *, rate: float, seconds: float, connections: i
 
 
 def _drive(pool: _Pool, alarm: _Alarm, poller: select.epoll, request: bytes, times: list[int], seen: Seen) -> None:
-    start = time.monotonic_ns() + 20_000_000
+    start = time.monotonic_ns() + int(_SETTLE_S * _NS)
     due = collections.deque(start + at for at in times)
     backlog: collections.deque[int] = collections.deque()
     give_up, set_to = due[-1] + 5 * _NS, 0

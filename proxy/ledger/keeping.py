@@ -4,7 +4,8 @@ Rules:
 1. Nobody waits for it: a database that is down, slow or frozen delays reports, never a request. It is asked again,
    after `LONGEST_WAIT_S` at most, and goes on by itself where it stopped.
 2. Every failure is told once when it begins and once when it is over; what was torn, set aside or removed is told.
-3. It never ends by itself. `stop` lets it finish what is there, for a bounded time; then it is left alone (it can be
+3. It never takes a worker's turn on the processor (decision 100).
+4. It never ends by itself. `stop` lets it finish what is there, for a bounded time; then it is left alone (it can be
    killed anywhere).
 """
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from proxy import scheduling
 from proxy.exposition import LedgerFacts
 from proxy.ledger import spool
 from proxy.ledger.labels import Accounts
@@ -121,6 +123,7 @@ class Bookkeeper:
     # --- the thread
 
     def _run(self) -> None:
+        scheduling.wait_for_everybody()
         while True:
             last = self._ending.is_set()
             try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from proxy import __version__
+from proxy import __version__, scheduling
 from proxy.journal import Follower
 from proxy.tracing.assembly import Assembly, Span
 
@@ -60,6 +60,7 @@ class Exporter:
         self._thread.join(within_s)
 
     def _run(self) -> None:
+        scheduling.wait_for_everybody()
         while not self._ending.wait(POLL_S):
             self._step()
         self._step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +56,17 @@ def until(true: Callable[[], object], timeout_s: float = 20.0) -> None:
     while not true():
         assert time.monotonic() < end_s, "it didn't happen"
         threading.Event().wait(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a nice value for each thread")
+def test_its_work_never_takes_a_workers_turn(start: Start, url: str) -> None:
+    """Its thread waits for all others; the thread that started it, and what that starts, don't."""
+    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    start(url)
+    (its,) = [thread.native_id for thread in threading.enumerate() if thread.name == "ledger"]
+    assert its is not None
+    until(lambda: os.getpriority(os.PRIO_PROCESS, its) == 19)
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == mine < 19
 
 
 def test_what_is_written_comes_into_the_ledger(start: Start, url: str, home: Path) -> None:
