@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from proxy.cli.home import ConfigOption, HomeOption, home_of
-from proxy.cli.output import CommandError, dollars
-
-if TYPE_CHECKING:
-    from proxy.admin.client import AdminClient
+from proxy.cli.home import ConfigOption, HomeOption, proxy_of
+from proxy.cli.output import dollars
 
 app = typer.Typer(name="budget", help="Look at budgets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,7 +29,7 @@ def status(
     config: ConfigOption = None,
 ) -> None:
     """Show how budgets stand. Used, reserved, and where it will be when the window ends; the fullest first."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = proxy.operate("budget", "status", **({"budget": budget} if budget else {}))
     if as_json:
         print(json.dumps(found))
@@ -67,14 +62,3 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(len(row[index]) for row in (_COLUMNS, *rows)) for index in range(len(_COLUMNS))]
     for row in (_COLUMNS, *rows):
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-
-
-@contextlib.contextmanager
-def _proxy(home: Path | None, config: Path | None) -> Iterator[AdminClient]:
-    """The proxy that runs with this home directory."""
-    from proxy.admin.client import AdminClient, AdminError
-
-    try:
-        yield AdminClient(home_of(home, config))
-    except AdminError as error:
-        raise CommandError(str(error)) from None

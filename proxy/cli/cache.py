@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from proxy.cli.cache_explain import explain
-from proxy.cli.home import ConfigOption, HomeOption, home_of
+from proxy.cli.home import ConfigOption, HomeOption, proxy_of
 from proxy.cli.output import CommandError, UsageError, dollars
-
-if TYPE_CHECKING:
-    from proxy.admin.client import AdminClient
 
 app = typer.Typer(
     name="cache", help="Look at caches, and evict from them.", no_args_is_help=True, rich_markup_mode=None
@@ -34,7 +29,7 @@ def stats(
     config: ConfigOption = None,
 ) -> None:
     """Show how caches do. Hits and misses since the proxy started, and what is held."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = proxy.operate("cache", "stats")
     print(json.dumps(found) if as_json else "\n".join(_standing(found)))
 
@@ -48,7 +43,7 @@ def get(
     config: ConfigOption = None,
 ) -> None:
     """Show an entry. Whose it is, how old, what it saves; its answer only if asked for."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = dict(proxy.operate("cache", "get", entry=entry))
     told = found.pop("answer")
     if answer:
@@ -74,7 +69,7 @@ def evict(
     given = {name: value for name, value in named.items() if value}
     if bool(entries) + len(given) != 1:
         raise UsageError("name entries, or one of --tag, --model, --tenant and --policy")
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = proxy.operate("cache", "evict", **({"entries": entries} if entries else given))
     print(f"{found['evicted']} {'entry' if found['evicted'] == 1 else 'entries'} evicted")
 
@@ -116,14 +111,3 @@ def _size(size: float) -> str:
     if size < _KIB:
         return f"{size:.0f} bytes"
     return f"{size / _KIB:.1f} KiB" if size < _KIB**2 else f"{size / _KIB**2:.1f} MiB"
-
-
-@contextlib.contextmanager
-def _proxy(home: Path | None, config: Path | None) -> Iterator[AdminClient]:
-    """The proxy that runs with this home directory."""
-    from proxy.admin.client import AdminClient, AdminError
-
-    try:
-        yield AdminClient(home_of(home, config))
-    except AdminError as error:
-        raise CommandError(str(error)) from None

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from proxy.cli.home import ConfigOption, HomeOption, home_of
+from proxy.cli.home import ConfigOption, HomeOption, proxy_of
 from proxy.cli.output import CommandError, dollars, paint
-
-if TYPE_CHECKING:
-    from proxy.admin.client import AdminClient
 
 app = typer.Typer(name="cascade", help="Look at cascades, and steer them.", no_args_is_help=True, rich_markup_mode=None)
 _BEST = -1
@@ -33,7 +28,7 @@ def status(
     config: ConfigOption = None,
 ) -> None:
     """Show how cascades stand. What is proven, what it takes, what it saves; a few seconds old."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = proxy.operate("cascade", "status")["cascades"]
     if as_json:
         print(json.dumps({"cascades": found}))
@@ -49,7 +44,7 @@ def reset(
     config: ConfigOption = None,
 ) -> None:
     """Begin the evidence anew. After a change that the proxy can't see: of prompts, of what users ask."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = proxy.operate("cascade", "reset", policy=policy, **{"class": traffic})
     print(f"{policy} begins anew: {', '.join(found['classes'])}")
 
@@ -66,7 +61,7 @@ def use(
     if score != "best" and not score.isdecimal():
         raise CommandError("name a score by its number, or `best`")
     number = _BEST if score == "best" else int(score)
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = proxy.operate("cascade", "use", policy=policy, score=number, **{"class": traffic})
     print(f"{policy} uses {'the best score' if number == _BEST else f'score {number}'}: {', '.join(found['classes'])}")
 
@@ -179,14 +174,3 @@ def _distinct(rows: Sequence[Sequence[float]], threshold: float | None) -> list[
         if found.get(tuple(row[1:3]), (None,))[0] != threshold or threshold is None:
             found[tuple(row[1:3])] = row
     return list(found.values())
-
-
-@contextlib.contextmanager
-def _proxy(home: Path | None, config: Path | None) -> Iterator[AdminClient]:
-    """The proxy that runs with this home directory."""
-    from proxy.admin.client import AdminClient, AdminError
-
-    try:
-        yield AdminClient(home_of(home, config))
-    except AdminError as error:
-        raise CommandError(str(error)) from None

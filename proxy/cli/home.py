@@ -1,4 +1,4 @@
-"""Which files and which home directory a command means.
+"""Which files, which home directory and which running proxy a command means.
 
 The deployment file is the one of `--config`, else `$WEIR_CONFIG`, ./weir.yaml, /etc/weir/weir.yaml. The home, where the
 journal, the keys and the state of one installation live, is that of `--home`, else `home:` of the deployment file, else
@@ -8,13 +8,18 @@ the upstreams' secrets are not set.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proxy.cli.output import CommandError
+
+if TYPE_CHECKING:
+    from proxy.admin.client import AdminClient
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Where journal, keys and state live.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Deployment file.")]
@@ -41,6 +46,17 @@ def home_of(home: Path | None, config: Path | None) -> Path:
         return home.absolute()
     file = config or find(os.environ)
     return (file and _named_in(file)) or default_home(os.environ)
+
+
+@contextlib.contextmanager
+def proxy_of(home: Path | None, config: Path | None) -> Iterator[AdminClient]:
+    """The proxy that runs with this home directory, at the address that it recorded there; its refusals are ours."""
+    from proxy.admin.client import AdminClient, AdminError
+
+    try:
+        yield AdminClient(home_of(home, config))
+    except AdminError as error:
+        raise CommandError(str(error)) from None
 
 
 def _named_in(file: Path) -> Path | None:

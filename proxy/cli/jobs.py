@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from proxy.cli.home import ConfigOption, HomeOption, home_of
+from proxy.cli.home import ConfigOption, HomeOption, proxy_of
 from proxy.cli.output import CommandError, dollars
-
-if TYPE_CHECKING:
-    from proxy.admin.client import AdminClient
 
 app = typer.Typer(
     name="jobs", help="Look at requests that are answered later, and cancel them.", no_args_is_help=True,
@@ -34,7 +29,7 @@ def list_(
     config: ConfigOption = None,
 ) -> None:
     """Show jobs. The latest first."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = proxy.operate(_POLICY, "list", open=only_open, limit=limit)
     if as_json:
         print(json.dumps(found))
@@ -57,7 +52,7 @@ def show(
     config: ConfigOption = None,
 ) -> None:
     """Show a job. How it stands, what it cost and saved; its answer only if asked for."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = dict(proxy.operate(_POLICY, "show", job=job))
     told = found.pop("answer")
     if answer:
@@ -75,7 +70,7 @@ def cancel(
     config: ConfigOption = None,
 ) -> None:
     """Cancel jobs. What the provider has answered by then is billed."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = proxy.operate(_POLICY, "cancel", jobs=jobs)
     print(f"{found['cancelling']} {'job is' if found['cancelling'] == 1 else 'jobs are'} being cancelled")
 
@@ -94,14 +89,3 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _time(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-@contextlib.contextmanager
-def _proxy(home: Path | None, config: Path | None) -> Iterator[AdminClient]:
-    """The proxy that runs with this home directory."""
-    from proxy.admin.client import AdminClient, AdminError
-
-    try:
-        yield AdminClient(home_of(home, config))
-    except AdminError as error:
-        raise CommandError(str(error)) from None

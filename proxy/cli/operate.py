@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -11,13 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proxy.cli.home import ConfigOption, HomeOption, home_of
+from proxy.cli.home import ConfigOption, HomeOption, proxy_of
 from proxy.cli.output import CommandError, paint, span
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from proxy.admin.client import AdminClient
     from proxy.admin.operated import Status
 
 
@@ -36,7 +32,7 @@ def status(
     """Show how the proxy stands. Exits with 1 if it isn't ready."""
     import msgspec
 
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         found = proxy.status()
     print(json.dumps(msgspec.to_builtins(found), indent=2) if as_json else standing(found))
     raise typer.Exit(0 if found.ready else 1)
@@ -44,7 +40,7 @@ def status(
 
 def reload(home: HomeOption = None, config: ConfigOption = None) -> None:
     """Read the files again. Exits with 1 if they are bad; the configuration before stays in force."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         outcome = proxy.reload()
     if not outcome.ok:
         raise CommandError("\n".join(["the files were refused, nothing changed", *outcome.problems]))
@@ -53,7 +49,7 @@ def reload(home: HomeOption = None, config: ConfigOption = None) -> None:
 
 def drain(home: HomeOption = None, config: ConfigOption = None) -> None:
     """Finish what runs, then end. What SIGTERM does, too."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         proxy.drain()
     print("draining")
 
@@ -64,7 +60,7 @@ def restart(
     config: ConfigOption = None,
 ) -> None:
     """Replace the workers one after the other while requests go on. Exits with 1 if a new one can't start."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         before = proxy.status().replaced
         proxy.restart()
         while not no_wait and (found := proxy.status()).restarting:
@@ -81,7 +77,7 @@ def bypass(
     switch: Annotated[Switch, typer.Argument(help="on or off.")], home: HomeOption = None, config: ConfigOption = None
 ) -> None:
     """Switch policies off or on. On: all but identity, hard budgets and metering step aside."""
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         on = proxy.bypass(switch is Switch.on)
     print(f"bypass is {'on: policies step aside' if on else 'off: policies apply'}")
 
@@ -129,14 +125,3 @@ def _deployments(status: Status) -> Iterator[tuple[str, str]]:
             if state != "ok":
                 seen = f" in {workers} of {sum(one.states.values())} workers" if len(status.workers) > 1 else ""
                 yield "", f"{one.model}: {one.deployment} is {paint(state.replace('_', ' '), 'yellow')}{seen}"
-
-
-@contextlib.contextmanager
-def _proxy(home: Path | None, config: Path | None) -> Iterator[AdminClient]:
-    """The proxy that runs with this home directory, at the address that it recorded there."""
-    from proxy.admin.client import AdminClient, AdminError
-
-    try:
-        yield AdminClient(home_of(home, config))
-    except AdminError as error:
-        raise CommandError(str(error)) from None

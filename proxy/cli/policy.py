@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proxy.cli.home import ConfigOption, HomeOption, home_of
+from proxy.cli.home import ConfigOption, HomeOption, home_of, proxy_of
 from proxy.cli.output import CommandError, console, dollars, span
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ def report(
 @app.command("resume")
 def resume(name: NameArgument, home: HomeOption = None, config: ConfigOption = None) -> None:
     """Bring a policy back that left the band of its guardrail. Counting begins anew."""
-    from proxy.cli.operate import _proxy
-
-    with _proxy(home, config) as proxy:
+    with proxy_of(home, config) as proxy:
         proxy.resume(name)
     print(f"{name} is on again")
 
