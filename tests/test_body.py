@@ -283,19 +283,24 @@ def test_a_deployment_may_allow_more_nesting() -> None:
 # --- large bodies
 
 
-def large(**fields: Any) -> bytes:
-    """A vision request: one long string."""
-    image = "A" * (2 * WHOLE_BYTES)
-    return orjson.dumps({"model": "m", "messages": [{"role": "user", "content": [{"url": image}]}], **fields})
+IMAGE = "A" * (2 * WHOLE_BYTES)
+PROSE = ("word " * 40 + '"quoted" ') * (2 * WHOLE_BYTES // 209)
+STRINGS = pytest.mark.parametrize("text", [IMAGE, PROSE], ids=["image", "prose"])
 
 
-def test_a_large_body_is_skipped_through() -> None:
+def large(text: str, **fields: Any) -> bytes:
+    """A vision request, or one with a long prompt: one long string."""
+    return orjson.dumps({"model": "m", "messages": [{"role": "user", "content": [{"url": text}]}], **fields})
+
+
+@STRINGS
+def test_a_large_body_is_skipped_through(text: str) -> None:
     """Nothing is parsed that nobody asks for; what is asked for is right."""
-    body = scan(large(n=2, stream=True))
+    body = scan(large(text, n=2, stream=True))
     assert not body._fields
     assert (body.get("model"), body.get("n"), body.get("stream")) == ("m", 2, True)
     assert "messages" not in body._fields
-    assert len(body.get("messages")[0]["content"][0]["url"]) == 2 * WHOLE_BYTES
+    assert body.get("messages")[0]["content"][0]["url"] == text
     changed = body.using({"model": "other", "new": 1})
     assert (changed.get("model"), changed.get("new")) == ("other", 1)
     assert json.loads(changed.raw) == {**json.loads(body.raw), "model": "other", "new": 1}
@@ -316,9 +321,21 @@ def test_a_large_body_is_skipped_through() -> None:
         b",",
     ],
 )
-def test_a_large_body_is_refused_as_a_small_one(end: bytes) -> None:
+@STRINGS
+def test_a_large_body_is_refused_as_a_small_one(text: str, end: bytes) -> None:
     """Duplicates, brackets that don't match, what is cut short and what follows."""
-    refusal(large()[:-1] + end)
+    refusal(large(text)[:-1] + end)
+
+
+@given(value=OBJECTS, names=st.sampled_from(["", "m\\o", "é", '"']))
+def test_spans_by_lengths_are_those_by_searching(value: dict[str, Any], names: str) -> None:
+    """The same fields at the same places; names that are longer as bytes are left to the search."""
+    plain = {f"k{index}": item for index, item in enumerate(value.values())}
+    raw = orjson.dumps(plain)
+    assert module._compact(raw, NESTING) in (dict(module._members(raw, NESTING)), None)
+    assert (module._compact(raw, NESTING) is None) is (not plain or module._brackets(raw, NESTING) > NESTING)
+    if names:
+        assert module._compact(orjson.dumps({**plain, names: 1}), NESTING) is None
 
 
 @given(value=OBJECTS, seed=st.integers(0, 2**32), cut=st.integers(0, 400))
