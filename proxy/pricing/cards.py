@@ -19,7 +19,7 @@ import msgspec
 
 from proxy.pricing import known
 from proxy.pricing.card import RateCard
-from proxy.pricing.names import FIRST_PARTIES, OPEN_WEIGHTS, dashed, matches
+from proxy.pricing.names import FIRST_PARTIES, OPEN_WEIGHTS, dashed, matches, stems
 from proxy.pricing.overrides import change_at, override_for, overrides_of
 from proxy.pricing.sheet import Rate
 from proxy.pricing.tables import FORMAT, Dated, Override, Priced, Provider, Tables, When, pack, unpack
@@ -84,7 +84,7 @@ class RateCards:
         """
         asked = provider, model.strip().lower(), upstream and upstream.lower(), regional
         found, priced = self._model(provider, asked[1])
-        override = override_for(self._tables.overrides, found, asked[1], asked[2]) if self._tables.overrides else None
+        override = self._override(provider, found, priced, asked[1], asked[2]) if self._tables.overrides else None
         if override is None and not priced.standard:
             return None
         states = _states(priced, override, at)
@@ -107,6 +107,19 @@ class RateCards:
         blocks = [self._provider(each) for each in asked if each in self._tables.providers]
         ids = {msgspec.msgpack.decode(model, type=Priced).id for block in blocks for model in block.models}
         return sorted(ids.union(*(block.exact for block in blocks)))
+
+    def _override(
+        self, provider: str | None, seller: str | None, priced: Priced, name: str, upstream: str | None
+    ) -> Override | None:
+        def version_of() -> list[str]:
+            return [stem for stem, sure in stems(name) if self._same(provider, stem, priced, sure)]
+
+        return override_for(self._tables.overrides, seller, name, upstream, version_of)
+
+    def _same(self, provider: str | None, stem: str, priced: Priced, sure: bool) -> bool:
+        """Whether the price lists know a version for the same model as its name; `sure`: where they don't say."""
+        named = self._model(provider, stem)[1]
+        return named.id == priced.id if named.standard and priced.standard else sure
 
     def _model(self, provider: str | None, name: str) -> tuple[str | None, Priced]:
         known = self._models.get((provider, name))

@@ -86,6 +86,7 @@ _ROUTED: Final = frozenset(
     ]
 )
 _CLOUDFLARE: Final = re.compile(r"/client/v4/accounts/[^/]+/ai(?:/|$)")
+_VERSION: Final = re.compile(r"[-@](?:(?P<day>20\d{2}-\d{2}-\d{2}|20\d{6})|\d{3,4})$")
 _COMPACT_DATE: Final = re.compile(r"-(20\d{2})(\d{2})(\d{2})(?=[-:]|$)")
 
 
@@ -126,6 +127,19 @@ def matches(clause: Any, name: str) -> bool:
 def dashed(name: str) -> str:
     """A name with a compact date, as `gpt-5.2-20251211`, written `gpt-5.2-2025-12-11`; any other name as it is."""
     return _COMPACT_DATE.sub(_with_dashes, name)
+
+
+def stems(name: str) -> list[tuple[str, bool]]:
+    """The names of which this one may be a version, as `gpt-4o` of `gpt-4o-2024-08-06`, and whether its ending says so.
+
+    A day behind a name is a version of it. A short number (`gpt-4-0613`) may as well be a size, and `-latest` another
+    version by now: of these only a price list can tell.
+    """
+    found = _VERSION.search(name)
+    if found is None:
+        return []
+    stem = name[: found.start()]
+    return [(stem, found["day"] is not None), (f"{stem}-latest", False)]
 
 
 def _with_dashes(found: re.Match[str]) -> str:

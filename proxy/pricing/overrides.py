@@ -9,11 +9,15 @@ Rules: pure; what a price means is decided here and nowhere else.
 5. Cached audio or image tokens without a price cost as much as those not cached.
 6. A pattern may begin with the name of an upstream in place of its provider, and then counts before one that begins
    with the provider: two regions, two prices.
+7. A name counts for the versions of its model as well (`gpt-4o-mini` for `gpt-4o-mini-2024-07-18`, as answers name it);
+   so what was reserved by the name asked for is settled by the same price. It gives way to a version's own name, and
+   to a glob that spells more than the name. Which versions there are, `RateCards` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -27,6 +31,7 @@ from proxy.pricing.units import BY_NAME, NANO, TOKENS, UNITS
 if TYPE_CHECKING:
     from proxy.config.upstreams import Price
 
+_MARK: Final = re.compile(r"[*?[]")
 _NAMED: Final = (
     "input",
     "output",
@@ -67,7 +72,7 @@ def _form(pattern: str) -> str:
 
 
 def _is_glob(pattern: str) -> bool:
-    return any(mark in pattern for mark in "*?[")
+    return _MARK.search(pattern) is not None
 
 
 def _change(price: Price) -> Change:
@@ -95,9 +100,29 @@ def _rate(usd: Decimal, per: int) -> Rate:
 
 
 def override_for(
-    overrides: list[Override], provider: str | None, model: str, upstream: str | None = None
+    overrides: list[Override],
+    provider: str | None,
+    model: str,
+    upstream: str | None = None,
+    version_of: Callable[[], Sequence[str]] = tuple,
 ) -> Override | None:
-    """The prices of the deployment file that are this model's, whenever they hold."""
+    """The prices of the deployment file that are this model's, whenever they hold.
+
+    `version_of` is asked for the names of which this model's is a version, where no price has its own.
+    """
+    found = _most_specific(overrides, provider, model, upstream)
+    if found is not None and not _is_glob(found.pattern):
+        return found
+    for stem in version_of():
+        named = _most_specific([each for each in overrides if not _is_glob(each.pattern)], provider, stem, upstream)
+        if named is not None:
+            return found if found is not None and _spells_more(found.pattern, stem, provider, upstream) else named
+    return found
+
+
+def _most_specific(
+    overrides: list[Override], provider: str | None, model: str, upstream: str | None
+) -> Override | None:
     of_upstream = f"{upstream}/{model}" if upstream is not None else model
     names = {model, of_upstream, f"{provider}/{model}" if provider is not None else model}
     matching = [found for found in overrides if any(fnmatchcase(name, found.pattern) for name in names)]
@@ -106,6 +131,12 @@ def override_for(
     best = _form(matching[0].pattern)
     alike = [found for found in matching if _form(found.pattern) == best]
     return next((found for found in alike if "/" in best and fnmatchcase(of_upstream, found.pattern)), matching[0])
+
+
+def _spells_more(glob: str, stem: str, *sellers: str | None) -> bool:
+    """Whether a glob begins with a name and something behind it, as `gpt-4o-2024-*` with `gpt-4o`."""
+    spelled = _MARK.split(glob, maxsplit=1)[0]
+    return any(spelled.startswith(name) and spelled != name for name in (stem, *(f"{one}/{stem}" for one in sellers)))
 
 
 def change_at(override: Override | None, at: datetime) -> Change | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
 from policies import budget, defer_to_batch
+from proxy.config.upstreams import Price
 from proxy.exchange import Forward, Request
 from proxy.pricing import RateCards
 from proxy.response import Response
@@ -18,7 +21,7 @@ from proxy.state.memory import MemoryStore
 from proxy.state.protocol import Granted, Hold, Refused, StateLost
 from proxy.tokens import Estimator
 from tests.plane.conftest import Serve
-from tests.plane.running import Plane, entry, key
+from tests.plane.running import Plane, entry, key, running
 
 REGISTRY = {"budget": budget}
 MINI = (150, 600)  # gpt-4o-mini, nano-dollars a token in and out
@@ -47,6 +50,18 @@ async def test_counts_what_is_billed(serve: Serve, simulator: Simulator) -> None
         (account,) = policy._accounts.made()  # type: ignore[attr-defined]
         assert purse.spent(account.lines[0].scope) == billed(simulator) > 0
         assert plane.journal("reserved")[0]["holds"]
+
+
+async def test_a_contract_by_name_settles_versions(simulator: Simulator, tmp_path: Path, cards: RateCards) -> None:
+    """The answer names a version of the model: what was held by the contract's price is also charged by it."""
+    contract = cards.overridden({"gpt-4o-mini": [Price(multiplier=Decimal(10))]})
+    policies, store = [entry("budget", limit="1 USD/rolling 1h")], MemoryStore()
+    async with running(
+        simulator.url, tmp_path, cards=contract, policies=policies, registry=REGISTRY, store=store
+    ) as plane:
+        assert orjson.loads((await plane.chat(max_tokens=20)).body)["model"] == "gpt-4o-mini-2024-07-18"
+        (settled,) = plane.journal("settled")
+        assert settled["nanodollars"] == 10 * billed(simulator) > 0
 
 
 @pytest.mark.parametrize(("hard", "estimates"), [("true", 0), ("false", 1)])

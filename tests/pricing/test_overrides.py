@@ -192,6 +192,35 @@ def test_most_specific_pattern(patterns: list[str], expected: int) -> None:
     assert cost(prices, "openai", "gpt-4o-mini", Usage(input_tokens=1)) == expected * 1000
 
 
+@pytest.mark.parametrize(
+    ("patterns", "model", "expected"),
+    [
+        (["gpt-4o-mini"], "gpt-4o-mini-2024-07-18", 1),
+        (["*", "openai/gpt-4o-mini", "gpt-4o-*"], "gpt-4o-mini-2024-07-18", 2),
+        (["gpt-4", "gpt-4*"], "gpt-4-0613", 1),
+        (["claude-3-5-haiku-latest"], "claude-3-5-haiku-20241022", 1),
+        (["my-own"], "my-own-2026-01-31", 1),
+        (["my-own"], "my-own@20260131", 1),
+        (["gpt-4o-mini", "gpt-4o-mini-2024-07-18"], "gpt-4o-mini-2024-07-18", 2),
+        (["gpt-4o-mini", "gpt-4o-mini-2024-*"], "gpt-4o-mini-2024-07-18", 2),
+        (["gpt-4o-mini", "up/gpt-4o-mini-2024-*"], "gpt-4o-mini-2024-07-18", 2),
+        (["gpt-4o"], "gpt-4o-2024-05-13", None),  # another price, published
+        (["gpt-4o-2024-08-06"], "gpt-4o", None),
+        (["my-own"], "my-own-2048", None),  # not known to be a version
+        (["my-own-latest"], "my-own-2026-01-31", None),
+    ],
+)
+def test_versions_of_a_name(patterns: list[str], model: str, expected: int | None) -> None:
+    """A price by name counts for the version that answers, unless something more specific does, or a list differs."""
+    prices = {pattern: [Price(input=f"0.00{number}")] for number, pattern in enumerate(patterns, 1)}
+    provider = "anthropic" if model.startswith("claude") else "openai"
+    card = RateCards.compile(prices).card(provider, model, NOW, upstream="up")
+    used = Usage(input_tokens=1000)
+    assert (card.cost(used) if card is not None and card.override is not None else None) == (
+        None if expected is None else expected * 1000
+    )
+
+
 def test_cached_audio_without_a_price() -> None:
     """Cached audio costs as much as other audio where only that has a price."""
     prices = {"own": (Price(input="1", cached_input="0.1", input_audio="10"),)}
