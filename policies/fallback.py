@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field
 
+from policies.target import ModelTarget
 from proxy.body import Body
 from proxy.chain import Services
 from proxy.config import Order, globs
@@ -41,24 +41,11 @@ ORDER = Order(
 )
 
 
-class Target(BaseModel):
+class Target(ModelTarget):
     """A model to go on with; written as its name alone, it takes the kinds of the policy."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    """Its name, as clients would ask for it."""
     on: Annotated[tuple[Kind, ...], OneOrList()] | None = None
     """Kinds of failures that lead to it."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return {"model": value} if isinstance(value, str) else value
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, handler(schema)]}
 
 
 class Config(BaseModel):

@@ -7,19 +7,11 @@ options alone is an error here, at its own place.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from policies.target import ModelTarget
 from proxy.config import Conditions
 from proxy.config.conditions import tokens_of
 from proxy.config.scalars import Duration, OneOrList, Percent, wrong
@@ -46,10 +38,8 @@ def _off(value: object) -> object:
 TokenCount = Annotated[int, BeforeValidator(_tokens)]
 
 
-class Target(BaseModel):
+class Target(ModelTarget):
     """A model that may be chosen; written as its name alone, it can do everything."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     """Its name, as clients would ask for it; `asked` is the one that the client asked for."""
@@ -57,15 +47,6 @@ class Target(BaseModel):
     """What it can't do: it gets no request that needs it."""
     context: TokenCount | None = None
     """How many tokens it takes, input and output together; without it, what the price list knows."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return {"model": value} if isinstance(value, str) else value
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, handler(schema)]}
 
 
 class Choice(BaseModel):
