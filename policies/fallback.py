@@ -9,8 +9,8 @@
 Rules:
 1. First the other deployments of the same model, then the targets in their order; each is called once.
 2. What may have been billed ends the chain, unless `double_bill` accepts that.
-3. A model that the client's key may not use is never used. A target that a layer or a guard further in refuses is
-   passed over.
+3. A model that the client may not use is never used: neither one that its key hasn't, nor one that an `allow` further
+   out refuses. A target that a layer or a guard further in refuses is passed over.
 4. Once the first event has reached the client nothing is switched. Embeddings never change their model.
 5. If everything fails, the client gets the first failure, as if there had been no fallback, or the one that may have
    been billed.
@@ -24,13 +24,15 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from policies.allowed import Allowed
 from policies.target import ModelTarget
 from proxy.body import Body
 from proxy.chain import Services
-from proxy.config import Order, globs
+from proxy.config import Order
 from proxy.config.scalars import OneOrList, Truth
+from proxy.deferred import Grounds
 from proxy.errors import WeirError
-from proxy.exchange import Forward, Identity, Request
+from proxy.exchange import Forward, Request
 from proxy.failures import Failure, Kind, Try, elsewhere, looked_at, repeatable, tried
 from proxy.response import Response
 
@@ -73,7 +75,6 @@ class Config(BaseModel):
     """Whether it goes on where the failed call may have been billed."""
 
 
-Matches = Callable[[str | None], bool]
 _ANYWHERE: Final = frozenset(("context_length", "content_filter", "rejected"))  # the same model says so elsewhere, too
 
 
@@ -113,8 +114,12 @@ class Fallback:
     def __init__(self, config: Config, services: Services, wall: Callable[[], float] = time.time) -> None:
         self.config = config
         self.name, self.source = services.name, services.source
+        self.allowed = Allowed(services.configuration, services.name)
         self._wall = wall
-        self._allowed: dict[tuple[str, ...], Matches] = {}
+
+    def begin(self, grounds: Grounds) -> None:
+        """Who may use which model: other entries may have changed, though this one is as it was."""
+        self.allowed = Allowed(grounds.dispatch.routes.configuration, self.name)
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         attempts = request.exchange.attempts
@@ -139,17 +144,6 @@ class Fallback:
             if lost is not course.given:
                 await lost.discard()
         return course.given.result()
-
-    def may_use(self, identity: Identity, model: str) -> bool:
-        """Whether the key's own list of models has this one."""
-        if identity.models is None:
-            return True
-        matches = self._allowed.get(identity.models)
-        if matches is None:
-            matches = globs(list(identity.models))
-            if len(self._allowed) < 4096:
-                self._allowed[identity.models] = matches
-        return matches(model)
 
 
 class _Course:
@@ -200,11 +194,11 @@ class _Course:
         return self._step
 
     def _target(self, failure: Failure) -> Target | None:
-        """The first of the models left that the failure leads to and the key may use."""
+        """The first of the models left that the failure leads to and the client may use."""
         for target in list(self._left):
             if not takes(self._config, failure, target):
                 continue
-            if self._policy.may_use(self._asked.exchange.identity, target.model):
+            if self._policy.allowed.may_use(self._asked, target.model):
                 return target
             self._left.remove(target)
             self._note("passed_over", model=target.model, why="model_not_allowed")

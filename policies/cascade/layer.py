@@ -77,8 +77,9 @@ class Cascade:
         return f"<Cascade {self.config.small} ▸ {self.config.large}>"
 
     def begin(self, grounds: Grounds) -> None:
-        """Where background calls go, and where prices are from."""
+        """Where background calls go, where prices are from, who may use which model: other entries may have changed."""
         self.grounds = grounds
+        self._allowed = Allowed(grounds.dispatch.routes.configuration, self.services.name)
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         model = request.model

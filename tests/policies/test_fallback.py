@@ -200,6 +200,33 @@ async def test_layers_further_in_may_refuse_a_target(serve: Serve, simulator: Si
         assert (await plane.chat(model=ASKED)).status == 503
 
 
+async def test_layers_further_out_may_refuse_a_target(serve: Serve, simulator: Simulator) -> None:
+    """An `allow` further out isn't got round, nor is one that a reload changes while the fallback stays as it was."""
+    simulator.fault("error-503", model=ASKED)
+    last = entry("fallback", 2, to=[SECOND, THIRD])
+    policies = [entry("allow", 1, deny_models=[SECOND]), last]
+    async with serve(policies=policies, registry={"fallback": fallback, "allow": allow}) as plane:
+        assert (await plane.chat(model=ASKED)).status == 200
+        assert models_asked(plane) == [ASKED, THIRD]
+        passed = plane.ended()["decisions"][0]
+        assert passed["numbers"] == {"model": SECOND, "why": "model_not_allowed"}
+        fewer = entry("allow", 1, deny_models=[SECOND, THIRD])
+        await plane.plane.reconfigure(plane.remake([fewer, last]), [], None)
+        assert (await plane.chat(model=ASKED)).status == 503
+        assert models_asked(plane) == [ASKED, THIRD, ASKED]
+
+
+async def test_an_allow_for_others_holds_for_them_only(serve: Serve, simulator: Simulator) -> None:
+    """Which `allow` is met is told by the request as the client made it."""
+    simulator.fault("error-503", model=ASKED)
+    policies = [entry("allow", 1, match={"team": "ml"}, deny_models=[SECOND]), entry("fallback", 2, to=[SECOND])]
+    keys = [key("wk-ml", team="ml"), key("wk-web", id="key-2", team="web")]
+    async with serve(policies=policies, registry={"fallback": fallback, "allow": allow}, keys=keys) as plane:
+        for secret, status in (("wk-ml", 503), ("wk-web", 200)):
+            asked = post("/v1/chat/completions", chat(model=ASKED), f"authorization: Bearer {secret}")
+            assert (await plane.send(asked)).status == status
+
+
 async def test_a_refused_first_call_is_final(serve: Serve, simulator: Simulator) -> None:
     """What a guard refuses isn't a failure of the model: no other one is tried in its place."""
 

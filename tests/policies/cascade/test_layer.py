@@ -224,6 +224,19 @@ async def test_never_a_model_that_is_not_allowed(serve: Serve, models: Models) -
     assert models.models_asked() == [LARGE] * 3
 
 
+async def test_what_is_allowed_may_change(serve: Serve, models: Models) -> None:
+    """A reload that changes an `allow` further out holds at once, though the cascade itself stays as it was."""
+    settings = {"registry": {"allow": allow}}
+    outer = entry("allow", 1, models=["*"])
+    async with cascading(serve, models, until_certified="small", outside=[outer], settings=settings) as plane:
+        before, own = layer(plane), plane.plane.state.chain.built[-1].entry
+        denied = entry("allow", 1, models=["*"], deny_models=("*-mini",))
+        await plane.plane.reconfigure(plane.remake([denied, own]), [], None)
+        assert (await plane.chat(model=LARGE)).status == 200
+        assert layer(plane) is before
+        assert plane.journal("ended")[-1]["decisions"][0]["numbers"]["reason"] == "model_not_allowed"
+
+
 async def test_others_pass(serve: Serve, models: Models) -> None:
     """Other models and endpoints, and answers that are stored upstream, are left alone."""
     async with cascading(serve, models, until_certified="small") as plane:
