@@ -308,13 +308,16 @@ def configuration_of(config: Path | None) -> Configuration | None:
 
 def ledger_of(configuration: Configuration | None, home: Path) -> Engine:
     """The ledger, for reading; it must be there."""
-    from proxy.ledger.opening import LedgerError, address, engine_of
+    from proxy.ledger.opening import LedgerError, address, current, engine_of
 
     url = configuration.deployment.ledger if configuration else "sqlite:///ledger.db"
     try:
         where = address(url, home)
         if where.drivername == "sqlite" and not Path(where.database or "").exists():
             raise CommandError(f"no ledger yet: {where.database}; `weir serve` begins one with the first request")
-        return engine_of(url, home, reading=True)
+        engine = engine_of(url, home, reading=True)
+        with ledger_errors():
+            current(engine)
+        return engine
     except LedgerError as error:
         raise CommandError(str(error)) from None

@@ -2,7 +2,8 @@
 
 Rules: the address is that of the deployment file. Every connection of SQLite waits for the one writer up to `BUSY_S`
 and writes ahead, so that reports read while rows come; begun transactions are ours, not the driver's. A PostgreSQL that
-is gone fails within about `LOST_S`.
+is gone fails within about `LOST_S`. Whoever opens it for writing brings a ledger of an earlier version to this one's;
+whoever only reads, says so instead (`current`). One of a newer version is left alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from proxy.ledger.migrating import STEPS
 from proxy.ledger.tables import VERSION, attempts, exchanges, meta, metadata, savings
 
 BUSY_S: Final = 10.0
@@ -65,19 +67,53 @@ def engine_of(url: str, home: Path, *, reading: bool = False) -> Engine:
 
 
 def open_ledger(url: str, home: Path) -> Engine:
-    """An engine for a ledger that has its tables. Raises LedgerError where it is a newer version's."""
+    """An engine for a ledger that has its tables, in this version. Raises LedgerError where it is a newer one's."""
     engine = engine_of(url, home)
     with engine.begin() as db:
         if db.dialect.name == "postgresql":
             db.execute(text("SELECT pg_advisory_xact_lock(7305)"))  # two hosts that start at once
         metadata.create_all(db)
-        found = db.scalar(select(meta.c.value).where(meta.c.name == "version"))
+        found = _version(db)
         if found is None:
             db.execute(meta.insert().values(name="version", value=VERSION))
             _fix(db)
         elif found != VERSION:
-            raise LedgerError(f"the ledger is of version {found}, this program knows {VERSION}")
+            _migrate(db, found)
     return engine
+
+
+def current(engine: Engine) -> None:
+    """Raises LedgerError unless the ledger, opened for reading, is of this version."""
+    with engine.connect() as db:
+        found = _version(db)
+    if found in STEPS:
+        raise LedgerError(
+            f"the ledger is of version {found}, this program reads version {VERSION}: "
+            "`weir serve` brings it there when it starts; keep a copy if you may want to go back"
+        )
+    if found != VERSION:
+        raise LedgerError(_foreign(found))
+
+
+def _migrate(db: Connection, found: str) -> None:
+    version = found
+    while version != VERSION:
+        if version not in STEPS:
+            raise LedgerError(_foreign(found))
+        version = STEPS[version](db)
+    db.execute(meta.update().where(meta.c.name == "version").values(value=version))
+
+
+def _version(db: Connection) -> str | None:
+    found: str | None = db.scalar(select(meta.c.value).where(meta.c.name == "version"))
+    return found
+
+
+def _foreign(found: str | None) -> str:
+    return (
+        f"the ledger is of version {found}, this program knows up to {VERSION}: "
+        "run the version of Weir that made it, or name another one as `ledger`"
+    )
 
 
 def _fix(db: Connection) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, Table, Text, UniqueConstraint, event, text
 
 VERSION: Final = "2"
+"""Another one needs a step in `proxy.ledger.migrating`: columns are only added, behind the others."""
 QUARTER_S: Final = 900
 QUARTERS_A_DAY: Final = 96
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, func, select
 from proxy.ledger import chain, rollups
 from proxy.ledger.closing import digest_of, hash_of
 from proxy.ledger.labels import id_of
+from proxy.ledger.migrating import forms
 from proxy.ledger.tables import QUARTER_S, QUARTERS_A_DAY, attempts, blocks, closings, dimensions, exchanges, savings
 
 _ROWS = (attempts, exchanges, savings)
@@ -81,7 +82,7 @@ def _block(db: Connection, expected: chain.Head, row: Any, found: Verified) -> I
         found.rows += count
         if count != row.last_seq - row.first_seq + 1:
             yield f"{name}: has {count} rows instead of {row.last_seq - row.first_seq + 1}; {_gap(parts, row)}"
-        elif chain.digest_of(*parts) != row.digest:
+        elif row.digest not in (chain.digest_of(*form) for form in forms(parts)):
             yield f"{name}: a row was changed"
 
 

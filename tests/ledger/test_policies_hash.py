@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from sqlalchemy import Engine
 
 from proxy.ledger.lookup import reserved_of
-from proxy.ledger.opening import LedgerError, open_ledger
-from proxy.ledger.tables import exchanges, meta, savings
+from proxy.ledger.tables import exchanges, savings
 from tests.ledger.steps import rows, taken
 from tests.ledger.told import Segment, ended, exchange_id, reserved, saving, settled
 
@@ -26,13 +24,3 @@ def test_on_every_row(engine: Engine, home: Path) -> None:
     assert [row.policies_hash for table in (exchanges, savings) for row in rows(engine, table)] == ["h1", "h1"]
     with engine.connect() as db:
         assert reserved_of(db, cut, 1, 0)[0].policies_hash == "h2"
-
-
-def test_an_older_ledger_is_refused(home: Path) -> None:
-    """One without that column says which version it is of, and nothing is changed in it."""
-    engine = open_ledger("sqlite:///ledger.db", home)
-    with engine.begin() as db:
-        db.execute(meta.update().values(value="1"))
-    with pytest.raises(LedgerError, match="version 1"):
-        open_ledger("sqlite:///ledger.db", home)
-    engine.dispose()
