@@ -105,7 +105,7 @@ class Keys:
         before, table = self._known, {}
         for record in records:
             known = before.get(record.sha256)
-            if known is None or known[0] != record:
+            if known is None or (known[0] is not record and known[0] != record):  # thousands, at each reload
                 known = record, _identity(record), _ALWAYS if record.expires is None else record.expires
             table[record.sha256] = known
         self._known = table

@@ -22,6 +22,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
+from proxy.adopting import Adopting
 from proxy.config import Configuration
 from proxy.config.deployment import Tls
 from proxy.config.limits import Timeouts
@@ -69,6 +70,7 @@ class Worker:
         self._connector = Connector(self._resolver)
         self._certificate = Certificate()
         self._metrics = Metrics()
+        self._adopting = Adopting()
         self._plane: DataPlane | None = None
         self._store: Store | None = None
         self._counter: RemoteCounter | None = None
@@ -140,9 +142,9 @@ class Worker:
 
     async def _configure(self, message: dict[str, Any]) -> None:
         try:
-            configuration = Configuration.model_validate_json(message["configuration"])
+            configuration = await self._adopting.take(message["configuration"])
             keys = self._keys_of(message)
-            await asyncio.sleep(0)  # a large file takes milliseconds: requests come between
+            await asyncio.sleep(0)  # thousands of keys take a millisecond: requests come between
             cards = await self._cards(message.get("cards"))
             await self._loop.run_in_executor(None, self._read_certificates, configuration.deployment.tls)
             if self._plane is None:

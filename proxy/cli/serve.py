@@ -107,14 +107,14 @@ def reader(
     choice: Choice, url: str | None, given: Mapping[str, Any], log_format: str | None
 ) -> Callable[[], Configuration]:
     """What reads the configuration, now and at each reload. What it takes from the environment no child inherits."""
-    from proxy.config.loading import default_configuration, load
+    from proxy.config.loading import Kept, default_configuration, load
     from proxy.supervisor.environment import hide
 
-    env = dict(os.environ)
+    env, kept = dict(os.environ), Kept()
 
     def read() -> Configuration:
         if choice.kind == "file":
-            configuration = load(choice.path, env, overrides=given)
+            configuration = load(choice.path, env, overrides=given, kept=kept)
         elif choice.kind == "demo":
             configuration = default_configuration(env, demo_url=url, overrides=given)
         else:

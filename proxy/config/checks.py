@@ -7,7 +7,7 @@ data too, so that a wrong setting elsewhere doesn't hide a wrong name.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,12 +30,24 @@ def empty_values(
 
     `only` names the keys at `under` that are looked into, `but` one that isn't.
     """
-    for location in source.keys:
-        inner = location[len(under) :]
-        if location[: len(under)] != under or inner[0] == but or (only is not None and inner[0] not in only):
-            continue
-        if _at(source.data, location) is None:
+    for location in _empty(_at(source.data, under), under):
+        inner = location[len(under)]
+        if inner != but and (only is None or inner in only):
             source.report(location, "has no value", "give it one, or leave the key out", at_key=True)
+
+
+def _empty(data: Any, location: Location) -> Iterator[Location]:
+    """Where a key has none, in the order of the file."""
+    if isinstance(data, dict):
+        for name, value in data.items():
+            if value is None:
+                yield (*location, name)
+            elif isinstance(value, dict | list):
+                yield from _empty(value, (*location, name))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            if isinstance(value, dict | list):
+                yield from _empty(value, (*location, index))
 
 
 def key_mode(source: Source, data: Mapping[str, Any], teams: TeamsFile | None, env: Mapping[str, str]) -> Any:

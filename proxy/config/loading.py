@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,17 +44,19 @@ def load(
     *,
     registry: Registry | None = None,
     overrides: Mapping[str, Any] | None = None,
+    kept: Kept | None = None,
 ) -> Configuration:
     """The configuration of a deployment file, or the default one without a file.
 
     `overrides` replace top-level settings and win over $WEIR_LISTEN, $WEIR_OPS, $WEIR_ADMIN and $WEIR_WORKERS, which
-    win over the file. Raises `ConfigurationError` with every problem of every file.
+    win over the file. Of `kept`, which the load before has left, what is as it was is taken over. Raises
+    `ConfigurationError` with every problem of every file.
     """
     if path is None:
         return default_configuration(env, registry=registry, overrides=overrides)
     reading = Reading(os.environ if env is None else env)
     source = reading.file(Path(path), str(path))
-    return _finish(reading, source, str(path), registry, overrides or {})
+    return _finish(reading, source, str(path), registry, overrides or {}, kept)
 
 
 def default_configuration(
@@ -81,6 +84,23 @@ def default_configuration(
     return _finish(reading, source, None, registry, overrides or {})
 
 
+class Teams(NamedTuple):
+    """A teams file, and what it was made of."""
+
+    file: TeamsFile
+    source: Source
+    digest: str
+
+
+@dataclass
+class Kept:
+    """What one load leaves to the next: the policies that are installed, and a teams file in which nothing is wrong,
+    since thousands of keys that are as they were need not be read again."""
+
+    registry: Registry | None = None
+    teams: Teams | None = None
+
+
 class _Chain(NamedTuple):
     entries: list[PolicyEntry]
     honour: Honour
@@ -88,15 +108,23 @@ class _Chain(NamedTuple):
 
 
 def _finish(
-    reading: Reading, source: Source, file: str | None, registry: Registry | None, overrides: Mapping[str, Any]
+    reading: Reading,
+    source: Source,
+    file: str | None,
+    registry: Registry | None,
+    overrides: Mapping[str, Any],
+    kept: Kept | None = None,
 ) -> Configuration:
+    kept = Kept() if kept is None else kept
+    kept.registry = registry or kept.registry or installed()
     base = Path(file).parent if file else Path()
     if isinstance(source.data, dict):  # files that the command line names are read like those that the file names
         source.data |= {name: named for name, named in overrides.items() if name in ("policies", "teams")}
     checks.empty_values(source)
     resolved = Resolving(reading, source, base).deployment(overrides)
-    teams = _teams(reading, source, base)
-    entries = Entries(installed() if registry is None else registry, reading)
+    found = _teams(reading, source, base, kept)
+    teams = found and found.file
+    entries = Entries(kept.registry, reading)
     chain = _chain(reading, source, base, entries)
     resolved["keys"] = checks.key_mode(source, resolved, teams, reading.env)
     written = isinstance(source.data, dict)
@@ -107,18 +135,27 @@ def _finish(
     problems = reading.problems()
     if deployment is None or any(problem.severity == "error" for problem in problems):
         raise ConfigurationError(problems, tuple(reading.watched))
-    return _configuration(reading, deployment, chain, entries.placed, teams, file)
+    return _configuration(reading, deployment, chain, entries.placed, found, file)
 
 
-def _teams(reading: Reading, deployment: Source, base: Path) -> TeamsFile | None:
+def _teams(reading: Reading, deployment: Source, base: Path, kept: Kept) -> Teams | None:
+    before, kept.teams = kept.teams, None
     named = deployment.data.get("teams") if isinstance(deployment.data, dict) else None
     if not isinstance(named, str):
         return None
-    source = reading.file(absolute(base, named), str(base / named), (deployment, ("teams",)))
+    asked_by: tuple[Source, Location] = (deployment, ("teams",))
+    old = None if before is None else before.source
+    source = reading.file(absolute(base, named), str(base / named), asked_by, before=old)
+    if before is not None and source is before.source:
+        kept.teams = before
+        return before
     checks.empty_values(source)
-    teams = validated(TeamsFile, source, source.data) if source.data is not None else None
-    if teams is not None:
-        checks.teams(source, teams)
+    found = validated(TeamsFile, source, source.data) if source.data is not None else None
+    if found is None:
+        return None
+    checks.teams(source, found)
+    teams = Teams(found, source, digest(found.model_dump(mode="json")))
+    kept.teams = None if source.problems else teams
     return teams
 
 
@@ -161,7 +198,7 @@ def _configuration(
     deployment: DeploymentFile,
     chain: _Chain,
     placed: Sequence[Placed],
-    teams: TeamsFile | None,
+    teams: Teams | None,
     file: str | None,
 ) -> Configuration:
     policies = [entry.model_dump(mode="json") for entry in chain.entries]
@@ -171,9 +208,9 @@ def _configuration(
         policies=tuple(chain.entries),
         honour=chain.honour,
         time_zone=chain.time_zone,
-        teams=teams,
+        teams=teams and teams.file,
         file=file,
-        hash=digest([deployment.model_dump(mode="json"), policies, rest, teams and teams.model_dump(mode="json")]),
+        hash=digest([deployment.model_dump(mode="json"), policies, rest, teams and teams.digest]),
         policy_hash=digest([policies, rest]),
         watched=tuple(reading.watched),
         warnings=tuple(reading.problems()),

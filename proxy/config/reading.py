@@ -29,11 +29,23 @@ class Reading:
         self.sources: list[Source] = []
         self.watched: dict[Path, None] = {}
 
-    def file(self, path: Path, shown: str, asked_by: tuple[Source, Location] | None = None) -> Source:
-        """Read one YAML file, which errors will call `shown`."""
+    def file(
+        self,
+        path: Path,
+        shown: str,
+        asked_by: tuple[Source, Location] | None = None,
+        *,
+        before: Source | None = None,
+        places: bool = False,
+    ) -> Source:
+        """Read one YAML file, which errors will call `shown`; `before` if it says what that said."""
         self.watch(path)
         try:
-            source = read(shown, path.read_bytes(), self.env)
+            content = path.read_bytes()
+            same = (
+                before is not None and before.file == shown and before.plain == content.decode("utf-8-sig", "replace")
+            )
+            source = before if before is not None and same else read(shown, content, self.env, places=places)
         except OSError as error:
             source = Source(shown)
             place, location = asked_by or (source, ())

@@ -5,6 +5,9 @@ text. So `no` and `on` stay words and `22:00` stays a time. A number whose text 
 text; numeric settings read it all the same. Tags are refused. `${NAME}` and `${NAME:-otherwise}` in values are
 replaced from the environment; `$${` is a literal `${`. Everything that is wrong is noted, and reading goes on where
 it can.
+
+Places cost more than values, and are hardly asked for where nothing is wrong: a file of plain values is read for them
+only when somebody asks (`proxy.config.plainly`).
 """
 
 from __future__ import annotations
@@ -16,37 +19,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from proxy.config.composing import composed
+from proxy.config.plainly import MOST_VALUES, PLAIN_TAGS, NeedsPlacesError, is_plain, plain, values
 from proxy.config.problems import Location, Problem, nearest, written
 
-_Fast: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_TEXT = "tag:yaml.org,2002:str"
-_PLAIN_TAGS = {_TEXT, "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _TELLING = 4  # shorter values stand in too many words to be told apart
-_MOST_VALUES = 300_000  # ten thousand keys in a teams file are a fifth of it
-
-# What PyYAML says, what that usually means, and what would be right. The first that matches counts.
-_INDENTATION = ("the indentation doesn't fit the lines above", "keys of one mapping begin in one column")
-_SYNTAX = [
-    (r"'\\t'", "a tab can't indent here", "indent with spaces"),
-    (r"unexpected end of stream", "a quote is never closed", ""),
-    (r"mapping values are not allowed", "a colon where no key can be", "check the indentation, or quote the text"),
-    (r"expected <block end>", *_INDENTATION),
-    (r"could not find expected ':'", "a line that is no `key: value`", "write a space after the colon"),
-    (r"expected ',' or", "unreadable inside braces or brackets", 'quote text with { } [ ] or commas: "${NAME}"'),
-    (
-        r"expected the node content",
-        "unreadable inside braces or brackets",
-        'quote text with { } [ ] or commas: "${NAME}"',
-    ),
-    (r"expected alphabetic or numeric", "`*` and `&` begin an alias", 'quote it: "*"'),
-    (r"undefined alias", "`*` begins an alias, and there is no such one", 'quote it: "*"'),
-    (r"found character '[%@`]'", "text can't begin with this character", "quote it"),
-    (r"single document", "a second document", "a file holds one; leave out the ---"),
-]
 
 
 class Mark(NamedTuple):
@@ -62,8 +41,8 @@ class Source:
 
     file: str
     data: Any = field(default=None, repr=False)
-    values: dict[Location, Mark] = field(default_factory=dict)
-    keys: dict[Location, Mark] = field(default_factory=dict)
+    plain: str | None = field(default=None, repr=False)
+    """Its text, where the values follow from that alone."""
     raw: dict[Location, str] = field(default_factory=dict)
     """The text of values in which variables were replaced, as written."""
     held: dict[str, str] = field(default_factory=dict, repr=False)
@@ -73,11 +52,40 @@ class Source:
     origins: dict[Location, str] = field(default_factory=dict)
     """Settings that another file has replaced, and which."""
     problems: list[Problem] = field(default_factory=list)
+    _values: dict[Location, Mark] = field(default_factory=dict, repr=False)
+    _keys: dict[Location, Mark] = field(default_factory=dict, repr=False)
+    _looked: bool = False
+
+    @property
+    def values(self) -> dict[Location, Mark]:
+        """Where values begin."""
+        self._look()
+        return self._values
+
+    @property
+    def keys(self) -> dict[Location, Mark]:
+        """Where keys begin."""
+        self._look()
+        return self._keys
+
+    def _look(self) -> None:
+        """Read the file for its places, which nothing has changed yet."""
+        if self._looked or self.plain is None:
+            return
+        self._looked, seen = True, Source(self.file)
+        node = composed(self.plain, seen.refused)
+        assert node is not None
+        _Reader(seen, {}).document(node)
+        self._values, self._keys = seen._values, seen._keys
 
     @property
     def readable(self) -> bool:
         """Whether there is anything to check."""
         return self.data is not None
+
+    def says(self, content: bytes) -> bool:
+        """Whether reading this content would find what was found here."""
+        return self.plain is not None and self.plain == content.decode("utf-8-sig", "replace")
 
     def settle(self, location: Location) -> Location:
         """The location without the parts that the file doesn't hold, such as those a short form leaves out."""
@@ -122,6 +130,12 @@ class Source:
             value = value[part]
         into[name] = value
 
+    def refused(self, mark: yaml.Mark | None, message: str, hint: str) -> None:
+        """Note why nothing of it can be read."""
+        if mark is not None:
+            self.values[()] = Mark(mark.line + 1, mark.column + 1)
+        self.report((), message, hint)
+
     def as_written(self, words: str) -> str:
         """`words` with `${NAME}` where they hold what a variable held, be it whole, quoted or cut short."""
         for value in sorted(self.held, key=len, reverse=True):
@@ -158,17 +172,27 @@ def _move(into: dict[Location, Any], location: Location, marks: Mapping[Location
             into[*location, *known[len(there) :]] = mark
 
 
-def read(file: str, content: bytes, env: Mapping[str, str]) -> Source:
-    """Parse one file; `source.data` is None where nothing could be read."""
+def read(file: str, content: bytes, env: Mapping[str, str], *, places: bool = False) -> Source:
+    """Parse one file; `source.data` is None where nothing could be read. With `places`, they will be asked for."""
     source = Source(file)
     text = _decoded(source, content)
-    node = _composed(source, text) if text is not None else None
+    node = composed(text, source.refused) if text is not None else None
     if node is not None:
-        _Reader(source, env).document(node)
+        _take(source, env, "" if places else text, node)
     elif not source.problems:
         source.values[()] = Mark(1, 1)
         source.report((), "the file is empty", "it begins with version: 1")
     return source
+
+
+def _take(source: Source, env: Mapping[str, str], text: str | None, node: yaml.Node) -> None:
+    if text and is_plain(text):
+        try:
+            source.data, source.plain = values(node), text
+            return
+        except NeedsPlacesError:
+            pass
+    _Reader(source, env).document(node)
 
 
 def _decoded(source: Source, content: bytes) -> str | None:
@@ -188,46 +212,6 @@ def _decoded(source: Source, content: bytes) -> str | None:
     return None
 
 
-def _composed(source: Source, text: str) -> yaml.Node | None:
-    try:
-        return _compose(text, _Fast)
-    except (yaml.YAMLError, RecursionError):
-        pass  # libyaml's messages differ; PyYAML's own parser words them in one way
-    try:
-        return _compose(text, yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        _note_syntax(source, error)
-    except RecursionError:
-        source.report((), "nested too deeply")
-    return None
-
-
-def _compose(text: str, base: Any) -> yaml.Node | None:
-    class Plain(base):  # type: ignore[misc]
-        """Leaves the meaning of plain scalars to us."""
-
-        yaml_implicit_resolvers: dict[str, Any] = {}
-
-    loader = Plain(text)
-    try:
-        node: yaml.Node | None = loader.get_single_node()
-        return node
-    finally:
-        loader.dispose()
-
-
-def _note_syntax(source: Source, error: yaml.MarkedYAMLError) -> None:
-    mark = error.problem_mark or error.context_mark
-    if mark is not None:
-        source.values[()] = Mark(mark.line + 1, mark.column + 1)
-    said = f"{error.context or ''} {error.problem or ''}"
-    for pattern, message, hint in _SYNTAX:
-        if re.search(pattern, said):
-            source.report((), message, hint)
-            return
-    source.report((), error.problem or error.context or "not YAML")
-
-
 class _Reader:
     """Walks the composed nodes once."""
 
@@ -244,10 +228,10 @@ class _Reader:
 
     def value(self, node: yaml.Node, location: Location) -> Any:
         self.source.values[location] = _mark(node)
-        if id(node) in self.open or len(self.source.values) > _MOST_VALUES:
+        if id(node) in self.open or len(self.source.values) > MOST_VALUES:
             self.source.report(location, "refers to itself" if id(node) in self.open else "far too many values")
             return None
-        if node.tag not in _PLAIN_TAGS:
+        if node.tag not in PLAIN_TAGS:
             self.source.report(location, f"the tag {node.tag!r} means nothing here", "leave it out")
         self.open.add(id(node))
         try:
@@ -302,7 +286,7 @@ class _Reader:
             value = _REFERENCE.sub(lambda match: self.replaced(match, location), text)
             self.source.held[value] = text
             return value
-        return text if node.style else _plain(text)  # plain is None to PyYAML, "" to libyaml
+        return text if node.style else plain(text or "")  # plain is None to PyYAML, "" to libyaml
 
     def replaced(self, match: re.Match[str], location: Location) -> str:
         if match[1] is None:
@@ -323,19 +307,6 @@ class _Reader:
             hint = f"did you mean {close}?" if close else f"set it{default}"
             self.source.report(location, f"the environment variable {name} isn't set", hint)
         return value or ""
-
-
-def _plain(text: str) -> Any:
-    """A plain scalar by YAML 1.2's core schema, restricted to what loses nothing."""
-    if text in ("", "~", "null", "Null", "NULL"):
-        return None
-    if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
-        return text.lower() == "true"
-    if _INTEGER.fullmatch(text) and len(text) < 19:
-        return int(text)
-    if _FLOAT.fullmatch(text) and repr(float(text)) == text:
-        return float(text)
-    return text
 
 
 def _mark(node: yaml.Node) -> Mark:

@@ -55,7 +55,7 @@ class Together:
 
     def overlay(self, path: Path, shown: str, asked_by: tuple[Source, Location]) -> None:
         """Change the entries that an overlay names. All files must have been added."""
-        source = self.reading.file(path, shown, asked_by)
+        source = self.reading.file(path, shown, asked_by, places=True)
         if source.data is None or validated(OverlayFile, source, _given(source.data)) is None:
             return
         by_name: dict[str, list[Written]] = {}
@@ -71,7 +71,7 @@ class Together:
     def _file(
         self, path: Path, shown: str, asked_by: tuple[Source, Location], zone: str, above: tuple[Path, ...]
     ) -> None:
-        source = self.reading.file(path, shown, asked_by)
+        source = self.reading.file(path, shown, asked_by, places=True)
         if source.data is None:
             return
         checks.empty_values(source, but="policies")
