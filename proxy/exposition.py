@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.endpoints import all_endpoints
+from proxy.ledger.facts import LedgerFacts
 from proxy.metrics import (
     DURATION_S,
     TOKENS,
@@ -62,24 +63,6 @@ class IssuerFacts:
     keys: int
     age_s: float
     failures: int
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerFacts:
-    """How the ledger stands. `behind`: what is in the journal and not in it."""
-
-    up: bool = True
-    behind_bytes: int = 0
-    behind_s: float = 0.0
-    events: int = 0
-    rows: int = 0
-    duplicates: int = 0
-    corrections: int = 0
-    resolved: int = 0
-    rejected: int = 0
-    torn: int = 0
-    removed: int = 0
-    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -284,6 +284,11 @@ def segments(home: Path) -> list[Path]:
     return sorted((home / "journal").glob(f"*{SUFFIX}"), key=lambda path: int(path.name.split("-")[0]))
 
 
+def sizes(home: Path) -> dict[str, int]:
+    """The segments' sizes, by name: where a follower begins that doesn't tell what was there before."""
+    return {path.name: path.stat().st_size for path in segments(home)}
+
+
 def read(path: Path) -> Iterator[Record]:
     """The whole records of one segment."""
     for _, payload in frames(path.read_bytes()):
@@ -339,14 +344,14 @@ def _matching(path: Path, needle: bytes) -> Iterator[Record]:
 
 
 class Follower:
-    """Reads what is new in all segments under a home directory, call by call."""
+    """Reads what is new in all segments under a home directory, call by call. `since`: their sizes before, if these
+    aren't to be read.
+    """
 
-    def __init__(self, home: Path, from_start: bool = True) -> None:
+    def __init__(self, home: Path, from_start: bool = True, since: Mapping[str, int] | None = None) -> None:
         self._home = home
-        self._at: dict[Path, int] = {}
-        if not from_start:
-            for path in segments(home):
-                self._at[path] = path.stat().st_size
+        before = ({} if from_start else sizes(home)) if since is None else since
+        self._at: dict[Path, int] = {home / "journal" / name: size for name, size in before.items()}
 
     def poll(self) -> list[Record]:
         """The records written since the last call, by time."""

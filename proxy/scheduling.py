@@ -1,22 +1,20 @@
-"""Who may wait for the processor: work that no request waits for must not take a worker's turn."""
+"""Who may wait for the processor: work that no request waits for must not take a worker's turn (decision 100)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import threading
 from typing import Final
 
 _LOWEST: Final = 19
 
 
-def wait_for_everybody() -> None:
-    """The calling thread gets the processor when nobody else wants it. Only Linux has this for one thread; elsewhere
-    nothing changes.
+def wait_for_everybody(pid: int) -> None:
+    """A process gets the processor when nobody else wants it. Never for one thread of several: it would be given none
+    while it has the interpreter's lock, and the others with it. Call it before the process has threads: on Linux each
+    has a nice value of its own, and inherits it.
 
-    Source: sched(7), setpriority(2): a nice value is a thread's own on Linux.
+    Source: sched(7), setpriority(2).
     """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # a container may forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+    with contextlib.suppress(OSError):  # a container may forbid it
+        os.setpriority(os.PRIO_PROCESS, pid, _LOWEST)

@@ -1,11 +1,10 @@
-"""The supervisor's duty: a thread that takes in the journal as it is written, and lets go of what may go.
+"""The keeper of the books: takes in the journal as it is written, and lets go of what may go. `proxy.cold` runs it.
 
 Rules:
 1. Nobody waits for it: a database that is down, slow or frozen delays reports, never a request. It is asked again,
    after `LONGEST_WAIT_S` at most, and goes on by itself where it stopped.
 2. Every failure is told once when it begins and once when it is over; what was torn, set aside or removed is told.
-3. It never takes a worker's turn on the processor (decision 100).
-4. It never ends by itself. `stop` lets it finish what is there, for a bounded time; then it is left alone (it can be
+3. It never ends by itself. `stop` lets it finish what is there, for a bounded time; then it is left alone (it can be
    killed anywhere).
 """
 
@@ -14,13 +13,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from proxy import scheduling
-from proxy.exposition import LedgerFacts
-from proxy.ledger import spool
+from proxy.ledger.facts import Counts, Report
 from proxy.ledger.labels import Accounts
 from proxy.logs import Level
 
@@ -44,19 +41,6 @@ class Keep:
 
 
 @dataclass(slots=True)
-class _Counts:
-    events: int = 0
-    rows: int = 0
-    duplicates: int = 0
-    corrections: int = 0
-    resolved: int = 0
-    rejected: int = 0
-    torn: int = 0
-    removed: int = 0
-    failures: int = 0
-
-
-@dataclass(slots=True)
 class _Work:
     """What the thread has while the database answers."""
 
@@ -66,9 +50,9 @@ class _Work:
 
 
 class Bookkeeper:
-    """Keeps one ledger. `start` and `stop` are called once; `facts` at any time, from any thread.
+    """Keeps one ledger, in a thread. `start` and `stop` are called once; `report` at any time, from any thread.
 
-    `settings` is asked at each turn: what the files say now.
+    `settings` is asked at each turn: what the files say now. `told` is called after each, in the thread.
     """
 
     def __init__(
@@ -78,13 +62,15 @@ class Bookkeeper:
         settings: Callable[[], tuple[Accounts, Keep]],
         *,
         log: Callable[[Level, str, dict[str, Any]], object],
+        told: Callable[[], object] = lambda: None,
         poll_s: float = POLL_S,
     ) -> None:
         self._home, self._url = home, url
         self._settings = settings
         self._log = log
+        self._told = told
         self._poll_s = poll_s
-        self._counts = _Counts()
+        self._counts = Counts()
         self._offsets: dict[str, int] = {}
         self._failing = 0
         self._caught_up_at_s = time.monotonic()
@@ -101,29 +87,13 @@ class Bookkeeper:
         self._ending.set()
         self._thread.join(timeout_s)
 
-    def facts(self) -> LedgerFacts:
+    def report(self) -> Report:
         """How it stands."""
-        counts, offsets = self._counts, self._offsets
-        behind = sum(max(0, one.size - offsets.get(one.name, 0)) for one in spool.listing(self._home))
-        return LedgerFacts(
-            up=not self._failing,
-            behind_bytes=behind,
-            behind_s=max(0.0, time.monotonic() - self._caught_up_at_s) if behind else 0.0,
-            events=counts.events,
-            rows=counts.rows,
-            duplicates=counts.duplicates,
-            corrections=counts.corrections,
-            resolved=counts.resolved,
-            rejected=counts.rejected,
-            torn=counts.torn,
-            removed=counts.removed,
-            failures=counts.failures,
-        )
+        return Report(not self._failing, self._caught_up_at_s, replace(self._counts), self._offsets)
 
     # --- the thread
 
     def _run(self) -> None:
-        scheduling.wait_for_everybody()
         while True:
             last = self._ending.is_set()
             try:
@@ -133,6 +103,7 @@ class Bookkeeper:
                 caught_up = True
             else:
                 self._recovered()
+            self._told()
             if last and caught_up:
                 break
             if caught_up:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from proxy.keys import KeyRecord
-from proxy.ledger.accounts import accounts_of
+from proxy.ledger.accounts import Said, said_by
 from proxy.ledger.keeping import Keep
-from proxy.ledger.labels import Accounts
 from proxy.logs import Form, Level
 from proxy.supervisor.stepping import Guarded
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from proxy.config.configuration import Configuration
     from proxy.config.issuers import Issuer
     from proxy.config.policies import PolicyEntry
+    from proxy.config.teams import TeamsFile
 
 
 class LoadError(Exception):
@@ -69,7 +70,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     prices: str = "{}"
     ledger: str = field(default="", repr=False)
-    accounts: Accounts = field(default_factory=Accounts, compare=False)
+    accounts: Said = field(default_factory=Said)
     keep: Keep = field(default_factory=Keep)
     state: str = field(default="", repr=False)
     policies: tuple[PolicyEntry, ...] = field(default=(), repr=False)
@@ -88,8 +89,8 @@ Load = Callable[[], Plan]
 """Reads the files again. Blocking. Raises `LoadError`."""
 
 
-def plan_of(configuration: Configuration) -> Plan:
-    """The plan of a checked configuration."""
+def plan_of(configuration: Configuration, before: Plan | None = None) -> Plan:
+    """The plan of a checked configuration. One `before` it, of the very same teams file, leaves it their keys."""
     deployment = configuration.deployment
     return Plan(
         hash=configuration.hash,
@@ -104,14 +105,14 @@ def plan_of(configuration: Configuration) -> Plan:
         log_form=deployment.log.format,
         log_level=deployment.log.level,
         keys_required=deployment.keys == "required",
-        declared_keys=_declared(configuration),
-        inherit=_inherit(configuration),
+        declared_keys=_declared(configuration) if before is None else before.declared_keys,
+        inherit=_inherit(configuration) if before is None else before.inherit,
         issuers={} if configuration.teams is None else configuration.teams.issuers,
         watched=configuration.watched,
         warnings=tuple(str(problem) for problem in configuration.warnings),
         prices=prices_of(configuration),
         ledger=deployment.ledger,
-        accounts=accounts_of(configuration),
+        accounts=said_by(configuration),
         keep=Keep(deployment.journal.keep_s, deployment.journal.keep_bytes, deployment.retention.detail_days),
         state=deployment.state,
         policies=tuple(configuration.policies),
@@ -132,9 +133,14 @@ def loader(read: Callable[[], Configuration]) -> Load:
     """`read` as the supervisor uses it."""
     from proxy.config import ConfigurationError
 
+    before: list[tuple[TeamsFile | None, Plan]] = []
+
     def load() -> Plan:
         try:
-            return plan_of(read())
+            configuration = read()
+            plan = plan_of(configuration, next((plan for teams, plan in before if teams is configuration.teams), None))
+            before[:] = [(configuration.teams, plan)]
+            return plan
         except ConfigurationError as error:
             raise LoadError(tuple(str(problem) for problem in error.problems), error.watched) from error
 
@@ -170,9 +176,10 @@ def _inherit(configuration: Configuration) -> Inherit:
     teams = configuration.teams
     if teams is None:
         return _as_made
+    account_of = cache(teams.account)  # of hundreds of teams, asked for by thousands of keys
 
     def inherit(record: KeyRecord) -> KeyRecord:
-        account = teams.account(record.team or None, record.project or None)
+        account = account_of(record.team or None, record.project or None)
         return msgspec.structs.replace(
             record,
             org=record.org or account.org or "",

@@ -20,15 +20,16 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy import __version__
+from proxy import __version__, journal
 from proxy.admin import api, ops, running, token
 from proxy.admin.guard import Admitted
 from proxy.admin.operated import DeploymentStatus, Reloaded, Status, WorkerStatus
 from proxy.admin.site import Site
 from proxy.audit import AuditLog
-from proxy.exposition import Facts, LedgerFacts, WorkerFacts, exposition
+from proxy.cold import Settings
+from proxy.exposition import Facts, WorkerFacts, exposition
 from proxy.keys import KeyFileError
-from proxy.ledger.keeping import Bookkeeper
+from proxy.ledger.facts import LedgerFacts
 from proxy.ledger.spool import host_id
 from proxy.logs import Log
 from proxy.metrics import Gauges, Snapshot
@@ -37,6 +38,7 @@ from proxy.state.opening import has_process
 from proxy.state.protocol import Store
 from proxy.supervisor import keyring, listeners
 from proxy.supervisor.cards import compiled, prune
+from proxy.supervisor.cold import ColdKeeper
 from proxy.supervisor.counting import Counting, asks
 from proxy.supervisor.fleet import Fleet, StartError
 from proxy.supervisor.lookups import Lookups
@@ -85,7 +87,6 @@ class Supervisor:
         self._state_command = state_command
         self._lookups = Lookups(plan.home, plan.ledger, self.upkeep.signing.ask)
         self._fleet: Fleet | None = None
-        self._ledger: Bookkeeper | None = None
         self._store: Store | None = None
         self._serving = False
         self._rolling = Rolling(log)
@@ -125,8 +126,7 @@ class Supervisor:
             self.log.warning("configuration", problem=warning)
         await self._serve_cold(stack)
         stack.push_async_callback(self._lookups.close)
-        self._keep_ledger(stack)
-        self._export_traces(stack)
+        self._keep_cold(stack)
         await self.upkeep.signing.begin()
         state, lives = await self._share(stack)
         orders = await self.upkeep.orders(plan)
@@ -274,25 +274,14 @@ class Supervisor:
                 stack.push_async_callback(site.close)
                 await site.start()
 
-    def _keep_ledger(self, stack: contextlib.AsyncExitStack) -> None:
+    def _keep_cold(self, stack: contextlib.AsyncExitStack) -> None:
         plan = self.upkeep.plan
-        if plan.ledger:
-            self._ledger = Bookkeeper(
-                plan.home, plan.ledger, lambda: (self.upkeep.plan.accounts, self.upkeep.plan.keep), log=self.log.write
-            )
-            self._ledger.start()
-            stack.push_async_callback(asyncio.to_thread, self._ledger.stop)
-
-    def _export_traces(self, stack: contextlib.AsyncExitStack) -> None:
-        if not traces.asked_for(os.environ):
-            return
-        try:
-            exporter = traces.exporter(self.upkeep.plan.home, self.log.write)
-        except traces.NoExporterError as error:
-            self.log.warning("traces aren't sent", hint=str(error))
-            return
-        exporter.start()
-        stack.push_async_callback(asyncio.to_thread, exporter.stop)
+        since = journal.sizes(plan.home) if traces.asked_for(os.environ) else None
+        cold = ColdKeeper(plan.home, Settings(plan.ledger, plan.accounts, plan.keep, since), self.log)
+        if cold.wanted:
+            self.upkeep.cold = cold
+            stack.push_async_callback(cold.stop)
+            cold.keep()
 
     def _record(self, stack: contextlib.AsyncExitStack) -> None:
         now = running.Running(os.getpid(), self._addresses("data"), self._address("ops"), self._address("admin"))
@@ -409,7 +398,7 @@ class Supervisor:
             stepped_back=tuple((one.policy, one.mode) for one in status.stepped_back),
             step_backs=upkeep.stepping.count,
             cards=(fleet.orders.cards or "").rpartition("/")[2] if fleet is not None else "",
-            ledger=self._ledger.facts() if self._ledger is not None else LedgerFacts(),
+            ledger=upkeep.cold.facts() if upkeep.cold is not None else LedgerFacts(),
         )
 
     def _addresses(self, kind: str) -> tuple[str, ...]:

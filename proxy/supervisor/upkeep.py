@@ -23,6 +23,7 @@ from proxy.logs import Log
 from proxy.oidc_keys import SigningKeys
 from proxy.supervisor import keyring, watch
 from proxy.supervisor.cards import CardsError, prune
+from proxy.supervisor.cold import ColdKeeper
 from proxy.supervisor.fleet import Fleet, Orders
 from proxy.supervisor.plan import Load, LoadError, Plan
 from proxy.supervisor.shared_keys import SharedKeys
@@ -34,7 +35,7 @@ Compile = Callable[[Path, str], Awaitable[Path]]
 
 
 class Upkeep:
-    """The plan and the keys in force. `fleet` is set once there are workers, `state` once it has a place."""
+    """The plan and the keys in force. `fleet` and `cold` are set once they are there, `state` once it has a place."""
 
     def __init__(self, plan: Plan, load: Load, compile: Compile, log: Log) -> None:
         self.plan = plan
@@ -44,6 +45,7 @@ class Upkeep:
         self.reloads = 0
         self.failures = 0
         self.fleet: Fleet | None = None
+        self.cold: ColdKeeper | None = None
         self.state: StatePlace | None = None
         self.store = KeyStore(plan.home)
         self.stepping = Stepping(plan.home, socket.gethostname(), log)
@@ -188,6 +190,8 @@ class Upkeep:
         later = self.plan.needs_restart(plan)
         self.plan = replace(plan, **{name: getattr(self.plan, name) for name in later})
         self.stepping.adopt(plan.guarded)
+        if self.cold is not None:
+            self.cold.tell(plan.accounts, plan.keep)
         self.problems, self._broken = (), ()
         self.signing.wake()
         self.reloads += 1

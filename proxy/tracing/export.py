@@ -1,8 +1,8 @@
-"""Sends spans by OTLP, in a thread of the supervisor that reads what is new in the journal.
+"""Sends spans by OTLP, in a thread of the cold process (`proxy.cold`) that reads what is new in the journal.
 
 Rules: asked for by OpenTelemetry's own variables (`asked_for`), configured by them (address, headers, certificate,
 compression, resource). What can't be sent is dropped and said once: a trace is for looking, the ledger keeps accounts.
-Spans begin with the process: what the journal had before isn't told again.
+Spans begin where it is told to (`since`): what the journal had before isn't told again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from proxy import __version__, scheduling
+from proxy import __version__
 from proxy.journal import Follower
 from proxy.tracing.assembly import Assembly, Span
 
@@ -42,8 +42,15 @@ def asked_for(env: Mapping[str, str]) -> bool:
 class Exporter:
     """The thread. `start`, and `stop` when the workers have ended, so that the last spans are sent."""
 
-    def __init__(self, home: Path, send: SpanExporter, make: Callable[[Span], ReadableSpan], say: Say) -> None:
-        self._follower = Follower(home, from_start=False)
+    def __init__(
+        self,
+        home: Path,
+        send: SpanExporter,
+        make: Callable[[Span], ReadableSpan],
+        say: Say,
+        since: Mapping[str, int] | None = None,
+    ) -> None:
+        self._follower = Follower(home, from_start=False, since=since)
         self._assembly = Assembly()
         self._send, self._make, self._say = send, make, say
         self._ending = threading.Event()
@@ -60,7 +67,6 @@ class Exporter:
         self._thread.join(within_s)
 
     def _run(self) -> None:
-        scheduling.wait_for_everybody()
         while not self._ending.wait(POLL_S):
             self._step()
         self._step()
@@ -96,15 +102,17 @@ class Exporter:
         self._failing = not taken
 
 
-def exporter(home: Path, say: Say) -> Exporter:
-    """What sends this home's traces as the environment says. Raises `NoExporterError` without the extra `otel`."""
+def exporter(home: Path, say: Say, since: Mapping[str, int] | None = None) -> Exporter:
+    """What sends this home's traces as the environment says: of what the journal has beyond these sizes of its
+    segments, else beyond what it has now. Raises `NoExporterError` without the extra `otel`.
+    """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
     except ImportError as error:
         raise NoExporterError("install weir-proxy[otel]") from error
     resource = Resource.create({"service.name": "weir", "service.version": __version__} | _named())
-    return Exporter(home, OTLPSpanExporter(), maker(resource), say)
+    return Exporter(home, OTLPSpanExporter(), maker(resource), say, since)
 
 
 def _named() -> dict[str, Any]:

@@ -1,9 +1,7 @@
-"""The supervisor's duty: goes on by itself, whatever the database does."""
+"""Keeping the books: it goes on by itself, whatever the database does."""
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 from proxy.ledger import keeping
+from proxy.ledger.facts import facts
 from proxy.ledger.keeping import Bookkeeper, Keep
 from proxy.ledger.labels import Accounts
 from proxy.ledger.opening import open_ledger
@@ -58,25 +57,14 @@ def until(true: Callable[[], object], timeout_s: float = 20.0) -> None:
         threading.Event().wait(0.01)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a nice value for each thread")
-def test_its_work_never_takes_a_workers_turn(start: Start, url: str) -> None:
-    """Its thread waits for all others; the thread that started it, and what that starts, don't."""
-    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    start(url)
-    (its,) = [thread.native_id for thread in threading.enumerate() if thread.name == "ledger"]
-    assert its is not None
-    until(lambda: os.getpriority(os.PRIO_PROCESS, its) == 19)
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == mine < 19
-
-
 def test_what_is_written_comes_into_the_ledger(start: Start, url: str, home: Path) -> None:
-    """Without being asked; `facts` say that nothing is behind."""
+    """Without being asked; the report says that nothing is behind."""
     segment = Segment(home)
     keeper = start(url)
     segment.write(*whole(exchange_id(1)))
-    until(lambda: keeper.facts().rows == 2)
-    facts = keeper.facts()
-    assert (facts.up, facts.behind_bytes, facts.behind_s, facts.events) == (True, 0, 0.0, 3)
+    until(lambda: keeper.report().counts.rows == 2)
+    known = facts(home, keeper.report())
+    assert (known.up, known.behind_bytes, known.behind_s, known.events) == (True, 0, 0.0, 3)
 
 
 def test_stopping_takes_in_what_is_there(start: Start, url: str, home: Path) -> None:
@@ -93,18 +81,18 @@ def test_a_database_that_is_away_only_delays(start: Start, home: Path, logged: L
     keeper = start(url)
     segment = Segment(home)
     segment.write(*whole(exchange_id(1)))
-    until(lambda: keeper.facts().rows == 2)
+    until(lambda: keeper.report().counts.rows == 2)
     postgres.stop()
     try:
         segment.write(*whole(exchange_id(2)))
-        until(lambda: not keeper.facts().up)
-        assert keeper.facts().behind_bytes > 0
+        until(lambda: not keeper.report().up)
+        assert facts(home, keeper.report()).behind_bytes > 0
         segment.write(*whole(exchange_id(3)))
-        until(lambda: keeper.facts().failures >= 3)
+        until(lambda: keeper.report().counts.failures >= 3)
     finally:
         postgres.start()
-    until(lambda: keeper.facts().up and keeper.facts().rows == 6)
-    assert keeper.facts().behind_bytes == 0
+    until(lambda: keeper.report().up and keeper.report().counts.rows == 6)
+    assert facts(home, keeper.report()).behind_bytes == 0
     assert [event for _, event, _ in logged] == ["ledger", "ledger is back"]
     engine = open_ledger(url, home)
     assert spent(engine) == 21_000
@@ -116,9 +104,9 @@ def test_a_ledger_that_cant_be_opened_is_tried_again(start: Start, home: Path, l
     (home / "ledger.db").mkdir()
     keeper = start("sqlite:///ledger.db")
     journal(home, *whole(exchange_id(1)))
-    until(lambda: not keeper.facts().up)
+    until(lambda: not keeper.report().up)
     (home / "ledger.db").rmdir()
-    until(lambda: keeper.facts().rows == 2)
+    until(lambda: keeper.report().counts.rows == 2)
     assert logged[0][:2] == ("error", "ledger")
 
 
@@ -129,7 +117,7 @@ def test_what_is_torn_or_not_understood_is_told(start: Start, home: Path, logged
     segment.write_bytes(b"torn")
     segment.leave()
     keeper = start("sqlite:///ledger.db")
-    until(lambda: keeper.facts().torn)
+    until(lambda: keeper.report().counts.torn)
     told = {event: fields for _, event, fields in logged}
     assert Path(told["journal torn"]["kept"]).read_bytes() == b"torn"
     assert (home / "journal" / "rejected").read_bytes() == b'{"event":"invented"}\n'
@@ -147,5 +135,5 @@ def test_old_segments_go_by_themselves(home: Path, logged: Logged, monkeypatch: 
     keeper.start()
     until(lambda: not path.exists())
     keeper.stop()
-    assert keeper.facts().removed == 1
+    assert keeper.report().counts.removed == 1
     assert rows(open_ledger("sqlite:///ledger.db", home))[0].nanodollars == 7_000

@@ -110,7 +110,8 @@ def test_who_asks_for_traces(env: dict[str, str], wanted: bool) -> None:
 
 
 def test_off_costs_nothing() -> None:
-    """A supervisor that isn't asked imports nothing of OpenTelemetry, and neither does a worker."""
-    code = "import sys, proxy.supervisor.service, proxy.worker, policies.trace; print('opentelemetry' in sys.modules)"
+    """Nobody imports OpenTelemetry who isn't asked, nor the supervisor the ledger's database."""
+    code = "import sys, proxy.supervisor.service, proxy.worker, proxy.cold, policies.trace; "
+    code += "print('opentelemetry' in sys.modules or 'sqlalchemy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n", done.stderr
