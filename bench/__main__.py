@@ -9,14 +9,11 @@ import argparse
 import os
 import sys
 import time
-from pathlib import Path
 
 from rich.console import Console
 
-from bench import machine, processes, results
+from bench import machine, processes, runner
 from bench.overhead import rounds, run
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,9 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def overhead(plan: rounds.Plan, groups: list[str], subject: str) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
-    facts, cores = machine.facts(), machine.cores()
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False)
+    facts, cores = runner.introduced(console), machine.cores()
     console.print(f"proxy on core {cores.proxy}, load and upstreams on core {cores.load}")
     if cores.shared:
         console.print("only one core is allowed to this process: the load disturbs what it measures")
@@ -53,11 +48,9 @@ def overhead(plan: rounds.Plan, groups: list[str], subject: str) -> int:
     console.print(
         f"\n{time.monotonic() - start:.0f} s{'; quick rounds: not to be quoted' if plan is rounds.QUICK else ''}"
     )
-    results.show(rows, console)
     facts["cores"] = f"proxy {cores.proxy}, load and upstreams {cores.load}"
     facts["plan"] = "quick" if plan is rounds.QUICK else "full"
-    console.print(f"raw rounds: {os.path.relpath(results.save(rows, facts, 'overhead', RESULTS))}")
-    return int(any(row.verdict == "FAIL" for row in rows))
+    return runner.finished("overhead", rows, facts, console)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,17 +24,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from bench import certificates, machine, payloads, results
+from bench import payloads, runner
 from bench.load import poisson, wire
-from bench.processes import PRIORITY, Process, cpu_ns, prefer
+from bench.processes import Process, cpu_ns
 from bench.quantiles import paired_ratio, percentile
 from bench.results import Row, judged
 from bench.subjects import Origin, Setting, Subject, Weir, weir_command
 
 SUITE = "faults"
-RESULTS = Path(__file__).parent / "results"
 LIMIT = 2.0
 CLIENTS = 64
 CALM, LONGEST_S = 0.25, 20.0  # of a core: what the attackers get at the beginning has been made
@@ -177,27 +173,13 @@ def rows(setting: Setting, plan: Plan, count: int) -> Iterator[Row]:
     )
 
 
-def run(plan: Plan, cores: machine.Cores, count: int = 200) -> list[Row]:
-    """For whoever collects rows."""
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as name:
-        return list(rows(Setting(Path(name), cores, certificates.make(Path(name))), plan, count))
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.attackers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short rounds, for development; not to be quoted")
     parser.add_argument("--attackers", type=int, default=200)
     asked = parser.parse_args(arguments)
-    console, facts, cores = Console(highlight=False), machine.facts(), machine.cores()
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False)
-    machine.raise_open_files()
-    os.sched_setaffinity(0, {cores.load})
-    facts["priority"] = str(PRIORITY) if prefer() else "usual"
-    found = run(QUICK if asked.quick else FULL, cores, asked.attackers)
-    results.show(found, console)
-    console.print(f"raw: {results.save(found, facts, 'attackers', RESULTS)}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in found))
+    plan = QUICK if asked.quick else FULL
+    return runner.run("attackers", lambda setting, _: rows(setting, plan, asked.attackers))
 
 
 if __name__ == "__main__":

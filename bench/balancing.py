@@ -10,26 +10,22 @@ percentiles is the median over the rounds' own. Exit status 1 when the target wa
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
-from rich.console import Console
 
-from bench import certificates, machine, payloads, results
+from bench import payloads, runner
 from bench.load import poisson, single, wire
-from bench.processes import PRIORITY, Process, free_port, prefer
+from bench.processes import Process, free_port
 from bench.quantiles import paired_ratio, percentile
 from bench.results import Row, judged
 from bench.subjects import Origin, Setting, Subject, Weir, weir_command
 
 SUITE = "faults"
-RESULTS = Path(__file__).parent / "results"
 GOOD = 3
 WITHIN = 1.5
 MEDIAN_MS, SLOWER, SIGMA = 100, 5, 0.25
@@ -159,25 +155,11 @@ def rows(setting: Setting, plan: Plan) -> list[Row]:
     ]
 
 
-def run(plan: Plan, cores: machine.Cores) -> list[Row]:
-    """For whoever collects rows."""
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as name:
-        return rows(Setting(Path(name), cores, certificates.make(Path(name))), plan)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.balancing", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short rounds, for development; not to be quoted")
-    asked = parser.parse_args(arguments)
-    console, facts, cores = Console(highlight=False), machine.facts(), machine.cores()
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False)
-    os.sched_setaffinity(0, {cores.load})
-    facts["priority"] = str(PRIORITY) if prefer() else "usual"
-    found = run(QUICK if asked.quick else FULL, cores)
-    results.show(found, console)
-    console.print(f"raw: {results.save(found, facts, 'balancing', RESULTS)}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in found))
+    plan = QUICK if parser.parse_args(arguments).quick else FULL
+    return runner.run("balancing", lambda setting, _: rows(setting, plan))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import certificates, machine, payloads, processes, results
+from bench import certificates, machine, payloads, processes, runner
 from bench.load import poisson, single, wire, wrk
 from bench.overhead.rounds import FULL, QUICK, Plan, Stage, cpu_window, in_turn, stage
 from bench.overhead.unary import Round
@@ -267,11 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
     for row in rows(plan, asked.only.split(","), asked.entries or (10_000 if asked.quick else 100_000), cores):
         seen.append(row)
         console.print(f"  {row.verdict:4} {row.number}: {row.seen}", markup=False)
-    results.show(seen, console)
     facts["plan"] = "quick" if asked.quick else "full"
-    path = results.save(seen, facts, "cache-exact", Path(__file__).parent / "results")
-    console.print(f"raw rounds: {os.path.relpath(path)}")
-    return int(any(row.verdict == "FAIL" for row in seen))
+    return runner.finished("cache-exact", seen, facts, console)
 
 
 if __name__ == "__main__":

@@ -32,14 +32,13 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
-from bench import machine, results
+from bench import machine, runner
 from bench.fleet_hosts import Database, Host, Net, UnavailableError
 from bench.processes import NotReadyError, Process, free_port
 from bench.results import Row, judged
 from bench.subjects import weir_command
 from proxy.simulator.invoice import label
 
-RESULTS = Path(__file__).parent / "results"
 TEAMS = ("hard", "soft")
 MODEL = "gpt-4o-mini"
 INPUT, OUTPUT = 5, 10  # dollars a million tokens, so nano-dollars a token are a thousand times that
@@ -444,9 +443,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         fleet.start()
         found = [*rows(fleet, asked.minutes, console)]
-    results.show(found, console)
-    console.print(f"raw: {results.save(found, facts, 'fleet', RESULTS)}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in found))
+    return runner.finished("fleet", found, facts, console)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ import argparse
 import asyncio
 import gc
 import json
-import os
 import re
 import statistics
 import sys
-import tempfile
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -29,11 +27,10 @@ from typing import Any
 
 import orjson
 import uvloop
-from rich.console import Console
 
-from bench import certificates, machine, payloads, results
+from bench import payloads, runner
 from bench.load import poisson, wire
-from bench.processes import PRIORITY, Process, prefer
+from bench.processes import Process
 from bench.quantiles import paired_ratio, percentile
 from bench.results import Row, judged
 from bench.subjects import Origin, Setting, Subject, Weir, weir_command
@@ -41,7 +38,6 @@ from proxy.dialects import Usage
 from proxy.pricing import RateCards
 
 SUITE = "faults"
-RESULTS = Path(__file__).parent / "results"
 STRAGGLERS = 0.05
 CUT, EXTRA = 0.5, 0.05
 SCENARIO = """
@@ -225,25 +221,11 @@ def rows(setting: Setting, plan: Plan) -> Iterator[Row]:
     )
 
 
-def run(plan: Plan, cores: machine.Cores) -> list[Row]:
-    """For whoever collects rows."""
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as name:
-        return list(rows(Setting(Path(name), cores, certificates.make(Path(name))), plan))
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.hedge", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short rounds, for development; not to be quoted")
-    asked = parser.parse_args(arguments)
-    console, facts, cores = Console(highlight=False), machine.facts(), machine.cores()
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False)
-    os.sched_setaffinity(0, {cores.load})
-    facts["priority"] = str(PRIORITY) if prefer() else "usual"
-    found = run(QUICK if asked.quick else FULL, cores)
-    results.show(found, console)
-    console.print(f"raw: {results.save(found, facts, 'hedge', RESULTS)}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in found))
+    plan = QUICK if parser.parse_args(arguments).quick else FULL
+    return runner.run("hedge", lambda setting, _: rows(setting, plan))
 
 
 if __name__ == "__main__":

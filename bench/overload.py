@@ -10,11 +10,9 @@ when a target was missed.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from bench import certificates, machine, payloads, results
+from bench import payloads, runner
 from bench.load import wire
 from bench.load.open import Flow, Seen, offer, saturate
 from bench.processes import PRIORITY, prefer
@@ -32,7 +30,6 @@ from bench.results import Row, judged
 from bench.subjects import Setting, StreamUpstream, Weir, upstream
 
 SUITE = "faults"
-RESULTS = Path(__file__).parent / "results"
 CHUNKS, GAP_MS = 25, 40
 CLIENTS = 1200
 GOODPUT, SLOWER, HIGH_SLOWER = 0.9, 2.0, 1.25
@@ -167,6 +164,10 @@ def rows(setting: Setting, plan: Plan, say: Console) -> Iterator[Row]:
     )
 
 
+def _first() -> bool:
+    return prefer() and _session_first()
+
+
 def _session_first() -> bool:
     """Where the kernel groups processes by session (sched(7), autogroup), nice values count within a session only."""
     group = Path("/proc/self/autogroup")
@@ -180,19 +181,8 @@ def _session_first() -> bool:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.overload", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round, for development; not to be quoted")
-    asked = parser.parse_args(arguments)
-    machine.raise_open_files()
-    console, facts, cores = Console(highlight=False), machine.facts(), machine.cores()
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False)
-    os.sched_setaffinity(0, {cores.load})
-    facts["priority"] = str(PRIORITY) if prefer() and _session_first() else "usual"
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as name:
-        setting = Setting(Path(name), cores, certificates.make(Path(name)))
-        found = list(rows(setting, QUICK if asked.quick else FULL, console))
-    results.show(found, console)
-    console.print(f"raw: {results.save(found, facts, 'overload', RESULTS)}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in found))
+    plan = QUICK if parser.parse_args(arguments).quick else FULL
+    return runner.run("overload", lambda setting, say: rows(setting, plan, say), first=_first)
 
 
 if __name__ == "__main__":

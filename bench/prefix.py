@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from bench import machine, results
+from bench import machine, runner
 from bench.quantiles import percentile
 from bench.results import Row, judged
 from proxy.body import Body
@@ -40,7 +40,6 @@ from proxy.upstreams.prefix import LOOKED_AT
 from proxy.upstreams.rendezvous import first
 
 SUITE = "faults"
-RESULTS = Path(__file__).parent / "results"
 DATA: Final = Path(os.environ.get("WEIR_DATA") or Path(__file__).parents[2] / "shared" / "data")
 TRACE: Final = DATA / "traces" / "mooncake" / "conversation_trace.jsonl"
 REPLICAS: Final = 8
@@ -296,25 +295,16 @@ def _raw(seen: Seen) -> dict[str, Any]:
     }
 
 
-def found(quick: bool) -> list[Row]:
-    """For whoever collects rows; none where the trace isn't there."""
-    if not TRACE.is_file():
-        return []
-    return list(rows(trace(most=3_000 if quick else None), SIZES[1:2] if quick else SIZES))
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.prefix", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a part of the trace, for development; not to be quoted")
-    asked = parser.parse_args(arguments)
+    quick = parser.parse_args(arguments).quick
     console, facts = Console(highlight=False), machine.facts()
     if not TRACE.is_file():
         console.print(f"skipped: there is no trace at {TRACE}; set WEIR_DATA to the directory of data sets")
         return 0
-    table = found(asked.quick)
-    results.show(table, console)
-    console.print(f"raw: {results.save(table, facts, 'prefix', RESULTS)}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in table))
+    found = list(rows(trace(most=3_000 if quick else None), SIZES[1:2] if quick else SIZES))
+    return runner.finished("prefix", found, facts, console)
 
 
 if __name__ == "__main__":

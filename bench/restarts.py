@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import random
 import select
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -24,16 +22,14 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from bench import certificates, machine, payloads, results
+from bench import payloads, runner
 from bench.load import wire
 from bench.load.streams import check
-from bench.processes import prefer
 from bench.results import Row, judged
 from bench.subjects import Setting, StreamUpstream, Weir, upstream
 from proxy.admin.client import AdminClient
 
 SUITE = "faults"
-RESULTS = Path(__file__).parent / "results"
 CHUNKS, GAP_MS = 20, 25
 CLIENTS, TIMES = 100, 20
 PAUSE_S = 0.05
@@ -190,16 +186,8 @@ def _row(name: str, seen: Seen, each_s: float) -> Row:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.restarts", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three of each")
-    asked = parser.parse_args(arguments)
-    machine.raise_open_files()
-    console, facts, cores = Console(highlight=False), machine.facts(), machine.cores()
-    os.sched_setaffinity(0, {cores.load})
-    prefer()
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as name:
-        found = rows(Setting(Path(name), cores, certificates.make(Path(name))), 3 if asked.quick else TIMES, console)
-    results.show(found, console)
-    console.print(f"raw: {results.save(found, facts, 'restarts', RESULTS)}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in found))
+    times = 3 if parser.parse_args(arguments).quick else TIMES
+    return runner.run("restarts", lambda setting, say: rows(setting, times, say))
 
 
 if __name__ == "__main__":

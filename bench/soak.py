@@ -19,7 +19,6 @@ import re
 import sqlite3
 import statistics
 import sys
-import tempfile
 import time
 import urllib.request
 from collections import Counter
@@ -31,13 +30,12 @@ import orjson
 import uvloop
 from rich.console import Console
 
-from bench import certificates, machine, payloads, results
+from bench import payloads, runner
 from bench.load import wire
-from bench.processes import Process, prefer
+from bench.processes import Process
 from bench.results import Row, judged
 from bench.subjects import Origin, Setting, Subject, Weir, weir_command
 
-RESULTS = Path(__file__).parent / "results"
 STREAMS, FAULTS, LEAVERS = 0.30, 0.05, 0.05
 SLOPE_MIB_H, JUDGED_MINUTES = 1.0, 10.0
 LOOK_S, QUIET_S = 5.0, 12.0
@@ -326,16 +324,8 @@ def rows(setting: Setting, minutes: float, say: Console) -> list[Row]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
-    asked = parser.parse_args(arguments)
-    machine.raise_open_files()
-    console, facts, cores = Console(highlight=False), machine.facts(), machine.cores()
-    os.sched_setaffinity(0, {cores.load})
-    prefer()
-    with tempfile.TemporaryDirectory(prefix="weir-bench-") as name:
-        found = rows(Setting(Path(name), cores, certificates.make(Path(name))), asked.minutes, console)
-    results.show(found, console)
-    console.print(f"raw: {results.save(found, facts, 'soak', RESULTS)}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in found))
+    minutes = parser.parse_args(arguments).minutes
+    return runner.run("soak", lambda setting, say: rows(setting, minutes, say))
 
 
 if __name__ == "__main__":

@@ -29,14 +29,13 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from bench import certificates, machine, payloads, results
+from bench import certificates, machine, payloads, runner
 from bench.load import single, wire
 from bench.processes import Process, cpu_ns, prefer
 from bench.results import Row, judged
 from bench.subjects import Origin, Setting, StaticUpstream, Weir, weir_command
 from proxy.admin.client import AdminClient
 
-RESULTS = Path(__file__).parent / "results"
 TEAMS, KEYS, POLICIES = 200, 2_000, 50
 CONNECTIONS, AT_ONCE = 2_000, 16
 RATIO, RELOAD_MS, BUMP_MS = 1.1, 200.0, 5.0
@@ -269,9 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     for row in rows(QUICK if asked.quick else FULL, asked.only.split(",")):
         console.print(f"  {row.verdict:4} {row.number}: {row.seen}", markup=False)
         found.append(row)
-    results.show(found, console)
-    console.print(f"raw rounds: {os.path.relpath(results.save(found, facts, 'teams', RESULTS))}")
-    return int(any(row.verdict == "FAIL" for row in found))
+    return runner.finished("teams", found, facts, console)
 
 
 if __name__ == "__main__":

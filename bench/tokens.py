@@ -21,13 +21,12 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from bench import machine, results
+from bench import machine, results, runner
 from proxy.body import Body, scan
 from proxy.tokens import Estimator
 from proxy.tokens.exact import pieces_of
 from proxy.tokens.process import Encodings
 
-RESULTS = Path(__file__).parent / "results"
 DATA = Path(os.environ.get("WEIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ENDPOINT = "chat.completions"
 SEED = 929
@@ -196,9 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows += judge(
             model, count, asked.data, lambda row: console.print(f"  {row.verdict:4} {row.number}: {row.seen}")
         )
-    results.show(rows, console)
-    console.print(f"raw: {os.path.relpath(results.save(rows, machine.facts(), 'tokens', RESULTS))}")
-    return int(any(row.verdict == "FAIL" for row in rows))
+    return runner.finished("tokens", rows, machine.facts(), console)
 
 
 if __name__ == "__main__":

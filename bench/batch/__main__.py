@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import uvloop
 from rich.console import Console
 
-from bench import machine, results
+from bench import machine, runner
 from bench.batch import chunks, day, embeddings, identical, lone
 from bench.results import Row, judged
 
-RESULTS = Path(__file__).parents[1] / "results"
 ALONE_NS, BATCH_ALONE_NS, CHUNK = 5_000, 50_000, 1.2
 
 
@@ -76,9 +73,7 @@ def main() -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     uvloop.install()
     made = asyncio.run(rows("--quick" in sys.argv))
-    results.show(made, console)
-    console.print(f"raw: {os.path.relpath(results.save(made, machine.facts(), 'batch', RESULTS))}")
-    return int(any(row.verdict == "FAIL" for row in made))
+    return runner.finished("batch", made, machine.facts(), console)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from bench import machine, results
+from bench import runner
 from bench.cache import latency, picture, rules
 from bench.cache.playing import Played, play, spread
 from bench.cache.streams import DATA, shuffled
 from bench.results import Row, judged, skipped
 
 SUITE = "cache"
-RESULTS = Path(__file__).parents[1] / "results"
 PICTURES = Path(__file__).parents[1] / "pictures"
 TARGETS = {"banking": 0.58, "qqp": 0.13}
 BOUNDS = (0.01, 0.02, 0.05)
@@ -178,13 +177,10 @@ def main(arguments: list[str] | None = None) -> int:
     groups = asked.only.split(",")
     if unknown := set(groups) - set(GROUPS):
         parser.error(f"unknown groups: {', '.join(sorted(unknown))}")
-    console, facts = Console(highlight=False, width=None if sys.stdout.isatty() else 180), machine.facts()
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    facts = runner.introduced(console)
     found = list(Bench(console, QUICK if asked.quick else None, asked.orders).run(groups, asked.million))
-    results.show(found, console)
-    console.print(f"raw: {results.save(found, facts, 'cache', RESULTS)}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in found))
+    return runner.finished("cache", found, facts, console)
 
 
 if __name__ == "__main__":

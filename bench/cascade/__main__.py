@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from bench import machine, results
+from bench import runner
 from bench.cascade import logs, picture
 from bench.cascade.replay import DELTA, EPSILON, MARKS, Certified, Log, apgr, certify, decided, drift
 from bench.quantiles import percentile
@@ -27,7 +27,6 @@ from bench.results import Row, judged, skipped
 from policies.cascade.learning.certificate import Certificate
 
 SUITE = "cascade"
-RESULTS = Path(__file__).parents[1] / "results"
 PICTURES = Path(__file__).parents[1] / "pictures"
 GROUPS = ("gemini", "certified", "routellm", "zeroeval", "llama", "drift", "latency")
 NEEDS = {
@@ -279,13 +278,10 @@ def main(arguments: list[str] | None = None) -> int:
     groups = asked.only.split(",")
     if unknown := set(groups) - set(GROUPS):
         parser.error(f"unknown groups: {', '.join(sorted(unknown))}")
-    console, facts = Console(highlight=False, width=None if sys.stdout.isatty() else 180), machine.facts()
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    facts = runner.introduced(console)
     found = list(Bench(console, asked.quick).run(groups))
-    results.show(found, console)
-    console.print(f"raw: {results.save(found, facts, 'cascade', RESULTS)}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in found))
+    return runner.finished("cascade", found, facts, console)
 
 
 if __name__ == "__main__":

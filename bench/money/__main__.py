@@ -18,12 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import machine, results
+from bench import machine, results, runner
 from bench.money import away, bill, cpu, kills, overspend, reserving, volume
 from bench.processes import PRIORITY
 from bench.results import Row
 
-RESULTS = Path(__file__).parents[1] / "results"
 TIMED = ("reserving", "cpu", "volume")  # these run before the machine's other work, where the kernel allows
 QUIET = 0.3  # load average a core at the start: above it what is timed isn't to be quoted
 PARTS: dict[str, Callable[..., Iterator[Row]]] = {
@@ -47,16 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
     names = asked.only.split(",")
     if unknown := set(names) - set(PARTS):
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}")
-    console, facts = Console(highlight=False, width=None if sys.stdout.isatty() else 200), machine.facts()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     machine.raise_open_files()
-    facts["loaded"] = "yes: timings aren't to be quoted" if os.getloadavg()[0] > QUIET * (os.cpu_count() or 1) else "no"
-    facts["plan"] = "quick" if asked.quick else "full"
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False)
+    loaded = "yes: timings aren't to be quoted" if os.getloadavg()[0] > QUIET * (os.cpu_count() or 1) else "no"
+    facts = runner.introduced(console, loaded=loaded, plan="quick" if asked.quick else "full")
     found = _run(console, names, asked.quick, asked.kills, asked.keep)
-    results.show(found, console)
-    console.print(f"raw: {os.path.relpath(results.save(found, facts, 'money', RESULTS))}", markup=False)
-    return int(any(row.verdict == "FAIL" for row in found))
+    return runner.finished("money", found, facts, console)
 
 
 def _run(console: Console, names: list[str], quick: bool, count: int | None, keep: Path | None) -> list[Row]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from bench.prefix import BLOCK_TOKENS, Prompt, Replica, found, request_of, rows, run
+from bench.prefix import BLOCK_TOKENS, Prompt, Replica, main, request_of, rows, run
 from proxy.upstreams.prefix import marks_of
 
 
@@ -52,7 +54,8 @@ def test_a_row_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made[1].verdict == "pass"
 
 
-def test_without_the_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    """Where the trace isn't, nothing is measured."""
-    monkeypatch.setattr("bench.prefix.TRACE", type("Nowhere", (), {"is_file": lambda self: False})())
-    assert found(quick=True) == []
+def test_without_the_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Where the trace isn't, nothing is measured, and that is said."""
+    monkeypatch.setattr("bench.prefix.TRACE", tmp_path / "nowhere.jsonl")
+    assert main(["--quick"]) == 0
+    assert "skipped: there is no trace" in capsys.readouterr().out
