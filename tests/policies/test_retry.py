@@ -199,12 +199,17 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-@pytest.mark.parametrize("row", ELSEWHERE)
+@pytest.mark.parametrize(
+    ("row", "stream"),
+    [
+        pytest.param(row, stream, id=f"{row}-{'stream' if stream else 'unary'}")
+        for row in ELSEWHERE
+        for stream in (False, True)
+        if stream or "first event" not in row  # a unary answer has no events
+    ],
+)
 async def test_another_deployment(serve: Serve, simulator: Simulator, row: str, stream: bool) -> None:
     """What waiting doesn't mend, or not soon, another deployment does, at once."""
-    if "first event" in row and not stream:
-        pytest.skip("a unary answer has no events")
     async with Simulator(seed=2) as other:
         other.fault(ELSEWHERE[row])
         key = {"key": {"env": "UP", "value": "sk-ours"}}
