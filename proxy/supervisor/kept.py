@@ -16,15 +16,15 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from proxy import scheduling
 from proxy.control import Channel
 from proxy.logs import LEVELS, Log
 from proxy.supervisor.process import ending, ending_of
 
-SETTLED_S: Final = 10.0
-LONGEST_BACKOFF_S: Final = 5.0
+SETTLED_S = 10.0
+LONGEST_BACKOFF_S = 5.0
 
 Message = dict[str, Any]
 
