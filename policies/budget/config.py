@@ -19,6 +19,7 @@ from pydantic import (
 from policies.budget import ladder as ladders
 from policies.budget.limits import Limit
 from policies.budget.table import Row
+from policies.webhook import Webhook
 from proxy.config.problems import suggestion
 from proxy.config.scalars import Duration, OneOrList, Truth, wrong
 
@@ -41,17 +42,6 @@ Ladder = Annotated[
     PlainSerializer(ladders.written),
     WithJsonSchema({"title": "ladder", "type": "object", "additionalProperties": _STEP}),
 ]
-
-
-class Webhook(BaseModel):
-    """Who is told when a step of the ladder is reached."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str = Field(pattern=r"^https?://")
-    """Where a JSON object is POSTed."""
-    secret: str = Field(default="", repr=False)
-    """Signs it (HMAC-SHA256, header `x-weir-signature`); take it from the environment: `${NAME}`."""
 
 
 class Config(BaseModel):

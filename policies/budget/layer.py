@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 from zoneinfo import ZoneInfo
-
-import orjson
 
 from policies.budget import refusals
 from policies.budget.accounts import NONE, Account, Accounts, Line, header, resets, share, subject_of
@@ -203,8 +199,7 @@ class Budget:
         self._services.log("warning", "budget_threshold", **told)
         hook, lookup = self._config.webhook, self._services.lookup
         if hook is not None and lookup is not None:
-            body = orjson.dumps({"event": "budget.threshold", **told, "at": self._now_ns() // 10**9})
-            await lookup("webhook", url=hook.url, body=body.decode(), signature=signature(hook.secret, body))
+            await hook.tell(lookup, {"event": "budget.threshold", **told, "at": self._now_ns() // 10**9})
         ends_s = (line.scope.ends_ns - self._now_ns()) / 1e9 if line.scope.ends_ns else line.limit.span_s
         await self._done(duty, min(max(ends_s, 2 * TELLING_S), _MOST_DAYS_S))
 
@@ -262,8 +257,3 @@ class Budget:
                 for dimension, value in zip(per, made.subject, strict=True)
             )
         ]
-
-
-def signature(secret: str, body: bytes) -> str:
-    """`sha256=…` over the body's bytes, or nothing without a secret."""
-    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest() if secret else ""

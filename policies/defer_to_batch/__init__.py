@@ -15,8 +15,6 @@ jobs, `provider.py` speaks the Batch API.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import math
 import re
 import secrets
@@ -194,12 +192,7 @@ class DeferToBatch:
         hook, lookup, spawn = self._config.webhook, self._services.lookup, self._services.spawn
         if hook is None or lookup is None or spawn is None:
             return
-        body = orjson.dumps({"event": "job.over", **told(job, answer=False)})
-
-        async def tell() -> None:
-            await lookup("webhook", url=hook.url, body=body.decode(), signature=signature(hook.secret, body))
-
-        spawn(tell(), "webhook")
+        spawn(hook.tell(lookup, {"event": "job.over", **told(job, answer=False)}), "webhook")
 
 
 def _patience(request: Request, asked: bool) -> float | None:
@@ -226,11 +219,6 @@ def _accepted(job: Job) -> Response:
     location = f"/weir/jobs/{job.id}".encode()
     headers = [(b"content-type", b"application/json"), (b"location", location), (b"x-weir-job", job.id.encode())]
     return Response(202, headers, orjson.dumps(told(job)))
-
-
-def signature(secret: str, body: bytes) -> str:
-    """`sha256=…` over the body's bytes, or nothing without a secret."""
-    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest() if secret else ""
 
 
 def build(config: Config, services: Services) -> DeferToBatch:

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from policies.webhook import Webhook
 from proxy.config.scalars import Duration, Size, Truth
 from proxy.exchange import Request
 
@@ -14,17 +15,6 @@ LEAST_MARGIN_S: Final = 900.0  # a provider's cancellation takes up to ten minut
 
 _FLEX: Final = frozenset(("chat.completions", "responses"))
 _BATCH: Final = frozenset(("chat.completions", "responses", "completions", "embeddings", "moderations"))
-
-
-class Webhook(BaseModel):
-    """Who is told when a job is over."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str = Field(pattern=r"^https?://")
-    """Where a JSON object is POSTed."""
-    secret: str = Field(default="", repr=False)
-    """Signs it (HMAC-SHA256, header `x-weir-signature`); take it from the environment: `${NAME}`."""
 
 
 class Config(BaseModel):

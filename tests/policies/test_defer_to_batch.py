@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -481,7 +483,7 @@ async def test_webhooks_are_signed(serve: Serve, simulator: Simulator) -> None:
         said = orjson.loads(body)
         assert (said["event"], said["id"], said["status"]) == ("job.over", job.json["id"], "completed")
         assert "response" not in said
-        assert signed == defer_to_batch.signature("s", body)
+        assert signed == "sha256=" + hmac.new(b"s", body, hashlib.sha256).hexdigest()
     server.close()
 
 

@@ -20,10 +20,9 @@ import msgspec
 
 from proxy.ledger.reporting.cells import Cell, Sums
 from proxy.ledger.reporting.source import Arm, Saved
-from proxy.ledger.reporting.statistic import t_quantile
+from proxy.ledger.reporting.statistic import Mean, half_interval
 
 SERVING: Final = frozenset({"client", "shared", "batch", "flex", "revalidation"})
-CONFIDENCE: Final = 0.95
 SQUARED_UNIT: Final = 10_000  # nano-dollars; `Arm.squares` is in these, squared
 
 
@@ -64,12 +63,6 @@ class Effect(msgspec.Struct, frozen=True):
     low: int | None
     high: int | None
     by_key: bool
-
-
-class _Mean(msgspec.Struct, frozen=True):
-    mean: float
-    variance: float  # of the mean
-    freedom: int
 
 
 def claims(saved: Iterable[Saved], cells: Iterable[Cell]) -> list[Claim]:
@@ -124,7 +117,7 @@ def _effect(policy: str, treated: Sequence[Arm], control: Sequence[Arm], spent: 
     with_it, without = mean(treated), mean(control)
     count = _exchanges(treated)
     net = round((without.mean - with_it.mean) * count) - spent
-    width = _width(with_it, without)
+    width = half_interval(with_it, without)
     if width is not None:
         width *= count
     return Effect(
@@ -141,27 +134,16 @@ def _effect(policy: str, treated: Sequence[Arm], control: Sequence[Arm], spent: 
     )
 
 
-def _width(one: _Mean, other: _Mean) -> float | None:
-    """Half the interval of the difference of two means."""
-    if min(one.freedom, other.freedom) < 1:
-        return None
-    variance = one.variance + other.variance
-    if not variance:
-        return 0.0
-    freedom = variance**2 / (one.variance**2 / one.freedom + other.variance**2 / other.freedom)
-    return float(t_quantile((1 + CONFIDENCE) / 2, freedom) * variance**0.5)
-
-
-def _of_exchanges(arms: Sequence[Arm]) -> _Mean:
+def _of_exchanges(arms: Sequence[Arm]) -> Mean:
     count, amount = _exchanges(arms), sum(arm.nanodollars for arm in arms)
     squares = sum(arm.squares for arm in arms) * SQUARED_UNIT**2
     if count < 2:
-        return _Mean(amount / count, 0.0, 0)
+        return Mean(amount / count, 0.0, 0)
     variance = max(0, squares - amount * amount // count) / (count - 1)
-    return _Mean(amount / count, variance / count, count - 1)
+    return Mean(amount / count, variance / count, count - 1)
 
 
-def _of_keys(arms: Sequence[Arm]) -> _Mean:
+def _of_keys(arms: Sequence[Arm]) -> Mean:
     keys: dict[str, list[int]] = {}
     for arm in arms:
         own = keys.setdefault(_who(arm), [0, 0])
@@ -169,7 +151,7 @@ def _of_keys(arms: Sequence[Arm]) -> _Mean:
         own[1] += arm.nanodollars
     count, mean = _exchanges(arms), sum(amount for _, amount in keys.values()) / _exchanges(arms)
     squares = sum((amount - mean * own) ** 2 for own, amount in keys.values())
-    return _Mean(mean, squares * len(keys) / (len(keys) - 1) / count**2, len(keys) - 1)
+    return Mean(mean, squares * len(keys) / (len(keys) - 1) / count**2, len(keys) - 1)
 
 
 def _who(arm: Arm) -> str:

@@ -9,8 +9,30 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist, median
 
+import msgspec
+
 _NORMAL = NormalDist()
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
+CONFIDENCE = 0.95
+
+
+class Mean(msgspec.Struct, frozen=True):
+    """A mean, and how well it is known."""
+
+    mean: float
+    variance: float  # of the mean
+    freedom: int
+
+
+def half_interval(one: Mean, other: Mean) -> float | None:
+    """Half the interval of the difference of two means (Welch and Satterthwaite); None where nothing can be said."""
+    if min(one.freedom, other.freedom) < 1:
+        return None
+    variance = one.variance + other.variance
+    if not variance:
+        return 0.0
+    freedom = variance**2 / (one.variance**2 / one.freedom + other.variance**2 / other.freedom)
+    return t_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(variance)
 
 
 def t_quantile(share: float, freedom: float) -> float:

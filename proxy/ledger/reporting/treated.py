@@ -22,8 +22,8 @@ from sqlalchemy import Connection, func, inspect, select, text
 
 from proxy.ledger import tables
 from proxy.ledger.records import decode_decisions
-from proxy.ledger.reporting.savings import CONFIDENCE, SERVING
-from proxy.ledger.reporting.statistic import t_quantile
+from proxy.ledger.reporting.savings import SERVING
+from proxy.ledger.reporting.statistic import Mean, half_interval
 
 _CONTROL: Final = ("holdout", "not_rolled_out")
 _Z: Final = 1.959964  # of 95 %
@@ -105,12 +105,6 @@ class _Arm:
     def add(self, who: str, nanodollars: int, total_ns: int, failed: bool) -> None:
         self.keys.setdefault(who, _Key()).add((float(nanodollars), float(total_ns), float(failed)))
         self.times.append(total_ns)
-
-
-class _Mean(msgspec.Struct, frozen=True):
-    mean: float
-    variance: float  # of the mean
-    freedom: int
 
 
 def compared(db: Connection, policy: str, first_ns: int, end_ns: int, version: str = "") -> Compared:
@@ -222,41 +216,30 @@ def _measured(name: str, arm: _Arm) -> Measured:
     )
 
 
-def _difference(measure: str, unit: str, treated: _Mean, control: _Mean, more: float) -> Difference:
+def _difference(measure: str, unit: str, treated: Mean, control: Mean, more: float) -> Difference:
     found = treated.mean + more - control.mean
-    width = _width(treated, control)
+    width = half_interval(treated, control)
     return Difference(
         measure, unit, found, None if width is None else found - width, None if width is None else found + width
     )
 
 
-def _width(one: _Mean, other: _Mean) -> float | None:
-    """Half the interval of the difference of two means (Welch and Satterthwaite)."""
-    if min(one.freedom, other.freedom) < 1:
-        return None
-    variance = one.variance + other.variance
-    if not variance:
-        return 0.0
-    freedom = variance**2 / (one.variance**2 / one.freedom + other.variance**2 / other.freedom)
-    return float(t_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(variance))
-
-
-def _mean(arm: _Arm, at: int, by_key: bool) -> _Mean:
+def _mean(arm: _Arm, at: int, by_key: bool) -> Mean:
     count, total = arm.count, arm.sum(at)
     mean = total / count
     if by_key:
         squares = sum((key.sums[at] - mean * key.count) ** 2 for key in arm.keys.values())
         keys = len(arm.keys)
-        return _Mean(mean, squares * keys / (keys - 1) / count**2, keys - 1)
+        return Mean(mean, squares * keys / (keys - 1) / count**2, keys - 1)
     if count < 2:
-        return _Mean(mean, 0.0, 0)
+        return Mean(mean, 0.0, 0)
     squares = sum(key.squares[at] for key in arm.keys.values())
-    return _Mean(mean, max(0.0, squares - total * mean) / (count - 1) / count, count - 1)
+    return Mean(mean, max(0.0, squares - total * mean) / (count - 1) / count, count - 1)
 
 
-def _score(arm: _Arm) -> _Mean:
+def _score(arm: _Arm) -> Mean:
     scores = [score for said in arm.scores.values() for score in said]
     count, mean = len(scores), sum(scores) / len(scores)
     if count < 2:
-        return _Mean(mean, 0.0, 0)
-    return _Mean(mean, sum((score - mean) ** 2 for score in scores) / (count - 1) / count, count - 1)
+        return Mean(mean, 0.0, 0)
+    return Mean(mean, sum((score - mean) ** 2 for score in scores) / (count - 1) / count, count - 1)
