@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from proxy.cli.home import ConfigOption, HomeOption, proxy_of
-from proxy.cli.output import dollars
+from proxy.cli.output import JsonOption, dollars
 
 app = typer.Typer(name="budget", help="Look at budgets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -24,7 +24,7 @@ def _group() -> None:
 @app.command()
 def status(
     budget: Annotated[str | None, typer.Argument(metavar="[BUDGET]", help="Its name in the policy file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:

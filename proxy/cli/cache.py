@@ -11,7 +11,7 @@ import typer
 
 from proxy.cli.cache_explain import explain
 from proxy.cli.home import ConfigOption, HomeOption, proxy_of
-from proxy.cli.output import CommandError, UsageError, dollars
+from proxy.cli.output import CommandError, JsonOption, UsageError, dollars
 
 app = typer.Typer(
     name="cache", help="Look at caches, and evict from them.", no_args_is_help=True, rich_markup_mode=None
@@ -24,7 +24,7 @@ _KIB = 1024
 
 @app.command()
 def stats(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -38,7 +38,7 @@ def stats(
 def get(
     entry: Annotated[str, typer.Argument(metavar="ENTRY", help="As in the header x-weir-cache-entry.")],
     answer: Annotated[bool, typer.Option("--answer", help="Print the answer, and nothing else.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -8,22 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proxy.cli.explain import (
+    CHAT,
+    DataOption,
+    EndpointOption,
+    HeaderOption,
+    KeyOption,
+    body_of,
+    headers_of,
+    identity,
+    loaded,
+)
 from proxy.cli.home import ConfigOption, HomeOption
-from proxy.cli.output import CommandError, UsageError, paint
+from proxy.cli.output import CommandError, JsonOption, UsageError, paint
 
 if TYPE_CHECKING:
     from proxy.config import Configuration
 
 
 def explain(
-    data: Annotated[str, typer.Option("--data", "-d", metavar="BODY", help="JSON body; @FILE or @- reads it.")],
-    key: Annotated[str | None, typer.Option(help="The client's key, or the id of one made or declared here.")] = None,
-    endpoint: Annotated[str, typer.Option(metavar="PATH", help="Path of the request.")] = "/v1/chat/completions",
-    header: Annotated[
-        list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="A header; repeatable.")
-    ] = None,
+    data: DataOption,
+    key: KeyOption = None,
+    endpoint: EndpointOption = CHAT,
+    header: HeaderOption = None,
     policy: Annotated[str | None, typer.Option(help="The policy's name, where several are caches.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     home: HomeOption = None,
 ) -> None:
@@ -31,7 +40,6 @@ def explain(
     import msgspec
 
     from proxy.admin.client import AdminClient, AdminError
-    from proxy.cli.explain import body_of, headers_of, identity, loaded
     from proxy.errors import WeirError
 
     configuration = loaded(config, home)

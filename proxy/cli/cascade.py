@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from proxy.cli.home import ConfigOption, HomeOption, proxy_of
-from proxy.cli.output import CommandError, dollars, paint
+from proxy.cli.output import CommandError, JsonOption, dollars, paint
 
 app = typer.Typer(name="cascade", help="Look at cascades, and steer them.", no_args_is_help=True, rich_markup_mode=None)
 _BEST = -1
@@ -23,7 +23,7 @@ ClassOption = Annotated[str, typer.Option("--class", metavar="CLASS", help="One 
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -13,24 +13,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proxy.cli.home import ConfigOption, HomeOption, file_of
-from proxy.cli.output import CommandError, UsageError, dollars, paint
+from proxy.cli.output import CommandError, JsonOption, UsageError, dollars, paint
 
 if TYPE_CHECKING:
     from proxy.config import Configuration
     from proxy.exchange import Identity, Request
     from proxy.wire.headers import Headers
 
+CHAT = "/v1/chat/completions"
+DataOption = Annotated[str, typer.Option("--data", "-d", metavar="BODY", help="JSON body; @FILE or @- reads it.")]
+KeyOption = Annotated[str | None, typer.Option(help="The client's key, or the id of one made or declared here.")]
+EndpointOption = Annotated[str, typer.Option(metavar="PATH", help="Path of the request.")]
+HeaderOption = Annotated[
+    list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="A header; repeatable.")
+]
+
 _STYLES = {"applies": "green", "observes": "yellow"}
 
 
 def explain(
-    data: Annotated[str, typer.Option("--data", "-d", metavar="BODY", help="JSON body; @FILE or @- reads it.")],
-    key: Annotated[str | None, typer.Option(help="The client's key, or the id of one made or declared here.")] = None,
-    endpoint: Annotated[str, typer.Option(metavar="PATH", help="Path of the request.")] = "/v1/chat/completions",
-    header: Annotated[
-        list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="A header; repeatable.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    data: DataOption,
+    key: KeyOption = None,
+    endpoint: EndpointOption = CHAT,
+    header: HeaderOption = None,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     home: HomeOption = None,
 ) -> None:

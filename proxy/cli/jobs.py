@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from proxy.cli.home import ConfigOption, HomeOption, proxy_of
-from proxy.cli.output import CommandError, dollars
+from proxy.cli.output import CommandError, JsonOption, dollars
 
 app = typer.Typer(
     name="jobs", help="Look at requests that are answered later, and cancel them.", no_args_is_help=True,
@@ -24,7 +24,7 @@ _POLICY = "defer_to_batch"
 def list_(
     only_open: Annotated[bool, typer.Option("--open", help="Only those that aren't over.")] = False,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="How many, the latest first.")] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -47,7 +47,7 @@ def list_(
 def show(
     job: Annotated[str, typer.Argument(metavar="JOB", help="As in the header x-weir-job.")],
     answer: Annotated[bool, typer.Option("--answer", help="Print the answer, and nothing else.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from proxy.cli.audit import audited
 from proxy.cli.home import ConfigOption, HomeOption, home_of
-from proxy.cli.output import CommandError, dollars, paint
+from proxy.cli.output import CommandError, JsonOption, dollars, paint
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from proxy.ledger.standing import Standing
 
 app = typer.Typer(name="ledger", help="What was used and what it cost, for good.", no_args_is_help=True)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
 @app.callback()

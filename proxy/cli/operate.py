@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proxy.cli.home import ConfigOption, HomeOption, proxy_of
-from proxy.cli.output import CommandError, paint, span
+from proxy.cli.output import CommandError, JsonOption, paint, span
 
 if TYPE_CHECKING:
     from proxy.admin.operated import Status
@@ -25,7 +25,7 @@ class Switch(StrEnum):
 
 
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 

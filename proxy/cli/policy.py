@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proxy.cli.home import ConfigOption, HomeOption, home_of, proxy_of
-from proxy.cli.output import CommandError, console, dollars, span
+from proxy.cli.output import CommandError, JsonOption, console, dollars, span
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +27,7 @@ def report(
     version: Annotated[
         str | None, typer.Option("--hash", help="Only exchanges under this policy-file hash, or its beginning.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
