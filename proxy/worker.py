@@ -24,7 +24,7 @@ import uvloop
 
 from proxy.adopting import Adopting
 from proxy.config import Configuration
-from proxy.config.deployment import Tls
+from proxy.config.deployment import DeploymentFile, Tls
 from proxy.config.limits import Timeouts
 from proxy.control import Channel
 from proxy.dataplane import DataPlane
@@ -231,22 +231,11 @@ class Worker:
         await self._plane.warm()
 
     def _adopt(self, configuration: Configuration) -> None:
-        limits, timeouts = configuration.deployment.limits, configuration.deployment.timeouts
-        self._timeouts = timeouts
-        self._most_connections = limits.connections
+        self._timeouts = configuration.deployment.timeouts
+        self._most_connections = configuration.deployment.limits.connections
         assert self._watch is not None
         self._watch.adopt(configuration.deployment.overload, configuration.deployment.workers)
-        self._limits = ServerLimits(
-            line_bytes=limits.line_bytes,
-            headers=limits.headers,
-            stream_buffer_bytes=limits.stream_buffer_bytes,
-            header_s=timeouts.header_s,
-            body_idle_s=timeouts.body_idle_s,
-            keep_alive_s=timeouts.keep_alive_s,
-            slow_reader_s=timeouts.slow_reader_s,
-            total_s=timeouts.longest_s,
-            half_close=configuration.deployment.half_close == "answer",
-        )
+        self._limits = limits_of(configuration.deployment)
 
     async def _serve(self, configuration: Configuration) -> None:
         context = None if configuration.deployment.tls is None else self._certificate.context
@@ -403,6 +392,22 @@ class Worker:
         self._channel.close()
         self._ticker.close()
         self._resolver.close()
+
+
+def limits_of(deployment: DeploymentFile) -> ServerLimits:
+    """What a client's connection may take, as the deployment file says."""
+    limits, timeouts = deployment.limits, deployment.timeouts
+    return ServerLimits(
+        line_bytes=limits.line_bytes,
+        headers=limits.headers,
+        stream_buffer_bytes=limits.stream_buffer_bytes,
+        header_s=timeouts.header_s,
+        body_idle_s=timeouts.body_idle_s,
+        keep_alive_s=timeouts.keep_alive_s,
+        slow_reader_s=timeouts.slow_reader_s,
+        total_s=timeouts.longest_s,
+        half_close=deployment.half_close == "answer",
+    )
 
 
 def _keep_memory() -> None:

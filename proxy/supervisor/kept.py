@@ -21,7 +21,7 @@ from typing import Any
 from proxy import scheduling
 from proxy.control import Channel
 from proxy.logs import LEVELS, Log
-from proxy.supervisor.process import ending, ending_of
+from proxy.supervisor.process import ending, ending_of, spawned
 
 SETTLED_S = 10.0
 LONGEST_BACKOFF_S = 5.0
@@ -157,20 +157,7 @@ class Kept:
             await asyncio.shield(ended)
 
     def _spawn(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        ours, theirs = socket.socketpair()
-        try:
-            process = subprocess.Popen(  # noqa: S603  # our own program; takes milliseconds
-                [*self._command, *self.options(), "--control", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                pass_fds=[theirs.fileno()],
-                process_group=0,
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        process, ours = spawned([*self._command, *self.options()])
         if self._patient:
             scheduling.wait_for_everybody(process.pid)
         return process, ours

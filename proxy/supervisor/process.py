@@ -27,6 +27,25 @@ from proxy.metrics import Snapshot
 Message = dict[str, Any]
 
 
+def spawned(command: Sequence[str], fds: Sequence[int] = ()) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """`command --control FD`, which inherits these descriptors and one end of a channel; the other end is ours."""
+    ours, theirs = socket.socketpair()
+    try:
+        process = subprocess.Popen(  # noqa: S603  # our own program; takes milliseconds
+            [*command, "--control", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # none has anything to say to stdout; what a policy prints goes where the logs go
+            pass_fds=[theirs.fileno(), *fds],
+            process_group=0,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, ours
+
+
 @dataclass(slots=True, eq=False)
 class Worker:
     """A running worker. `ready` is set by its message; `snapshot` is the newest it has sent.
@@ -50,22 +69,8 @@ class Worker:
     @classmethod
     async def start(cls, command: Sequence[str], index: int, listeners: Sequence[socket.socket]) -> Worker:
         """Spawn `command --control FD --listen FD,… --index N`."""
-        ours, theirs = socket.socketpair()
-        try:
-            fds = [sock.fileno() for sock in listeners]
-            options = ["--control", str(theirs.fileno()), "--listen", ",".join(map(str, fds)), "--index", str(index)]
-            process = subprocess.Popen(  # noqa: ASYNC220, S603  # our own program; takes milliseconds
-                [*command, *options],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # a worker has nothing to say to stdout; what a policy prints goes where the logs go
-                pass_fds=[theirs.fileno(), *fds],
-                process_group=0,
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        fds = [sock.fileno() for sock in listeners]
+        process, ours = spawned([*command, "--listen", ",".join(map(str, fds)), "--index", str(index)], fds)
         now_s = time.monotonic()
         return cls(index, process, await Channel.open(ours), ending_of(process), now_s, heard_s=now_s)
 

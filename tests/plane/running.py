@@ -23,10 +23,10 @@ from proxy.metrics import Metrics
 from proxy.pricing import RateCards
 from proxy.state.protocol import Store
 from proxy.supervisor.lookups import Lookups
-from proxy.wire.call import ServerLimits
 from proxy.wire.connect import Connector, Resolver
 from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
+from proxy.worker import limits_of
 from tests.wire.raw import Answer, Raw, chat, get, post
 
 UPSTREAM_KEY = "sk-upstream-canary-7d1f"
@@ -201,7 +201,7 @@ async def running(
         store=store,
     )
     connections: set[ServerConnection] = set()
-    limits = _limits(made)
+    limits = limits_of(made.deployment)
     server = await loop.create_server(
         lambda: ServerConnection(plane, limits, ticker, connections), "127.0.0.1", 0, backlog=1024
     )
@@ -220,18 +220,3 @@ async def running(
 
 def _loader(module: Any) -> Callable[[], Any]:
     return lambda: module
-
-
-def _limits(configuration: Configuration) -> ServerLimits:
-    limits, timeouts = configuration.deployment.limits, configuration.deployment.timeouts
-    return ServerLimits(
-        line_bytes=limits.line_bytes,
-        headers=limits.headers,
-        stream_buffer_bytes=limits.stream_buffer_bytes,
-        header_s=timeouts.header_s,
-        body_idle_s=timeouts.body_idle_s,
-        keep_alive_s=timeouts.keep_alive_s,
-        slow_reader_s=timeouts.slow_reader_s,
-        total_s=timeouts.longest_s,
-        half_close=configuration.deployment.half_close == "answer",
-    )

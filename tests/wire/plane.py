@@ -18,10 +18,10 @@ from proxy.dataplane import DataPlane
 from proxy.journal import Journal
 from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
-from proxy.wire.call import ServerLimits
 from proxy.wire.connect import Connector, Resolver
 from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
+from proxy.worker import limits_of
 from tests.wire.raw import Raw
 
 UPSTREAM_SECRET = "sk-upstream-secret"
@@ -98,18 +98,7 @@ async def plane(
         lookup=lookup,
         log=log,
     )
-    limits, timeouts = configuration.deployment.limits, configuration.deployment.timeouts
-    server_limits = ServerLimits(
-        line_bytes=limits.line_bytes,
-        headers=limits.headers,
-        stream_buffer_bytes=limits.stream_buffer_bytes,
-        header_s=timeouts.header_s,
-        body_idle_s=timeouts.body_idle_s,
-        keep_alive_s=timeouts.keep_alive_s,
-        slow_reader_s=timeouts.slow_reader_s,
-        total_s=timeouts.longest_s,
-        half_close=configuration.deployment.half_close == "answer",
-    )
+    server_limits = limits_of(configuration.deployment)
     connections: set[ServerConnection] = set()
 
     def connected() -> ServerConnection:
