@@ -20,6 +20,7 @@ from proxy.cli.report import (
     currency_of,
     ledger_errors,
     ledger_of,
+    pdf_of,
     put,
 )
 
@@ -45,6 +46,7 @@ class Format(StrEnum):
     json = "json"
     xlsx = "xlsx"
     html = "html"
+    pdf = "pdf"
 
 
 class Part(StrEnum):
@@ -55,7 +57,8 @@ class Part(StrEnum):
     summary = "summary"
 
 
-_ENDINGS = {".csv": Format.csv, ".json": Format.json, ".xlsx": Format.xlsx, ".html": Format.html, ".htm": Format.html}
+_ENDINGS = {f".{kind.value}": kind for kind in (Format.csv, Format.json, Format.xlsx, Format.html, Format.pdf)}
+_ENDINGS[".htm"] = Format.html
 
 
 def reconcile(
@@ -143,5 +146,5 @@ def _write(found: Comparison, parts: list[Section], kind: Format, section: Part,
         put(page.to_html(parts), output)
     else:
         if output is None and console().is_terminal:
-            raise UsageError("xlsx isn't for a terminal: name a file by -o")
-        put(workbook.to_xlsx(parts), output)
+            raise UsageError(f"{kind.value} isn't for a terminal: name a file by -o")
+        put(pdf_of(parts) if kind is Format.pdf else workbook.to_xlsx(parts), output)

@@ -37,6 +37,7 @@ class Format(StrEnum):
     json = "json"
     xlsx = "xlsx"
     html = "html"
+    pdf = "pdf"
     focus_1_2 = "focus-1.2"
     focus_1_4 = "focus-1.4"
 
@@ -47,8 +48,9 @@ class Compared(StrEnum):
     previous = "previous"
 
 
-_BINARY = (Format.xlsx,)
-_ENDINGS = {".csv": Format.csv, ".json": Format.json, ".xlsx": Format.xlsx, ".html": Format.html, ".htm": Format.html}
+_BINARY = (Format.xlsx, Format.pdf)
+_ENDINGS = {f".{kind.value}": kind for kind in (Format.csv, Format.json, Format.xlsx, Format.html, Format.pdf)}
+_ENDINGS[".htm"] = Format.html
 
 CurrencyOption = Annotated[str | None, typer.Option(metavar="CODE", help="Show amounts in it; needs rate and date.")]
 RateOption = Annotated[str | None, typer.Option(metavar="NUMBER", help="How many of it a dollar was worth.")]
@@ -185,6 +187,8 @@ def _bytes(told: Report, kind: Format, parts: list[Section], section: str, money
         from proxy.ledger.reporting.page import to_html
 
         return to_html(parts, money)
+    if kind is Format.pdf:
+        return pdf_of(parts, money)
     if kind is Format.csv:
         from proxy.ledger.reporting.plain import to_csv
 
@@ -230,6 +234,17 @@ def _warn(told: Report) -> None:
 
 
 # --- shared with `weir reconcile`
+
+
+def pdf_of(parts: list[Section], money: Currency | None = None) -> bytes:
+    """The PDF, where it can be made."""
+    try:
+        from proxy.ledger.reporting.paper import to_pdf
+    except ImportError:
+        raise CommandError(
+            "a PDF needs one more package: pip install 'weir-proxy[pdf]'; or --format html, printed by a browser"
+        ) from None
+    return to_pdf(parts, money)
 
 
 def put(content: bytes, output: Path | None) -> None:

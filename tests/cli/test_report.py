@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from proxy.cli.output import CommandError
+from proxy.cli.report import pdf_of
 from proxy.ledger.opening import open_ledger
 from tests.cli.conftest import Weir
 from tests.ledger.filled import DOLLAR, Filled
@@ -70,13 +73,21 @@ def test_cut_by_several_and_filtered(home: Path, weir: Weir) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["r.csv", "r.json", "r.xlsx", "r.html"])
+def test_a_pdf_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the error says what to install, and what does without."""
+    monkeypatch.setitem(sys.modules, "proxy.ledger.reporting.paper", None)
+    with pytest.raises(CommandError, match=r"weir-proxy\[pdf\].*--format html"):
+        pdf_of([])
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.json", "r.xlsx", "r.html", "r.pdf"])
 def test_the_files_name_says_the_format(name: str, home: Path, weir: Weir, tmp_path: Path) -> None:
     """-o writes the file, whole, and nothing else."""
     done = weir("report", "--home", str(home), "--month", "2026-11", "-o", name)
     assert (done.returncode, done.stdout) == (0, "")
     start = (tmp_path / name).read_bytes()[:9]
-    assert start.startswith({"csv": b"team,cost", "json": b"{\n", "xlsx": b"PK", "html": b"<!doctype"}[name[2:]])
+    begins = {"csv": b"team,cost", "json": b"{\n", "xlsx": b"PK", "html": b"<!doctype", "pdf": b"%PDF-1."}
+    assert start.startswith(begins[name[2:]])
     assert [file.name for file in tmp_path.iterdir() if file.name.endswith(".part")] == []
 
 

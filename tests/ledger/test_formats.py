@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import zipfile
+import zlib
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,10 +23,11 @@ from rich.console import Console
 from proxy.ledger.opening import open_ledger
 from proxy.ledger.reporting.amounts import Currency, exact, readable
 from proxy.ledger.reporting.page import to_html
+from proxy.ledger.reporting.paper import to_pdf
 from proxy.ledger.reporting.periods import Period
 from proxy.ledger.reporting.plain import harmless, to_csv, to_json
 from proxy.ledger.reporting.report import Asked, Report, report
-from proxy.ledger.reporting.sections import Section, sections
+from proxy.ledger.reporting.sections import Column, Section, sections
 from proxy.ledger.reporting.source import reading
 from proxy.ledger.reporting.terminal import to_terminal, to_text
 from proxy.ledger.reporting.workbook import to_xlsx
@@ -114,14 +117,43 @@ def test_the_workbook_reads_back(told: Report, parts: list[Section]) -> None:
 
 def test_files_are_the_same_each_time(told: Report, parts: list[Section], monkeypatch: pytest.MonkeyPatch) -> None:
     """Another day, another zone of the machine: not a byte differs, and no member of the workbook has a time."""
-    first = [to_xlsx(parts), to_html(parts), to_json(told, parts), to_csv(spend(parts)), to_text(parts)]
+
+    def every() -> list[bytes]:
+        made = [write(parts) for write in (to_xlsx, to_html, to_pdf, to_text)]
+        return [*made, to_json(told, parts), to_csv(spend(parts))]
+
+    first = every()
     monkeypatch.setenv("TZ", "Asia/Tokyo")
-    assert [to_xlsx(parts), to_html(parts), to_json(told, parts), to_csv(spend(parts)), to_text(parts)] == first
+    assert every() == first
     with zipfile.ZipFile(io.BytesIO(first[0])) as archive:
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         core = archive.read("docProps/core.xml")
         assert b"2000-01-01T00:00:00Z" in core
         assert b"2026" not in core.replace(b"Report 2026-11", b"")
+
+
+def written(pdf: bytes) -> str:
+    """All that a PDF's pages draw."""
+    streams = re.findall(rb"stream\n(.*?)\nendstream", pdf, re.DOTALL)
+    drawn = b"\n".join(zlib.decompress(stream) for stream in streams if stream.startswith(b"x"))
+    return drawn.decode("latin-1").replace("\\(", "(").replace("\\)", ")")
+
+
+def test_the_pdf_says_the_same(parts: list[Section]) -> None:
+    """Each section's heading, amounts that aren't broken, names as they are or as numbers, and only text of them."""
+    drawn = written(to_pdf(parts))
+    assert all(part.title in drawn for part in parts)
+    assert "1,234,567,890.12" in drawn
+    assert EVIL in drawn
+    assert "<script>alert(1)</script>[red]\u00b7[31m".replace("\u00b7", "\xb7") in " ".join(drawn.split("\n"))
+    long = [("\u0418" * 3 + "\u00fc", number, number) for number in range(1200)]
+    columns = (Column("team", "Team"), Column("cost", "USD", "money", sums=True), Column("n", "N", "count", sums=True))
+    content = to_pdf([Section("spend", "Spend", columns, [*long])])
+    assert len(re.findall(rb"/Type /Page\n", content)) > 5
+    drawn = written(content)
+    assert "\\\\u0418\\\\u0418\\\\u0418\u00fc" in drawn
+    assert "(700 more)" in drawn
+    assert f"{sum(range(500, 1200)):,}" in drawn
 
 
 class _Page(HTMLParser):

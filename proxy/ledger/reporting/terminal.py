@@ -24,7 +24,7 @@ def to_terminal(console: Console, sections: Sequence[Section], currency: Currenc
         console.width = _ROOMY
     for section in sections:
         if section.key != "days":
-            _print(console, converted(_shortened(section), currency))
+            _print(console, converted(shortened(section), currency))
 
 
 def _print(console: Console, section: Section) -> None:
@@ -33,7 +33,11 @@ def _print(console: Console, section: Section) -> None:
 
     rows = [*section.rows, *([] if section.total is None else [section.total])]
     cells = [[_cell(value, column) for value, column in zip(row, section.columns, strict=True)] for row in rows]
-    kept = _fitting(section.columns, cells, console.width)
+    widths = [
+        max([len(column.title), *(len(row[index]) for row in cells)]) + 3
+        for index, column in enumerate(section.columns)
+    ]
+    kept = fitting(section.columns, widths, console.width)
     table = Table(box=box.SIMPLE_HEAD, title=section.title, title_justify="left", title_style="bold", pad_edge=False)
     table.caption, table.caption_justify = section.note or None, "left"
     for index in kept:
@@ -46,9 +50,8 @@ def _print(console: Console, section: Section) -> None:
     console.print(table)
 
 
-def _fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], room: int) -> list[int]:
+def fitting(columns: Sequence[Column], widths: Sequence[float], room: float) -> list[int]:
     """Which columns are shown: the `wide` ones go first, then the last numbers but one, until the rest has room."""
-    widths = [max([len(column.title), *(len(row[index]) for row in cells)]) + 3 for index, column in enumerate(columns)]
     numbers = [index for index, column in enumerate(columns) if column.kind != "text"]
     leaving = [index for index in reversed(numbers) if columns[index].wide]
     leaving += [index for index in reversed(numbers[2:]) if index not in leaving]
@@ -67,19 +70,19 @@ def _cell(value: Value, column: Column) -> str:
     return escape("".join(c if c.isprintable() else "·" for c in text))
 
 
-def _shortened(section: Section) -> Section:
+def shortened(section: Section, most: int = MOST_ROWS) -> Section:
     """Of a long section the first rows, and one with the sums of the rest."""
     import msgspec
 
-    if len(section.rows) <= MOST_ROWS + 1:
+    if len(section.rows) <= most + 1:
         return section
-    rest = section.rows[MOST_ROWS:]
+    rest = section.rows[most:]
     first: Row = (f"({len(rest)} more)",)
     sums = tuple(
         sum(int(row[index] or 0) for row in rest) if column.sums else "" if column.kind == "text" else None
         for index, column in enumerate(section.columns)
     )
-    return msgspec.structs.replace(section, rows=[*section.rows[:MOST_ROWS], first + sums[1:]])
+    return msgspec.structs.replace(section, rows=[*section.rows[:most], first + sums[1:]])
 
 
 def to_text(sections: Sequence[Section], currency: Currency | None = None) -> bytes:
