@@ -69,6 +69,11 @@ class Settled(msgspec.Struct, tag_field="event", tag="settled", gc=False):
     upstream_request_id: str | None = None
     error: str | None = None
 
+    @property
+    def used(self) -> dict[str, Any]:
+        """What is counted as used: what was told or estimated; nothing of an attempt that is known not to be billed."""
+        return {} if self.known == "observed" and bytes(self.usage) == b"null" else self.tokens
+
 
 class Saving(msgspec.Struct, gc=False):
     """What a policy says it saved."""

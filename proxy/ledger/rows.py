@@ -75,7 +75,7 @@ def attempt(
         quarter, entry = closed, "adjustment" if entry == "use" else entry
     elif entry == "use":
         reference = None
-    tokens = settled.tokens
+    tokens = settled.used
     usage = bytes(settled.usage)
     estimate = reserved.estimate
     return (

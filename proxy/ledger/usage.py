@@ -87,7 +87,7 @@ def _of(record: Reserved | Settled | Ended, tenants: dict[str, str | None], tena
         tenants[record.exchange] = record.tenant
     elif isinstance(record, Settled):
         if tenants.get(record.exchange) == tenant:
-            given, made = (whole(record.tokens.get(name)) for name in ("input_tokens", "output_tokens"))
+            given, made = (whole(record.used.get(name)) for name in ("input_tokens", "output_tokens"))
             return Used(0, given, made, record.nanodollars or 0, int(record.nanodollars is None))
     elif record.tenant == tenant:
         return Used(1)

@@ -115,7 +115,8 @@ class TenantUsage:
     def _count(self, record: journal.Record, first: date) -> None:
         match record.get("event"):
             case "settled":
-                tokens = record.get("tokens") or {}
+                unbilled = record.get("known") == "observed" and record.get("usage") is None
+                tokens = {} if unbilled else record.get("tokens") or {}
                 given, made = self._tokens.pop(record["exchange"], (0, 0))
                 given, made = given + (tokens.get("input_tokens") or 0), made + (tokens.get("output_tokens") or 0)
                 self._tokens[record["exchange"]] = (given, made)

@@ -147,6 +147,24 @@ def test_unpriced_is_not_zero(engine: Engine, home: Path) -> None:
     assert (rolled.of_known, rolled.unpriced, rolled.nanodollars) == ("unpriced", 1, 0)
 
 
+def test_what_was_not_billed_used_no_tokens(engine: Engine, home: Path) -> None:
+    """A refusal of the provider's is an attempt that failed; the tokens estimated for it are in no sum, nor price."""
+    estimated = {"tokens": {"input_tokens": 100, "output_tokens": 24}, "usage": None, "nanodollars": 0}
+    one, two = exchange_id(1), exchange_id(2)
+    journal(
+        home,
+        *(reserved(one), settled(one, outcome="failed", status=503, **estimated)),
+        *(reserved(two), settled(two, known="estimated", **estimated)),  # a model that is free: it was used
+    )
+    taken(engine, home)
+    assert [(row.input_tokens, row.output_tokens, row.tokens) for row in rows(engine)] == [
+        (0, 0, "{}"),
+        (100, 24, '{"input_tokens":100,"output_tokens":24}'),
+    ]
+    assert sum(row.attempts_failed for row in rows(engine, quarters)) == 1
+    sound(engine)
+
+
 def test_savings_and_the_arms_of_a_holdout_are_kept(engine: Engine, home: Path) -> None:
     """Each saving has its counterfactual; exchanges of a holdout are summed by group."""
     inside = [Decision("cache", "p.yaml:3", "treated", {}), Decision("cache", "p.yaml:3", "hit", {})]

@@ -26,6 +26,8 @@ def test_each_record_is_counted_once_wherever_it_is(engine: Engine, url: str, ho
         *whole(exchange_id(1), NOON),
         reserved(exchange_id(2), NOON + DAY),
         settled(exchange_id(2), NOON + DAY),
+        reserved(exchange_id(2), NOON + DAY, attempt=3),
+        settled(exchange_id(2), NOON + DAY, attempt=3, usage=None, nanodollars=0, outcome="failed"),  # not billed
         reserved(exchange_id(2), NOON + DAY, attempt=2),
         settled(exchange_id(2), NOON + DAY + 1, attempt=2, nanodollars=None, known="unpriced"),
         ended(exchange_id(2), NOON + DAY + 2, nanodollars=None),
