@@ -4,10 +4,13 @@ Rules:
 1. Each score has a certificate of its own, and each certificate its part of the chance to be wrong (`PARTS`): together
    they are wrong no more often than `1 - confidence`, however many of them are looked at. Of those that are certified
    the cheapest is used, or the one that the operator chose.
-2. A score is fitted to pairs that came before it; its certificate begins with the pairs that come after.
+2. A score is fitted to pairs that came before it; its certificate begins with the pairs that were begun after it was
+   known (`Pair.heeded`).
 3. Evidence about another model isn't evidence: where an upstream begins to serve another version, all begins anew.
 4. Where one certificate is reverted, all of them begin anew, and the class says `reverted` until one is certified.
-5. The same messages in the same order give the same state in all workers.
+5. Judges are asked for the scores that count. The first one rests when there is another, an older one when a later one
+   is in force: what rests sees nothing, for whatever reason the judge is asked, until an operator chooses it.
+6. The same messages in the same order give the same state in all workers.
 """
 
 from __future__ import annotations
@@ -25,8 +28,11 @@ from policies.cascade.learning.score import Example, Score, prior
 from policies.cascade.shared import Agreed, Fitted, Order, Pair, Traffic, What
 
 Status = Literal["gathering", "certified", "infeasible", "reverted"]
-PARTS: Final = (0.1, 0.6, 0.2, 0.1)  # of the first score, which knows nothing, and of those that were fitted
-FIT_AT: Final = (150, 600, 2000)  # judged pairs, at which they are
+PARTS: Final = (0.05, 0.75, 0.1, 0.1)  # of the first score, which knows nothing, and of those that were fitted
+FIT_AT: Final = (200, 1000, 3000)  # judged pairs, at which they are
+# The share that the most aggressive threshold of a score accepts, of what it was fitted to. Where the first one is
+# fitted pairs are few, and to prove half of the traffic takes fewer than to prove whatever there may be hope for.
+ASPIRES: Final = (1.0, 0.55, 1.0, 1.0)
 ESCALATED: Final = 2.0  # stands for the score of what a gate has stopped: above every threshold
 _EXAMPLES: Final = 2000
 _EXAMPLES_BYTES: Final = 2 * 1024 * 1024  # of those that are kept
@@ -41,6 +47,7 @@ class Line(msgspec.Struct):
     score: Score
     certificate: Certificate
     top: float  # the greatest threshold of its grid
+    rests: bool = False
 
 
 class Evidence:
@@ -69,8 +76,8 @@ class Evidence:
         return f"<Evidence {self.name} {self.status} {self.judged} pairs>"
 
     def _line(self, number: int, score: Score) -> Line:
-        grid = score.grid(self._epsilon)
-        delta = self._delta * PARTS[min(number, len(PARTS) - 1)]
+        part = min(number, len(PARTS) - 1)
+        grid, delta = score.grid(self._epsilon, ASPIRES[part]), self._delta * PARTS[part]
         return Line(number, score, Certificate(self._epsilon, delta, grid), max(grid))
 
     # --- deciding
@@ -85,7 +92,12 @@ class Evidence:
 
     def needs_judge(self, features: Features) -> bool:
         """Whether any score might have an answer with these features given."""
-        return any(line.score.benefit(features) <= line.top for line in self.lines)
+        return any(line.score.benefit(features) <= line.top for line in self.lines if not line.rests)
+
+    @property
+    def heeded(self) -> tuple[int, ...]:
+        """The scores that are asked whether a judge is needed."""
+        return tuple([line.number for line in self.lines if not line.rests])
 
     @property
     def escalates(self) -> float:
@@ -130,6 +142,8 @@ class Evidence:
         if self._another(pair.served):
             self.begin()
         for line in self.lines:
+            if line.rests or (pair.heeded is not None and line.number not in pair.heeded):
+                continue
             score = ESCALATED if pair.gate is not None else line.score.benefit(features)
             if pair.loss is not None or score > line.top:
                 line.certificate.observe(score, pair.loss if score <= line.top and pair.loss is not None else 0.0)
@@ -197,7 +211,8 @@ class Evidence:
         certified = [
             line
             for line in self.lines
-            if line.certificate.status == "certified" and self._pays(line) and self.pinned in (_BEST, line.number)
+            if not line.rests and line.certificate.status == "certified" and self._pays(line)
+            if self.pinned in (_BEST, line.number)
         ]
         self.serving = min(certified, key=_escalated, default=None)
         if self.serving is not None:
@@ -205,8 +220,15 @@ class Evidence:
         elif self.reverted:
             self.status = "reverted"
         else:
-            dead = all(line.certificate.status == "infeasible" for line in self.lines)
+            dead = all(line.certificate.status == "infeasible" for line in self.lines if not line.rests)
             self.status = "infeasible" if dead else "gathering"
+        for line in self.lines:
+            line.rests = self._rests(line)
+
+    def _rests(self, line: Line) -> bool:
+        if line is self.lines[-1] or line is self.serving or line.number == self.pinned:
+            return False
+        return line.rests or line.number == 0 or (self.serving is not None and self.serving.number > line.number)
 
     def _pays(self, line: Line) -> bool:
         """Whether asking the small model first costs less than asking the large one at once."""
@@ -280,7 +302,7 @@ class Evidence:
         return {
             "name": self.name,
             "kind": self.kind,
-            "lines": [[line.number, line.score.dumps(), line.certificate.state()] for line in self.lines],
+            "lines": [[line.number, line.score.dumps(), line.certificate.state(), line.rests] for line in self.lines],
             "examples": self._kept(),
             **{name: getattr(self, name) for name in _PLAIN},
             "served": [list(names) for names in self.served],
@@ -303,9 +325,9 @@ class Evidence:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes over a state. Raises ValueError, KeyError or TypeError for one of another version."""
         lines = []
-        for number, dumped, certificate in state["lines"]:
+        for number, dumped, certificate, rests in state["lines"]:
             line = self._line(number, Score.loads(dumped))
-            line.certificate = Certificate.restore(certificate)
+            line.certificate, line.rests = Certificate.restore(certificate), rests
             lines.append(line)
         self.lines = lines or self.lines
         self.examples.extend((packed, loss) for packed, loss in state["examples"])

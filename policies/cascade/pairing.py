@@ -48,10 +48,10 @@ class Pairing:
         turn, config, request = self._turn, self._config, self._request
         if small is None:
             small = await self.shadows.ask(request, self._forward, config.small, turn.asked, background)
-        gate, features = turn.gate(small.said), turn.features(small.said)
+        gate, features, heeded = turn.gate(small.said), turn.features(small.said), turn.evidence.heeded
         if gate is not None or not turn.evidence.needs_judge(features):
             costs = (small.nanodollars, None if large is None else large.nanodollars)
-            return Pair(features.packed(), gate, None, *costs, served=_served(small, large))
+            return Pair(features.packed(), gate, None, *costs, _served(small, large), heeded)
         if large is None:
             large = await self.shadows.ask(request, self._forward, config.large, turn.asked, background)
         loss = await self._loss(background, small, large)
@@ -59,7 +59,8 @@ class Pairing:
             self._policy.services.metrics.decision(self._policy.name, "not_judged")
             return None
         self._policy.services.metrics.decision(self._policy.name, "judged")
-        return Pair(features.packed(), None, loss, small.nanodollars, large.nanodollars, served=_served(small, large))
+        costs = (small.nanodollars, large.nanodollars)
+        return Pair(features.packed(), None, loss, *costs, _served(small, large), heeded)
 
     async def _loss(self, background: Exchange, small: Answer, large: Answer) -> float | None:
         judge = self._config.judge

@@ -27,7 +27,8 @@ _LARGEST: Final = 4 * 1024 * 1024 - 1024
 
 
 class Pair(msgspec.Struct, frozen=True, tag=True):
-    """Both answers to one request. `loss` is None where no judge was needed: it would be escalated in any case."""
+    """Both answers to one request. `loss` is None where no judge was needed: it would be escalated in any case, as the
+    scores `heeded` see it (None: whichever there are, since the judge was asked without looking at them)."""
 
     features: bytes
     gate: str | None
@@ -35,6 +36,7 @@ class Pair(msgspec.Struct, frozen=True, tag=True):
     small_nanos: int | None
     large_nanos: int | None
     served: tuple[str, str] = ("", "")
+    heeded: tuple[int, ...] | None = None
 
 
 class Fitted(msgspec.Struct, frozen=True, tag=True):

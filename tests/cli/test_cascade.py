@@ -36,7 +36,7 @@ def test_gathering() -> None:
     assert "not yet 95 % sure that less than 10 points are lost; until then large answers" in text
     needed = evidence([0.0] * 20).report()["pairs_needed"]
     cost = needed * 40_000_000 // 20
-    assert f"about {needed} more pairs, ${cost / 1e9:.2f}" in text  # 0.002 a pair
+    assert f"about {needed} more pairs, ${cost / 1e9:.3f}" in text  # 0.002 a pair
     assert f"{needed / 40 * 24:.0f} hours at present traffic" in text  # 200 in 12 hours, of which a tenth
     assert "200 requests, 3 by mini, 2 escalated (refusal 2)" in text
     assert "agreement with people isn't measured" in text

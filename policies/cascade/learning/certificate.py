@@ -11,9 +11,11 @@ Rules:
    claim when it reaches 1/δ (Ville's inequality).
 3. Thresholds are proven in their order, from conservative to aggressive, and the first that isn't ends the sequence:
    no correction for their number is due. What was proven stays proven.
-4. A second set of gamblers bets against E[Z] <= ε for each threshold, new ones joining with ever less of the stock
-   (w_k = 1/((k+1)(k+2)) at every `JOINING`th observation), so that evidence from before a drift doesn't hold them back.
-   When those of the served threshold reach 1/δ the certificate is reverted, for good: begin a new one.
+4. A second set of gamblers bets against E[Z] <= ε for each threshold; with every observation a new one joins, with a
+   stake of 1 (`JOINING` of them at a time), so that evidence from before a drift doesn't hold them back. After n
+   observations within ε they hold n on average, or less: that those of the served threshold reach `RARELY` happens once
+   in as many observations at the most, even where it loses exactly ε (Shin, Ramdas and Rinaldo, arXiv 2203.03532). Then
+   the certificate is reverted, for good: begin a new one. To revert in vain costs money, never quality.
 5. An observation without loss multiplies all capitals alike: it is counted, not applied. The state is small.
 6. A change of score, model, prompt template or judge ends a certificate: begin a new one.
 
@@ -32,8 +34,9 @@ from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 Status = Literal["gathering", "certified", "infeasible", "reverted"]
-VERSION: Final = 1
-JOINING: Final = 200
+VERSION: Final = 2
+JOINING: Final = 100
+RARELY: Final = 100_000  # observations between two reversions in vain, at the least
 STAKES: Final = 12
 _LEAST_STAKE: Final = 1 / 64  # of the greatest
 # Which stakes win: λ is best at (ε - μ)/σ², and where n observations just prove that, at √(2 ln(1/δ)/nσ²): for hundreds
@@ -45,6 +48,7 @@ FEW: Final = 200  # observations before costs say anything
 # A cascade that saves less than this share of always-large doesn't pay for its shadow calls and the time it takes.
 LEAST_SAVING: Final = 0.03
 _NEVER: Final = -math.inf
+_ALARM: Final = math.log(RARELY)
 
 
 class Row(NamedTuple):
@@ -82,7 +86,6 @@ class Certificate:
         self._within = [[0.0] * STAKES for _ in range(n)]  # logs, besides what counting gives
         self._beyond = [[_NEVER] * STAKES for _ in range(n)]  # logs, as of `_joined` observations
         self._pending = 0  # observations since then
-        self._rounds = 0
         self._proven = 0  # thresholds
         self._best = [0.0] * n  # greatest log capital seen
         self._reverted = False
@@ -137,14 +140,12 @@ class Certificate:
             self._beyond[at] = [held + each for held, each in zip(self._beyond[at], lost, strict=True)]
 
     def _join(self) -> None:
-        """New gamblers against E[Z] <= ε, with the next part of the stock."""
-        new = -math.log((self._rounds + 1) * (self._rounds + 2))
-        idle = [self._pending * each for each in self._idle_against]
+        """New gamblers against E[Z] <= ε, for the next observations."""
+        idle, new = [self._pending * each for each in self._idle_against], math.log(JOINING)
         self._beyond = [
             [_sum_of_logs(held + more, new + part) for held, more, part in zip(row, idle, self._parts, strict=True)]
             for row in self._beyond
         ]
-        self._rounds += 1
         self._pending = 0
 
     def _conclude(self) -> None:
@@ -152,7 +153,7 @@ class Certificate:
             self._proven += 1
         if self._proven:
             self._capital(self._proven - 1)
-            self._reverted = self._reverted or self._capital_beyond(self._proven - 1) >= self._wanted
+            self._reverted = self._reverted or self._capital_beyond(self._proven - 1) >= _ALARM
 
     def _capital(self, at: int) -> float:
         """The log of the capital of those who bet that a threshold keeps within ε."""
@@ -165,6 +166,10 @@ class Certificate:
 
     def _capital_beyond(self, at: int) -> float:
         return _sum_of([held + self._pending * e for held, e in zip(self._beyond[at], self._idle_against, strict=True)])
+
+    def _p_beyond(self, at: int) -> float:
+        """Of "it loses ε at most", now: all gamblers together hold one for each observation on average, or less."""
+        return min(1.0, math.exp(math.log(self._seen + JOINING) - self._capital_beyond(at)))
 
     # --- telling
 
@@ -231,7 +236,7 @@ class Certificate:
                 self.escalated(threshold),
                 self._sums[at][0] / max(1, self._seen),
                 math.exp(-max(self._best[at], self._capital(at))),
-                min(1.0, math.exp(-self._capital_beyond(at))),
+                self._p_beyond(at),
             )
             for at, threshold in enumerate(self.grid)
         ]
@@ -255,7 +260,7 @@ class Certificate:
             return True
         mean, square = (each / self._seen for each in self._sums[at])
         error = math.sqrt(max(0.0, square - mean * mean) / self._seen)
-        return mean - _SURELY * error > self.epsilon or self._capital_beyond(at) >= self._wanted
+        return mean - _SURELY * error > self.epsilon or self._p_beyond(at) <= self.delta
 
     # --- kept
 
@@ -285,7 +290,7 @@ class Certificate:
 _GIVEN: Final = ("epsilon", "delta", "floor", "grid")
 _KEPT: Final = (
     *("seen", "pairs", "above", "sums", "within", "beyond"),
-    *("pending", "rounds", "proven", "best", "reverted", "costs"),
+    *("pending", "proven", "best", "reverted", "costs"),
 )
 
 
