@@ -3,16 +3,19 @@
 Rules:
 1. What is limited is what this worker can do: how long a turn of its event loop takes, its share of CPU, bytes of
    bodies, memory, descriptors. How slow upstreams are says nothing: calls of language models take as long as they take.
-2. There is no limit until a turn took too long (`Limit`): then it is cut in proportion to how far too long (a gradient,
-   as in Netflix' concurrency-limits), and grows again by the CPU that is left. A cut is followed by another only once
-   what runs has come down to it. Where nobody was refused for a while, the limit goes.
+2. There is no limit until turns take too long for a while (`Limit`): then it is cut in proportion to how far too long
+   (a gradient, as in Netflix' concurrency-limits), and grows again by the CPU that is left, which others on the core
+   may have. A cut is followed by another only once what runs has come down to it. Where nobody was refused for a
+   while, the limit goes.
 3. Classes share one limit: the lower ones may use a part of it only, so that there is always room for the high one.
    Against the limit counts what runs of a class and those above, so that the lower never stand in the way of the
    higher; against the number that the file sets counts everything.
 4. Who finds no room waits, bounded in number and time. A queue that doesn't get empty delays everybody and serves
-   nobody (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10/5): then its patience shrinks to that of one
-   turn, and the newest is served first, since the oldest are those whose clients have given up (Maurer, "Fail at
-   Scale", ACM Queue 13/8).
+   nobody (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10/5): then its patience shrinks to that of two
+   turns, so that one passes in which others leave, and the newest is served first, since the oldest are those whose
+   clients have given up (Maurer, "Fail at Scale", ACM Queue 13/8). It may stand for a quarter of a second: in that
+   time a worker catches up with what a neighbour on its core took for a moment, and a refusal costs its client a
+   second at least.
 5. Deciding costs a comparison as long as nothing is wrong, and refusing costs no task: the answer is ready bytes.
 
 What is measured, and how, is `proxy.pressure`'s matter; who is of which class `proxy.priority`'s. Times are the loop's,
@@ -37,43 +40,49 @@ UNLIMITED: Final = float("inf")
 FLOOR: Final = 8.0  # exchanges that run however bad it looks: else nothing would tell that it got better
 BUSY: Final = 0.95  # the share of a core that there is to give
 DEEPEST_CUT: Final = 0.25
-FASTEST_GROWTH: Final = 1.25
-REFUSED_AFTER: Final = 2  # looks: one turn that took long (a reload, a noisy neighbour) is no overload
+FASTEST_GROWTH: Final = 1.5
+REFUSED_AFTER: Final = 2  # looks: one turn that took long (a reload, a noisy neighbour) is no overload,
+LASTING_S: Final = 0.3  # nor are some within so short a time
 FORGOTTEN_AFTER: Final = 50  # looks without a refusal
-STANDING_S: Final = 0.1
+STANDING_S: Final = 0.25
+PATIENCE: Final = 2  # turns
 _SHARES: Final = (1.0, 0.9, 0.7)  # of the limit, by class
 _SHARES_WITHOUT_HIGH: Final = (1.0, 1.0, 0.8)
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What one look found. `pressure`: of what is scarcest, how much is used, where 1 is too much; `busy`: the CPU's
-    share; `most`: exchanges that ran at a time; `refused`: whether somebody found no room."""
+    """What one look found. `pressure`: of what is scarcest, how much is used, where 1 is too much; `busy`: the share
+    of the time in which the worker, or somebody before it, had the CPU; `most`: exchanges that ran at a time;
+    `refused`: whether somebody found no room; `over_s`: what time it covers."""
 
     pressure: float
     busy: float
     most: int
     refused: bool
+    over_s: float
 
 
 class Limit:
     """How many exchanges may run at a time, as learned from one look after the other."""
 
-    __slots__ = ("_bad", "_quiet", "now")
+    __slots__ = ("_bad", "_bad_s", "_quiet", "now")
 
     def __init__(self) -> None:
         self.now = UNLIMITED
         self._bad = 0
+        self._bad_s = 0.0  # since the first of these looks
         self._quiet = 0
 
     def look(self, seen: Seen) -> None:
         """Learns from what was seen since the last look."""
         self._quiet = 0 if seen.refused else self._quiet + 1
         if seen.pressure > 1:
+            self._bad_s += seen.over_s if self._bad else 0.0
             self._bad += 1
-            if self._bad >= REFUSED_AFTER or self.now != UNLIMITED:
+            if self.now != UNLIMITED or (self._bad >= REFUSED_AFTER and self._bad_s >= LASTING_S):
                 self._cut(seen)
             return
-        self._bad = 0
+        self._bad, self._bad_s = 0, 0.0
         if self._quiet >= FORGOTTEN_AFTER:
             self.now = UNLIMITED
         elif seen.refused and seen.pressure < 0.5:
@@ -218,17 +227,18 @@ class Gate:
 
     # --- now and then
 
-    def tick(self) -> None:
-        """Refuses who has waited long enough."""
+    def tick(self, turn_s: float = 0.0) -> None:
+        """Refuses who has waited long enough. `turn_s`: how long a turn of the loop takes now."""
         now_s, options = self._clock(), self._options
         for rank, queue in enumerate(self._queues):
-            patience_s = options.lag_s if self._standing and rank >= NORMAL else options.queue_s
+            impatient = self._standing and rank >= NORMAL
+            patience_s = max(options.lag_s, PATIENCE * turn_s) if impatient else options.queue_s
             while queue and now_s - queue[0].since >= patience_s:
                 self._refuse(queue.popleft())
 
-    def look(self, pressure: float, busy: float, most: int) -> None:
+    def look(self, pressure: float, busy: float, most: int, over_s: float) -> None:
         """Learns from what was measured."""
-        self.limit.look(Seen(pressure, busy, most, self._refused))
+        self.limit.look(Seen(pressure, busy, most, self._refused, over_s))
         self._refused = self._waiting > 0
         self._set_rooms()
 

@@ -1,8 +1,9 @@
 """How hard a worker is pressed, measured ten times a second: its loop, its CPU, its memory.
 
 Rules: measuring costs a few microseconds, fifty times a second, whatever the load. A turn of the loop is measured as
-such: a callback asked for now runs in the next turn. Of those of 100 ms the middle one counts, so that one that took
-long (a collection of garbage, a neighbour on the core) is no overload.
+such: a callback asked for now runs in the next turn. Of those of 100 ms the middle one counts, of two the shorter, so
+that one that took long (a collection of garbage, a neighbour on the core) is no overload. CPU that this thread waits
+for, since others have it, is none that is left: the kernel counts that time (`schedstat`), where it does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ LOOK_S: Final = 0.1
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _LIMIT_FILES: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _STATM: Final = Path("/proc/self/statm")
+_SCHEDSTAT: Final = Path("/proc/thread-self/schedstat")
 
 
 class Watch:
@@ -45,25 +47,26 @@ class Watch:
         self._lags: list[float] = []
         self._most = 0
         self._due = 0.0
-        self._began = (0.0, 0.0)
+        self._began = (0.0, 0.0)  # the loop's time, and what of it had the CPU taken
         self._handle: asyncio.TimerHandle | None = None
-        self._pages = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC) if _STATM.exists() else -1
+        self._pages, self._waits = _opened(_STATM), _opened(_SCHEDSTAT)
 
     def adopt(self, options: Overload, workers: int) -> None:
         """Other options; begins to measure."""
         self._lag_limit_s = options.lag_s
         self._memory_limit = options.memory_bytes or int(memory_bytes() / workers * 0.8)
         if self._handle is None:
-            self._began = (self._loop.time(), time.thread_time())
+            self._began = (self._loop.time(), self._taken_s())
             self._next()
 
     def close(self) -> None:
         """Ends measuring."""
         if self._handle is not None:
             self._handle.cancel()
-        if self._pages >= 0:
-            os.close(self._pages)
-            self._pages = -1
+        for descriptor in (self._pages, self._waits):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pages = self._waits = -1
 
     def _next(self) -> None:
         self._due = self._loop.time() + PROBE_S
@@ -77,25 +80,36 @@ class Watch:
     def _turned(self, at_s: float, late_s: float) -> None:
         """The loop has turned once since the probe."""
         self._lags.append(max(time.monotonic() - at_s, late_s))
-        self._gate.tick()
+        self._gate.tick(self._lags[-1])
         self._each()
         if self._loop.time() - self._began[0] >= LOOK_S:
             self._look()
         self._next()
 
     def _look(self) -> None:
-        self.lag_s = sorted(self._lags)[len(self._lags) // 2]
-        wall_s, cpu_s = self._loop.time() - self._began[0], time.thread_time() - self._began[1]
+        self.lag_s = sorted(self._lags)[(len(self._lags) - 1) // 2]
+        now = (self._loop.time(), self._taken_s())
+        over_s, taken_s = now[0] - self._began[0], now[1] - self._began[1]
         pressure = max(self.lag_s / self._lag_limit_s, self._others(), self._memory())
-        self._gate.look(pressure, cpu_s / max(wall_s, 1e-3), max(self._most, self._gate.running))
+        self._gate.look(pressure, taken_s / max(over_s, 1e-3), max(self._most, self._gate.running), over_s)
         self._lags, self._most = [], 0
-        self._began = (self._loop.time(), time.thread_time())
+        self._began = now
+
+    def _taken_s(self) -> float:
+        """CPU time that this thread had, and that it waited for."""
+        waited_ns = int(os.pread(self._waits, 64, 0).split()[1]) if self._waits >= 0 else 0
+        return time.thread_time() + waited_ns / 1e9
 
     def _memory(self) -> float:
         if self._pages < 0 or not self._memory_limit:
             return 0.0
         resident = int(os.pread(self._pages, 64, 0).split()[1]) * _PAGE_BYTES
         return resident / self._memory_limit
+
+
+def _opened(path: Path) -> int:
+    """-1 where the kernel has none."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else -1
 
 
 def memory_bytes(files: tuple[str, ...] = _LIMIT_FILES) -> int:
