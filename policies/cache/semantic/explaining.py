@@ -18,8 +18,9 @@ from policies.cache.semantic.learner import Learner
 from policies.cache.semantic.room import Room, Rooms
 from policies.cache.semantic.shared import Shared
 from policies.cache.semantic.static import Static
-from policies.cache.semantic.tier import FEWEST, embedder_of, kind_of, sentence_of
+from policies.cache.semantic.tier import FEWEST
 from policies.cache.semantic.turn import turn_of
+from policies.cache.semantic.vectors import embedder_of, kind_of, sentence_of
 from proxy.body import scan
 from proxy.endpoints import endpoint_of
 from proxy.errors import WeirError

@@ -41,7 +41,7 @@ async def test_explains(serve: Serve) -> None:
         ended = plane.journal("ended")
         tenant, sample = ended[0]["tenant"], sent[0]
         assert sample.status == 200
-        await plane.plane.state.chain.built[0].policy._semantic.save()
+        await plane.plane.state.chain.built[0].policy._semantic.knowledge.save()
     told = [dict(await operate("explain", arguments(text, tenant), here)) for text in questions(20, 31)]
     assert {"serves"} <= {one["decision"] for one in told}
     served = next(one for one in told if one["decision"] == "serves")

@@ -63,7 +63,7 @@ async def test_on_the_wire(serve: Serve, provider: Scripted) -> None:
         for number, text in enumerate(questions(60)):
             answered = await plane.chat(messages=[{"role": "user", "content": text}])
             tier = plane.plane.state.chain.built[0].policy._semantic  # type: ignore[attr-defined]
-            learner = tier.learner("anonymous")
+            learner = tier.knowledge.learner("anonymous")
             learner.threshold = 0.0 if number > 20 else learner.threshold
             if how(answered) == "semantic":
                 hit = answered

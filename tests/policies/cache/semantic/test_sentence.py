@@ -158,7 +158,7 @@ async def test_it_makes_the_vectors(serve: Serve, tmp_path: Path) -> None:
             answer = await plane.chat(messages=[{"role": "user", "content": text}])
             assert (answer.status, answer.header(b"x-weir-cache")) == (200, b"miss")
         await plane.quiet()
-        (room,) = plane.plane.state.chain.built[0].policy._semantic._rooms
+        (room,) = plane.plane.state.chain.built[0].policy._semantic.knowledge.rooms
         assert (len(room.partition), room.partition.dimensions) == (2, WIDE)
 
 

@@ -188,30 +188,30 @@ async def test_evicting_a_tenant_forgets_its_vectors(serve: Serve, provider: Scr
         assert "semantic" in {how(told) for told in await taught(plane, 600, auth)}
         tenant = plane.journal("ended")[0]["tenant"]
         tier = plane.plane.state.chain.built[0].policy._semantic
-        await tier._shared.flush()
+        await tier.knowledge.shared.flush()
         assert await store.keys("semantic/", 100)
         await ask(plane, "How deep is the river today?", auth)
         await plane.quiet()
-        assert tier._shared._waiting, "something is yet to be written"
+        assert tier.knowledge.shared._waiting, "something is yet to be written"
         await evict(store, Eviction(tag=f"tenant={tenant}"))
         for _ in range(500):
-            if not tier._rooms.entries:
+            if not tier.knowledge.rooms.entries:
                 break
             await asyncio.sleep(0.01)
-        assert tier._rooms.entries == 0
-        await tier._shared.flush()
+        assert tier.knowledge.rooms.entries == 0
+        await tier.knowledge.shared.flush()
         assert await store.keys("semantic/", 100) == []
         assert {how(await ask(plane, text, auth)) for text in questions(20, 9)} <= {"miss", "hit"}
-        since = tier._rooms.entries
+        since = tier.knowledge.rooms.entries
         assert 0 < since <= 20
         async with serve(url=provider.url, policies=[policy()], store=store, keys=[key("wk-a", "a", org="x")]) as later:
             anew = later.plane.state.chain.built[0].policy._semantic
             for _ in range(500):
-                if anew._rooms.entries >= since:
+                if anew.knowledge.rooms.entries >= since:
                     break
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.05)
-            assert anew._rooms.entries == since, "the feed brought back what was forgotten"
+            assert anew.knowledge.rooms.entries == since, "the feed brought back what was forgotten"
 
 
 async def test_workers_share_and_restarts_are_warm(serve: Serve, provider: Scripted) -> None:
@@ -222,7 +222,7 @@ async def test_workers_share_and_restarts_are_warm(serve: Serve, provider: Scrip
         await taught(one)
         tier = two.plane.state.chain.built[0].policy._semantic
         for _ in range(500):
-            if tier._rooms.entries:
+            if tier.knowledge.rooms.entries:
                 break
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
@@ -231,7 +231,7 @@ async def test_workers_share_and_restarts_are_warm(serve: Serve, provider: Scrip
     async with serve(**shared) as later:
         tier = later.plane.state.chain.built[0].policy._semantic
         for _ in range(500):
-            if not tier._loading:
+            if not tier.knowledge.loading:
                 break
             await asyncio.sleep(0.01)
         before = len(provider.asked)
@@ -260,6 +260,6 @@ async def test_observing_serves_nothing_and_learns(serve: Serve, provider: Scrip
         assert "semantic" not in kinds
         assert len(provider.asked) == 500
         tier = plane.plane.state.chain.built[0].policy._semantic
-        (learner,) = tier._learners.values()
+        (learner,) = tier.knowledge._learners.values()
         assert learner.status == "certified"
         assert learner.realised()[0] < 0.1
