@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from proxy.ledger.reconciling.compare import Comparison
     from proxy.ledger.reconciling.export import Export
     from proxy.ledger.reporting.amounts import Currency
-    from proxy.ledger.reporting.sections import Section
+    from proxy.ledger.reporting.section import Section
 
 
 class Provider(StrEnum):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from proxy.ledger.reporting.amounts import Currency
     from proxy.ledger.reporting.periods import Period
     from proxy.ledger.reporting.report import Asked, Report
-    from proxy.ledger.reporting.sections import Section
+    from proxy.ledger.reporting.section import Section
 
 
 class Format(StrEnum):

@@ -27,7 +27,8 @@ from proxy.ledger.reporting.paper import to_pdf
 from proxy.ledger.reporting.periods import Period
 from proxy.ledger.reporting.plain import harmless, to_csv, to_json
 from proxy.ledger.reporting.report import Asked, Report, report
-from proxy.ledger.reporting.sections import Column, Section, sections
+from proxy.ledger.reporting.section import Column, Section
+from proxy.ledger.reporting.sections import sections
 from proxy.ledger.reporting.source import reading
 from proxy.ledger.reporting.terminal import to_terminal, to_text
 from proxy.ledger.reporting.workbook import to_xlsx

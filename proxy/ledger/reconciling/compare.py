@@ -12,7 +12,7 @@ import msgspec
 from proxy.ledger.reconciling.books import Books, Key, Repeats, near
 from proxy.ledger.reconciling.causes import CAUSES, Finding, finding
 from proxy.ledger.reconciling.export import ExportLine
-from proxy.ledger.reporting.sections import Column, Row, Section
+from proxy.ledger.reporting.section import Column, Row, Section
 
 
 class Comparison(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from proxy.ledger.reporting.sections import Row, Section, Value
+from proxy.ledger.reporting.section import Row, Section, Value
 
 NANO: Final = 10**9
 

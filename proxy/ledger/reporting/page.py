@@ -10,7 +10,7 @@ from html import escape
 from typing import Final
 
 from proxy.ledger.reporting.amounts import Currency, converted, exact, readable, shown
-from proxy.ledger.reporting.sections import Column, Row, Section, Value
+from proxy.ledger.reporting.section import Column, Row, Section, Value
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #d0d7de; --soft: #6e7781; --bar: #4f81bd; --head: #f3f6fa; }

@@ -16,7 +16,7 @@ from fpdf import FPDF, FontFace
 from fpdf.enums import TableBordersLayout, TextEmphasis
 
 from proxy.ledger.reporting.amounts import Currency, converted, readable, shown
-from proxy.ledger.reporting.sections import Column, Section
+from proxy.ledger.reporting.section import Column, Section
 from proxy.ledger.reporting.terminal import fitting, shortened
 
 MOST_ROWS: Final = 500

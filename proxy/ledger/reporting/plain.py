@@ -16,7 +16,7 @@ import orjson
 
 from proxy.ledger.reporting.amounts import Currency, converted, exact
 from proxy.ledger.reporting.report import Report
-from proxy.ledger.reporting.sections import Column, Row, Section, Value
+from proxy.ledger.reporting.section import Column, Row, Section, Value
 
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from proxy.ledger.reporting.amounts import Currency, converted, shown
-from proxy.ledger.reporting.sections import Column, Row, Section, Value
+from proxy.ledger.reporting.section import Column, Row, Section, Value
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,7 +15,7 @@ import xlsxwriter
 from xlsxwriter.worksheet import Worksheet
 
 from proxy.ledger.reporting.amounts import NANO, Currency, converted
-from proxy.ledger.reporting.sections import Column, Section, Value
+from proxy.ledger.reporting.section import Column, Section, Value
 
 _OPTIONS: Final = {
     "in_memory": True,
