@@ -13,6 +13,7 @@ from bench.quantiles import percentile
 from policies.cache.semantic.equality import Answer
 from policies.cache.semantic.features import candidate, question
 from policies.cache.semantic.learner import Learner
+from policies.cache.semantic.lens import ground
 from policies.cache.semantic.partition import built
 from policies.cache.semantic.room import Room, Stored, half
 from policies.cache.semantic.static import Static
@@ -44,6 +45,7 @@ def timed(entries: int, partitions: int) -> Timed:
             room.add(_stored(_other(drawn, texts, words), f"{number}-{place}", drawn.randrange(2000), static))
         if room.partition.wants_index:
             room.partition.take(built(*room.partition.to_index()))
+        room.partition.look_through(ground(*room.partition.to_lens()))
         rooms.append(room)
     taken = _resident() - before
     learner, times = Learner(0.02), []

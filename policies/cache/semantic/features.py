@@ -4,6 +4,7 @@ Rules:
 1. The answer is put to the vote: the ten nearest entries, grouped by equal answer, weigh by nearness. The group with
    most weight is the candidate; its nearest member is the entry whose answer would be given.
 2. Then the candidate is looked at closely: how it lies to the others, and what its text has that the question hasn't.
+3. The same neighbours are looked at through the partition's lens, which shows answers further apart than cosines do.
 """
 
 from __future__ import annotations
@@ -49,11 +50,20 @@ _TABLE: Final[tuple[tuple[str, float, float, float], ...]] = (
     ("length", 0.30, 0.25, -0.1),  # how different in length
     ("record", 0.50, 0.25, 0.3),  # how often this answer was right when it was looked at
     ("short", 0.30, 0.30, 0.0),  # few words to go by
+    # through the lens:
+    ("lens_best", 0.50, 0.30, 0.0),  # similarity of the candidate's nearest member
+    ("lens_margin", 0.10, 0.25, 0.0),  # to the nearest entry with another answer
+    ("lens_share", 0.60, 0.30, 0.0),  # its share of the weighed votes of all neighbours
+    ("lens_centroid", 0.60, 0.25, 0.0),  # similarity to the middle of its members nearby
+    ("lens_centroid_margin", 0.10, 0.25, 0.0),  # to the middle of another answer's
+    ("lens_first", 0.80, 0.40, 0.0),  # whether the nearest is its member
 )
 NAMES: Final = tuple(name for name, *_ in _TABLE)
 CENTRES: Final[Array] = np.array([row[1] for row in _TABLE])
 SPREADS: Final[Array] = np.array([row[2] for row in _TABLE])
 PRIOR: Final[Array] = np.array([row[3] for row in _TABLE])
+_NO_LENS: Final = tuple(row[1] for row in _TABLE if row[0].startswith("lens_"))
+_LENS_SHARP: Final = 8.0
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -128,6 +138,7 @@ def candidate(
             *close[5:10],
             record(winner),
             close[10],
+            *_through_lens(asked.vector, near, winner, partition),
         )
     )
     return Candidate(winner, place, best, features)
@@ -141,6 +152,30 @@ def _centroids(vector: Vector, groups: list[int], winner: int, partition: Partit
     closeness = ((middles @ vector) / lengths).tolist()
     mine = closeness.pop(names.index(winner))
     return mine, max(closeness) if closeness else mine - 0.3
+
+
+def _through_lens(vector: Vector, near: Near, winner: int, partition: Partition) -> tuple[float, ...]:
+    """How the neighbours lie as the lens shows them; where there is none, what changes nothing."""
+    if partition.lens is None:
+        return _NO_LENS
+    seen = partition.lens.through(np.concatenate([vector[None], partition.vectors[near.places]]))
+    others = seen[1:]
+    similar = others @ seen[0]
+    mine = near.groups == winner
+    weights = np.exp(_LENS_SHARP * (similar - similar.max()))
+    best = float(similar[mine].max())
+    names, numbers = np.unique(near.groups, return_inverse=True)
+    middles = np.equal.outer(np.arange(len(names)), numbers).astype(np.float32) @ others
+    closeness = (middles @ seen[0]) / (np.sqrt(np.einsum("ij,ij->i", middles, middles)) + np.float32(1e-9))
+    centroid = float(closeness[names == winner][0])
+    return (
+        best,
+        best - float(similar[~mine].max() if len(names) > 1 else similar.min() - 0.05),
+        float(weights[mine].sum() / weights.sum()),
+        centroid,
+        centroid - float(closeness[names != winner].max()) if len(names) > 1 else 0.3,
+        float(mine[similar.argmax()]),
+    )
 
 
 def _held(partition: Partition, place: int) -> Held:

@@ -111,6 +111,8 @@ class Learner:
 
     def learn(self, label: Label) -> None:
         """Takes a label. What may follow (`wants_fit`, `wants_thought`) takes milliseconds: it is for a thread."""
+        if len(label.features) != len(NAMES):
+            return  # a worker of another version says it
         self.labels += 1
         self._told.add((*label.features, float(label.right), label.score, float(self.labels)))
         weight = 1.0 if self.suspended and label.score >= self.threshold else label.audit

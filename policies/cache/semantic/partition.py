@@ -4,6 +4,7 @@ Rules:
 1. An entry is a vector, the group of its answer (entries with equal answers have the same), its key and its text.
 2. Up to `BRUTE` entries are compared one by one; beyond, a graph (usearch) finds the nearest, once it is built.
 3. Removing leaves a hole, which is filled by the next entry.
+4. What is found is looked at through a lens (`lens.py`), once one is ground; a new one as the entries become more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.cache.semantic import lens
 from policies.cache.semantic.facts import facts_of
+from policies.cache.semantic.lens import Lens
 from policies.cache.semantic.static import Vector
 
 if TYPE_CHECKING:
@@ -61,6 +64,9 @@ class Partition:
         self._places: dict[str, int] = {}
         self._holes: list[int] = []
         self._index: Index | None = None
+        self.lens: Lens | None = None
+        self._added = 0
+        self._lens_at = lens.FEWEST
         self._touched: set[int] = set()  # places that changed while a graph is being built
         self._seen: Counter[str] = Counter()
         self._lone: dict[int, int] = {}  # groups of one, and its place
@@ -98,6 +104,7 @@ class Partition:
         self.members[held.group] += 1
         self._join(held.group, place)
         self._places[held.key] = place
+        self._added += 1
         if len(self._seen) < _WORDS:
             self._seen.update(facts_of(held.text).words)
         if self._index is None:
@@ -201,6 +208,23 @@ class Partition:
     def rarity(self, word: str) -> float:
         """What a word weighs: more, the fewer entries have it."""
         return log((len(self.held) + 50) / (self._seen[word] + 1))
+
+    # --- the lens
+
+    @property
+    def wants_lens(self) -> bool:
+        """Whether a lens is due: `to_lens`, then `lens.ground` in a thread, then `look_through`."""
+        return self._added >= self._lens_at and self.dimensions <= lens.WIDEST
+
+    def to_lens(self) -> tuple[Vector, npt.NDArray[np.int64]]:
+        """What a lens is ground of: vectors and groups, not copied. From here on the next one is due later."""
+        self._lens_at = lens.due(self._added)
+        end = len(self.held)
+        return self.vectors[:end], self.groups[:end]
+
+    def look_through(self, made: Lens) -> None:
+        """Looks through this lens from now on."""
+        self.lens = made
 
     # --- the graph
 

@@ -1,8 +1,9 @@
-"""How likely the neighbours' answer is right: a logistic regression on features and some of their products. Pure.
+"""How likely the neighbours' answer is right: a logistic regression on features. Pure.
 
 Until there are labels, and where there are few, a prior by hand stands in: nearer, more alike and more agreed upon is
 better; other numbers, a negation or an opposite is worse. Labels move the weights away from it (ridge towards the
-prior, not towards 0).
+prior, not towards 0). No products of features: they ranked worse, above all with few labels, and what lay far out was
+surely right to them.
 """
 
 from __future__ import annotations
@@ -17,33 +18,10 @@ from policies.cache.semantic.features import CENTRES, NAMES, PRIOR, SPREADS
 
 Array = npt.NDArray[np.floating[Any]]
 _STEPS: Final = 12
-_CLIP: Final = 6.0
+_CLIP: Final = 3.0  # what lies further out says no more: beyond it nothing was learnt
 _RIDGE: Final = 3.0
 FOLDS: Final = 4
-_PRODUCTS: Final = (
-    ("best", "share"),
-    ("best", "centroid_margin"),
-    ("share", "centroid_margin"),
-    ("margin", "centroid_margin"),
-    ("centroid", "centroid_margin"),
-    ("members", "centroid_margin"),
-    ("best", "best"),
-    ("centroid_margin", "centroid_margin"),
-    ("share", "share"),
-    ("words", "best"),
-    ("record", "centroid_margin"),
-    ("record", "share"),
-    ("covered", "covered"),
-    ("covered", "words"),
-    ("covered", "share"),
-    ("worst", "covered"),
-    ("worst", "words"),
-    ("members", "covered"),
-    ("members", "worst"),
-)
-_LEFT: Final = np.array([NAMES.index(left) for left, _ in _PRODUCTS])
-_RIGHT: Final = np.array([NAMES.index(right) for _, right in _PRODUCTS])
-WIDTH: Final = 1 + len(NAMES) + len(_PRODUCTS)
+WIDTH: Final = 1 + len(NAMES)
 
 
 class Weights(msgspec.Struct, frozen=True):
@@ -63,13 +41,9 @@ class Weights(msgspec.Struct, frozen=True):
         return _sigmoid(_expanded((rows - self.centres) / self.spreads) @ self.beta)
 
     def parts(self, features: Array) -> dict[str, float]:
-        """What each feature adds to the logit, its products divided between both; for people."""
+        """What each feature adds to the logit; for people."""
         terms = _expanded((features - self.centres) / self.spreads) * self.beta
-        found = dict(zip(NAMES, terms[1 : 1 + len(NAMES)].tolist(), strict=True))
-        for (left, right), term in zip(_PRODUCTS, terms[1 + len(NAMES) :].tolist(), strict=True):
-            found[left] += term / 2
-            found[right] += term / 2
-        return found
+        return dict(zip(NAMES, terms[1:].tolist(), strict=True))
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -77,6 +51,11 @@ class Fit(msgspec.Struct, frozen=True):
 
     weights: Weights
     folds: tuple[Weights, ...]
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is of other features: another version's."""
+        return len(self.weights.beta) != WIDTH
 
     def held_out(self, rows: Array, numbers: Array) -> Array:
         """Scores of labels, each by weights that haven't seen it."""
@@ -90,7 +69,7 @@ class Fit(msgspec.Struct, frozen=True):
 def _expanded(scaled: Array) -> Array:
     scaled = scaled.clip(-_CLIP, _CLIP)
     ones = np.ones((*scaled.shape[:-1], 1))
-    return np.concatenate([ones, scaled, (scaled[..., _LEFT] * scaled[..., _RIGHT]).clip(-8, 8)], axis=-1)
+    return np.concatenate([ones, scaled], axis=-1)
 
 
 def prior() -> Weights:
@@ -99,10 +78,7 @@ def prior() -> Weights:
 
 
 def _by_hand() -> Array:
-    beta = np.zeros(WIDTH)
-    beta[0] = -1.5
-    beta[1 : 1 + len(NAMES)] = PRIOR
-    return beta
+    return np.concatenate([[-1.5], PRIOR])
 
 
 def fit(rows: Array, right: Array, numbers: Array) -> Fit:
@@ -119,7 +95,7 @@ def fitted(features: Array, right: Array) -> Weights:
     spreads = np.sqrt((((features - centres) ** 2).sum(0) + k * SPREADS**2) / (n + k)) + 1e-6
     rows = _expanded((features - centres) / spreads)
     origin = _by_hand()
-    origin[1 : 1 + len(NAMES)] *= spreads / SPREADS
+    origin[1:] *= spreads / SPREADS
     ridge = _RIDGE * np.eye(rows.shape[1])
     ridge[0, 0] = 0.1  # how often answers are right at all is for the labels to say
     return Weights(centres, spreads, _newton(rows, right, origin, ridge))

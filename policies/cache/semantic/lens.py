@@ -1,0 +1,79 @@
+"""What tells one answer's questions from another's, learnt from the entries themselves. Pure.
+
+The cosine weighs all directions of a vector alike. Where several questions share an answer, they show in which
+directions such questions differ (those say little) and in which answers do (those say much): a linear discriminant,
+`RANK` directions of the ratio of all scatter to that within answers. Neighbours are found by the cosine as ever, and
+then looked at through the lens: its similarities are features beside the others, and labels say what they are worth.
+
+Rules:
+1. Nothing but entries is looked at, so every worker that has the same entries grinds the same lens; none is kept.
+2. Where few answers have two questions the scatter within them is filled up by a part of all scatter.
+3. Grinding takes tenths of a second: for a thread. Looking through it takes some tens of microseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from policies.cache.semantic.static import Vector
+
+RANK: Final = 64
+FEWEST: Final = 50  # entries before there is a lens
+WIDEST: Final = 512  # dimensions: the time grows with their cube
+MOST: Final = 10_000  # entries that it is made of, the last ones
+_GROWN: Final = 0.25  # a new one after so many additions, by those before,
+_AT_LAST: Final = 2500  # but not more than this
+_FILLED: Final = 150.0  # as many differences are supposed to be like all scatter,
+_PART: Final = 0.3  # as far as this
+_FLOOR: Final = 1e-2  # of the mean scatter: no direction is surer than that
+
+
+class Lens(msgspec.Struct, frozen=True):
+    """What vectors are centred by, and the directions."""
+
+    centre: Vector
+    directions: Vector
+
+    def through(self, vectors: Vector) -> Vector:
+        """Vectors, a row each, as unit vectors of the lens."""
+        seen = (vectors - self.centre) @ self.directions
+        lengths = np.sqrt(np.einsum("ij,ij->i", seen, seen)) + np.float32(1e-9)
+        unit: Vector = seen / lengths[:, None]
+        return unit
+
+
+def due(ground_at: int) -> int:
+    """How many entries must have been added for the next lens, when there were so many for the last."""
+    return ground_at + max(FEWEST, int(min(_AT_LAST, ground_at * _GROWN)))
+
+
+def ground(vectors: Vector, groups: npt.NDArray[np.int64]) -> Lens:
+    """A lens for vectors, a row each, of answers; a group below 0 is none. What changes meanwhile doesn't matter."""
+    places = np.flatnonzero(groups >= 0)[-MOST:]
+    groups = groups[places]
+    order = np.argsort(groups, kind="stable")
+    rows = vectors[places[order]].astype(np.float64)
+    _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
+    middles = np.add.reduceat(rows, starts, axis=0) / counts[:, None]
+    of = np.repeat(counts, counts)
+    several = of > 1
+    apart = (rows - np.repeat(middles, counts, axis=0))[several]
+    apart *= np.sqrt(of[several] / (of[several] - 1))[:, None]
+    centre = rows.mean(0)
+    rows -= centre
+    scatter = rows.T @ rows / len(rows)
+    within = (apart.T @ apart + _FILLED * _PART * scatter) / (len(apart) + _FILLED)
+    within += (_FLOOR * np.trace(scatter) / len(scatter) + 1e-9) * np.eye(len(scatter))
+    return Lens(centre.astype(np.float32), _directions(within, scatter).astype(np.float32))
+
+
+def _directions(within: npt.NDArray[Any], scatter: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    values, vectors = np.linalg.eigh(within)
+    white = vectors / np.sqrt(values)
+    _, turned = np.linalg.eigh(white.T @ scatter @ white)
+    found: npt.NDArray[Any] = white @ turned[:, -RANK:]
+    return found
