@@ -177,8 +177,9 @@ models:
 """
 
     def worker_pids(self) -> list[int]:
-        """The processes that serve the data port: all but the supervisor at the root of the tree."""
-        return self.pids()[1:] or self.pids()
+        """The processes that serve the data port; without any by that name, all."""
+        named = [pid for pid in self.pids() if b"proxy.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return named or self.pids()
 
 
 def weir_command() -> list[str]:

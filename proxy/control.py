@@ -1,9 +1,12 @@
-"""The line between the supervisor and a worker: newline-delimited JSON over an inherited socket pair.
+"""The line between the supervisor and a worker, or a process that it keeps beside them: newline-delimited JSON over an
+inherited socket pair.
 
 Rules:
 - A message is one JSON object on one line; `type` names it. What types there are, and who sends which:
     supervisor -> worker: configure, keys, signing, bypass, drain, stop, snapshot, answer
     worker -> supervisor: ready, configured, rejected, metrics, drained, lookup, log
+    supervisor -> cold process: settings, stop; and back: ready, ledger, log
+    supervisor -> state process: stop; and back: ready, log
 - Keys come whole (`keys`) with the first `configure`, then as what is otherwise (`changed_keys`, `gone_keys`).
 - `send` never waits and never raises: the data plane calls it. When the peer has stopped reading, messages beyond
   `UNSENT_BYTES` are dropped (and `send` says so); when the peer is gone, all are.

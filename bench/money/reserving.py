@@ -2,7 +2,7 @@
 
 Far from the limit it comes from a lease; there the workers are kept busy, so that it is the guard that is timed and not
 how long a core takes to find its way back from sleep. Near it (so that no lease is drawn, but nobody has to wait) each
-one is exact, and made by the state process or by Redis. Then both again while the supervisor of the same Weir ingests
+one is exact, and made by the state process or by Redis. Then both again while the same Weir ingests
 20,000 records a second.
 """
 
