@@ -6,7 +6,10 @@ process at half of what a closed loop of the same mixture reached. The worker's 
 its slope is a least-squares line over what follows the warm-up (a fifth of the time, at least a minute). Afterwards,
 when all is quiet: descriptors and tasks are back to what they were before, nothing is in flight, and the ledger has
 each exchange that a client was told of, a settled attempt for each that was sent, and none left open. The slope is
-judged from ten minutes on: shorter runs say more about noise. Exit status 1 when anything was missed.
+judged from ten minutes on: shorter runs say more about noise. Half the capacity is only there while the worker has its
+core: the kernel says how long it waited for it, second by second, and where that was a quarter or more, its refusals
+(503 `overloaded`) are what it ought to do; they are counted apart. If a tenth of the run was so, the answers aren't
+judged. Exit status 1 when anything was missed.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from bench.subjects import Origin, Setting, Subject, Weir, weir_command
 STREAMS, FAULTS, LEAVERS = 0.30, 0.05, 0.05
 SLOPE_MIB_H, JUDGED_MINUTES = 1.0, 10.0
 LOOK_S, QUIET_S = 5.0, 12.0
+TAKEN, CATCHES_UP_S, JUDGED_TAKEN = 0.25, 2.0, 0.1
 CLIENTS = 48
 FAULT_NAMES = (
     *("error-500", "error-503", "rate-limit:1", "overloaded-529", "reset-after-request", "first-event-error"),
@@ -67,6 +71,11 @@ class Seen:
     statuses: Counter[str] = field(default_factory=Counter)
     left: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
+    refused_s: list[float] = field(default_factory=list)
+
+
+class OverloadedError(Exception):
+    """Refused by a worker that has more to do than it can."""
 
 
 class Clients:
@@ -101,6 +110,10 @@ class Clients:
             self._seen.wrong["no answer within a minute"] += leaves_s is None
             streams[1].transport.abort()
             return
+        except OverloadedError:
+            self._seen.refused_s.append(asyncio.get_running_loop().time())
+            streams[1].transport.abort()
+            return
         except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             self._seen.wrong[f"{type(error).__name__}: {error}"[:80]] += 1
             streams[1].transport.abort()
@@ -132,6 +145,8 @@ class Clients:
         self._seen.statuses[status] += 1
         if not faulty and status != "200":
             code = re.search(rb'"code": ?"([^"]*)"', body)
+            if status == "503" and code and code[1] == b"overloaded":
+                raise OverloadedError
             raise ValueError(f"{status} {code[1].decode() if code else ''} where nothing failed")
         return b"\r\nconnection: close" not in lower
 
@@ -147,6 +162,37 @@ class Base:
 
     descriptors: int
     tasks: int
+
+
+class Core:
+    """How much of its core the worker was given: of each second, the share that it waited for it."""
+
+    def __init__(self, pid: int, now_s: float) -> None:
+        self._file = Path(f"/proc/{pid}/schedstat")
+        self._waited_s = self._waited()
+        self.looks: list[tuple[float, float, float]] = []  # from, to, share
+        self._at_s = now_s
+
+    def _waited(self) -> float:
+        return int(self._file.read_text().split()[1]) / 1e9
+
+    def look(self, now_s: float) -> None:
+        """Once a second."""
+        if now_s < self._at_s + 1:
+            return
+        waited_s = self._waited()
+        self.looks.append((self._at_s, now_s, (waited_s - self._waited_s) / (now_s - self._at_s)))
+        self._at_s, self._waited_s = now_s, waited_s
+
+    def taken(self, at_s: float) -> bool:
+        """Whether others had it then, or so shortly before that the worker hadn't caught up."""
+        return any(
+            share >= TAKEN and began_s <= at_s <= ended_s + CATCHES_UP_S for began_s, ended_s, share in self.looks
+        )
+
+    def taken_share(self) -> float:
+        """Of the whole time."""
+        return sum(share >= TAKEN for _, _, share in self.looks) / max(len(self.looks), 1)
 
 
 def descriptors(pid: int) -> int:
@@ -197,20 +243,22 @@ async def capacity(url: str, seconds: float) -> float:
 
 async def offered(
     url: str, rate: float, minutes: float, operator: Operator, say: Console
-) -> tuple[Seen, list[tuple[float, float]]]:
-    """The load; what the clients saw, and the worker's memory over time (seconds, MiB)."""
+) -> tuple[Seen, list[tuple[float, float]], Core]:
+    """The load; what the clients saw, the worker's memory over time (seconds, MiB), and what it had of its core."""
     seen, loop = Seen(), asyncio.get_running_loop()
     clients, rng = Clients(url, seen, 1), random.Random(2)
     tasks: set[asyncio.Task[None]] = set()
     memory: list[tuple[float, float]] = []
     start = due = loop.time()
     look = told = start
+    core = Core(operator.pid, start)
     while (now := loop.time()) < start + minutes * 60:
         while due <= now:
             task = asyncio.create_task(clients.one(), name="request")
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             due += rng.expovariate(rate)
+        core.look(now)
         if now >= look:
             memory.append((now - start, resident_mib(operator.pid)))
             look += LOOK_S
@@ -222,7 +270,7 @@ async def offered(
         await asyncio.sleep(min(max(due - loop.time(), 0.0005), 0.05))
     await asyncio.gather(*tasks, return_exceptions=True)
     clients.close()
-    return seen, memory
+    return seen, memory, core
 
 
 def slope_mib_h(memory: list[tuple[float, float]], after_s: float) -> float:
@@ -278,12 +326,14 @@ def rows(setting: Setting, minutes: float, say: Console) -> list[Row]:
         time.sleep(QUIET_S)
         base = operator.base()
         say.print(f"capacity {full:.0f}/s; at rest {base.descriptors} descriptors, {base.tasks} tasks", markup=False)
-        seen, memory = uvloop.run(offered(weir.url, full / 2, minutes, operator, say))
+        seen, memory, core = uvloop.run(offered(weir.url, full / 2, minutes, operator, say))
         after = quiet(operator, base)
         in_flight = operator.value("weir_exchanges_in_flight") + operator.value("weir_streams")
         problems = missing(operator, seen)
     slope = slope_mib_h(memory, max(60.0, minutes * 12))
     total = seen.statuses.total() + seen.left
+    taken = sum(map(core.taken, seen.refused_s))
+    wrong, others = seen.wrong.total() + len(seen.refused_s) - taken, core.taken_share()
     grown = judged(
         f"memory of a worker over {minutes:g} minutes",
         f"slope < {SLOPE_MIB_H:g} MiB/h after warm-up",
@@ -295,6 +345,18 @@ def rows(setting: Setting, minutes: float, say: Console) -> list[Row]:
     )
     if minutes < JUDGED_MINUTES:
         grown = Row(grown.number, grown.target, grown.seen, "-", grown.note, grown.raw)
+    answers = judged(
+        "answers",
+        "as the faults, else 200",
+        f"{wrong} wrong of {total}",
+        not wrong,
+        f"{', '.join(f'{status}: {count}' for status, count in seen.statuses.most_common())}; others had the "
+        f"worker's core for {others:.0%} of the time, when it refused {taken}",
+        wrong=dict(seen.wrong),
+        refused_with_its_core=len(seen.refused_s) - taken,
+    )
+    if not wrong and others >= JUDGED_TAKEN:
+        answers = Row(answers.number, answers.target, answers.seen, "-", answers.note, answers.raw)
     return [
         grown,
         judged(
@@ -310,14 +372,7 @@ def rows(setting: Setting, minutes: float, say: Console) -> list[Row]:
             "; ".join(problems) or f"{len(seen.exchanges)} exchanges told, all there",
             not problems,
         ),
-        judged(
-            "answers",
-            "as the faults, else 200",
-            f"{seen.wrong.total()} wrong of {total}",
-            not seen.wrong.total(),
-            ", ".join(f"{status}: {count}" for status, count in seen.statuses.most_common()),
-            wrong=dict(seen.wrong),
-        ),
+        answers,
     ]
 
 

@@ -247,7 +247,7 @@ class Engine:
         if provider is None:
             await self._give_back(batch)
             return
-        if batch.tried and (found := await provider.find(batch.id)) is not None:
+        if batch.tried and (found := await provider.find(batch.id, batch.made_s)) is not None:
             batch.provider_id = found.id
         elif not late:
             jobs = [job for id in batch.jobs if (job := self.live.get(id)) is not None and job.batch == batch.id]

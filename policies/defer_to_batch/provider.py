@@ -29,6 +29,7 @@ OUR_ID: Final = "weir_batch"
 _TENANT: Final = Identity("weir")
 _TIMEOUT_S: Final = 600.0
 _AT_ONCE: Final = 200
+_CLOCKS_S: Final = 3600.0  # by which the provider's clock may be behind ours
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -103,13 +104,18 @@ class Provider:
         }
         return _standing(await self._asked("POST", "/v1/batches", orjson.dumps(asked), [_JSON]))
 
-    async def find(self, our_id: str) -> Standing | None:
-        """A batch that may have been begun though nobody heard of it."""
-        listed = await self._asked("GET", "/v1/batches?limit=100")
-        for told in listed.get("data") or ():
-            if (told.get("metadata") or {}).get(OUR_ID) == our_id:
-                return _standing(told)
-        return None
+    async def find(self, our_id: str, since_s: float) -> Standing | None:
+        """A batch that may have been begun though nobody heard of it, not before `since_s` (Unix time)."""
+        after = ""
+        while True:
+            listed = await self._asked("GET", f"/v1/batches?limit=100{after}")
+            known: list[dict[str, Any]] = listed.get("data") or []  # the newest first
+            for told in known:
+                if (told.get("metadata") or {}).get(OUR_ID) == our_id:
+                    return _standing(told)
+            if not known or not listed.get("has_more") or known[-1].get("created_at", 0) < since_s - _CLOCKS_S:
+                return None
+            after = f"&after={known[-1]['id']}"
 
     async def stands(self, id: str) -> Standing:
         """How it stands."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from random import Random
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 import msgspec
 import orjson
@@ -111,13 +112,25 @@ class Batches:
             case "POST", False, "":
                 return jsonly(self._create(request))
             case "GET", False, "":
-                listed = [self._stands(batch) for batch in reversed(self._batches.values())]
-                return jsonly({"object": "list", "data": listed, "has_more": False})
+                return jsonly(self._listed(request))
             case "GET", True, "":
                 return jsonly(self._stands(self._found(id)))
             case "POST", True, "cancel":
                 return jsonly(self._cancel(self._found(id)))
         raise Refusal(404, f"Invalid URL ({request.method} {request.path})")
+
+    def _listed(self, request: Incoming) -> dict[str, Any]:
+        """A page, the newest first."""
+        asked = parse_qs(request.target.partition(b"?")[2].decode("latin-1"))
+        batches = list(reversed(self._batches.values()))
+        if after := asked.get("after"):
+            batches = batches[batches.index(self._found(after[0])) + 1 :]
+        limit = int(asked.get("limit", ["20"])[0])
+        if not 1 <= limit <= 100:
+            raise Refusal(400, "Invalid 'limit'.", param="limit")
+        page = [self._stands(batch) for batch in batches[:limit]]
+        ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {}
+        return {"object": "list", "data": page, **ends, "has_more": len(batches) > limit}
 
     def _found(self, id: str) -> _Batch:
         batch = self._batches.get(id)
@@ -257,7 +270,16 @@ class Batches:
         for line in batch.lines:
             if line.told is None:
                 error = {"code": code, "message": f"This request wasn't executed: the batch is {status}."}
-                wrong.append(orjson.dumps({"id": None, "custom_id": line.custom_id, "response": None, "error": error}))
+                wrong.append(
+                    orjson.dumps(
+                        {
+                            "id": f"batch_req_{line.custom_id}",
+                            "custom_id": line.custom_id,
+                            "response": None,
+                            "error": error,
+                        }
+                    )
+                )
         if right:
             batch.facts["output_file_id"] = self._keep(f"{batch.id}_output.jsonl", b"\n".join(right) + b"\n")
         if wrong:
