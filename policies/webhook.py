@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from proxy.own import Lookup
+from proxy.control import Lookup
 
 
 class Webhook(BaseModel):

@@ -24,11 +24,11 @@ import msgspec
 
 from proxy.config import Configuration, PolicyEntry, PolicyModule, Registry, installed
 from proxy.config.conditions import Predicate
+from proxy.control import Lookup
 from proxy.exchange import Forward, Request, Spawn
 from proxy.metrics import Metrics
 from proxy.objects import Objects
 from proxy.observe import observed
-from proxy.own import Lookup
 from proxy.remembered import Bodies
 from proxy.response import Response
 from proxy.state.protocol import Store

@@ -19,12 +19,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 UNSENT_BYTES = 4 * 1024 * 1024
 """A peer that leaves this much unread is stuck. One message may be larger: what counts is what waits before it."""
+
+Lookup = Callable[..., "asyncio.Future[dict[str, Any] | None]"]
+"""Asks the supervisor what is named, by keywords; None where it doesn't know, or isn't there."""
 
 
 class Channel(asyncio.Protocol):

@@ -24,6 +24,7 @@ from proxy.answer import AnswerLimits
 from proxy.body import Body
 from proxy.chain import Chain, Services
 from proxy.config import Configuration, PolicyEntry, Registry, installed
+from proxy.control import Lookup
 from proxy.deferred import Grounds, reached
 from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
@@ -39,7 +40,7 @@ from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.objects import RemoteObjects
 from proxy.overload import Gate, answer
-from proxy.own import OWN, PROBES, Lookup, no_such_path, own, probe_or_preflight
+from proxy.own import OWN, PROBES, no_such_path, own, probe_or_preflight
 from proxy.pricing import RateCards
 from proxy.relay import Heartbeat, broken, relay, relay_late
 from proxy.remembered import Bodies

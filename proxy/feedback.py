@@ -26,7 +26,7 @@ from proxy.metrics import Metrics
 from proxy.state.protocol import StateLost, Store
 
 if TYPE_CHECKING:
-    from proxy.own import Lookup
+    from proxy.control import Lookup
 
 TOPIC: Final = "feedback"
 HEADER: Final = "x-weir-feedback"

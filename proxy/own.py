@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import orjson
 
+from proxy.control import Lookup
 from proxy.cors import CorsRules
 from proxy.endpoints import Endpoint
 from proxy.errors import WeirError
@@ -16,11 +17,7 @@ from proxy.feedback import of_body
 from proxy.wire.call import Call, http_date
 
 if TYPE_CHECKING:
-    import asyncio
-
     from proxy.feedback import Feedback
-
-Lookup = Callable[..., "asyncio.Future[dict[str, Any] | None]"]
 
 OWN: Final = Endpoint("weir")  # paths under /weir/
 PROBES: Final = ("/healthz", "/readyz")
