@@ -103,15 +103,20 @@ def exposition(snapshot: Snapshot, facts: Facts | None = None) -> bytes:
 
     class Families(Collector):
         def collect(self) -> Iterable[Metric]:
-            yield from _exchanges(snapshot.exchanges)
-            yield from _attempts(snapshot.attempts)
-            yield from _rest(snapshot)
-            if facts is not None:
-                yield from _supervisor(facts)
+            return families(snapshot, facts)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Families())
     return generate_latest(registry)
+
+
+def families(snapshot: Snapshot, facts: Facts | None = None) -> Iterator[Metric]:
+    """All metrics in their order."""
+    yield from _exchanges(snapshot.exchanges)
+    yield from _attempts(snapshot.attempts)
+    yield from _rest(snapshot)
+    if facts is not None:
+        yield from _supervisor(facts)
 
 
 def _exchanges(series: Iterable[ExchangeSeries]) -> Iterator[Metric]:

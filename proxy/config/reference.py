@@ -1,12 +1,11 @@
-"""The page `docs/reference/configuration.md`, made from the models: `python -m proxy.config.reference`.
+"""The page `docs/reference/configuration.md`, made from the models (`proxy.reference` writes it).
 
-Rules: pure text. Whatever is said about a setting stands under its field and nowhere else; a test compares the file.
+Rules: pure text. Whatever is said about a setting stands under its field and nowhere else.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +21,7 @@ _FILES = (
 
 _BEGINNING = """# Configuration
 
-<!-- Written by `python -m proxy.config.reference`; change the docstrings of `proxy/config/`, then run it again. -->
+<!-- Written by `python -m proxy.reference`; change the docstrings of `proxy/config/`, then run it again. -->
 
 YAML files, of which only the first is needed: the deployment file says where things are, the policy files say
 what is allowed and preferred, the teams file says who is who. `weir check` reports every error of all of them at once.
@@ -75,11 +74,11 @@ def _file(kind: Any, title: str) -> Iterator[str]:
             "description": found["properties"]["policies"]["description"],
         }
         found["$defs"]["Envelope"] = _envelope()
-    yield from _model(found)
+    yield from table(found)
     for name, model in sorted(found.get("$defs", {}).items(), key=lambda item: item[0] != "Envelope"):
         if "properties" in model:
             yield f"### {title}: {name}\n"
-            yield from _model(model)
+            yield from table(model)
 
 
 def _envelope() -> dict[str, Any]:
@@ -91,7 +90,8 @@ def _envelope() -> dict[str, Any]:
     return found
 
 
-def _model(model: dict[str, Any]) -> Iterator[str]:
+def table(model: dict[str, Any]) -> Iterator[str]:
+    """What a model of a JSON Schema says of itself and of its keys."""
     yield f"{_flat(model.get('description', ''))}\n"
     yield "| key | kind | default | meaning |"
     yield "|---|---|---|---|"
@@ -106,11 +106,13 @@ def _default(node: dict[str, Any]) -> str:
     value = node.get("default")
     if value in (None, [], "") or isinstance(value, dict):  # a mapping's defaults stand in its own table
         return ""
+    if isinstance(value, str):
+        return f"`{value}`"
     if node.get("title") == "size":
         return f"`{_size(value)}`"
     if node.get("title") == "duration":
         return f"`{_duration(value)}`"
-    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    return f"`{json.dumps(value)}`"
 
 
 def _size(count: int) -> str:
@@ -152,7 +154,3 @@ def _plain_kind(node: dict[str, Any]) -> str:
 
 def _flat(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-if __name__ == "__main__":
-    sys.stdout.write(reference())

@@ -12,7 +12,7 @@ from proxy.simulator import Latency, Options, Scenario, ScenarioError, fault_tab
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0, 1 for a bad scenario, 2 for usage."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     if given.list_faults:
         sys.stdout.write(fault_table() + "\n")
         return 0
@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="weir simulate", description="An OpenAI-compatible provider to run against.")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1)")
     parser.add_argument("--port", type=int, default=9999, help="(9999); 0 takes a free one")

@@ -1,7 +1,8 @@
 """Policies that stepped back, and the watch over those that may.
 
 Rules:
-- Each host judges the traffic of its own workers, once a second, over the guardrail's window (`proxy.guardrail`).
+- Once a second each host judges the traffic of all hosts over the guardrail's window (`proxy.guardrail`): its own
+  workers' as it is now, the others' as they told it last, where they share a Store (`proxy.supervisor.fleetwide`).
 - A policy that left its band gets the mode that its guardrail names, in all workers, by the way every other change
   takes: a new configuration in which nothing else differs. So a new worker, a reload and `weir why` know it too.
 - It is the entry that stepped back, told by its fingerprint: a changed entry begins anew, and the old one, put back, is
@@ -29,6 +30,7 @@ from proxy.config.policies import digest
 from proxy.guardrail import Tally, judge
 from proxy.logs import Log
 from proxy.state.protocol import StateLost, Store
+from proxy.supervisor.fleetwide import Counts, Fleetwide
 
 FILE: Final = "stepped-back.json"
 LOOK_S: Final = 1.0
@@ -98,6 +100,8 @@ class Stepping:
         self._words: dict[str, Word] = {}
         self._windows: dict[str, Window] = {}
         self._guarded: tuple[Guarded, ...] = ()
+        self._fleet = Fleetwide()
+        self._mine: dict[str, Counts] = {}
         self.count = 0  # how often, since the start
 
     def read(self) -> None:
@@ -139,14 +143,18 @@ class Stepping:
         """Judge all entries that are on; whether one stepped back."""
         before = self.count
         out = {one.policy for one in self.standing}
-        for one in self._guarded:
-            if one.name in out:
-                continue
-            found = [arms.get((one.name, one.fingerprint, arm)) or Tally() for arm in ("treated", "control")]
-            treated, control, seconds = self._windows[one.key].since(now_s, found[0], found[1])
-            if (why := judge(one.bands, treated, control, seconds)) is not None:
-                self._step(one, why, treated.exchanges)
+        self._mine = {one.key: self._counted(one, arms, now_s) for one in self._guarded if one.name not in out}
+        for one in [one for one in self._guarded if one.name not in out]:
+            seen = self._fleet.with_others(one.key, self._mine[one.key])
+            if (why := judge(one.bands, seen.treated, seen.control, seen.seconds)) is not None:
+                self._step(one, why, seen.treated.exchanges)
         return self.count > before
+
+    def _counted(self, one: Guarded, arms: Arms, now_s: float) -> Counts:
+        found = [arms.get((one.name, one.fingerprint, arm)) or Tally() for arm in ("treated", "control")]
+        treated, control, seconds = self._windows[one.key].since(now_s, found[0], found[1])
+        word = self._words.get(one.key)
+        return Counts(0.0 if word is None else word.at_s, seconds, treated, control)
 
     def resume(self, policy: str) -> bool:
         """An operator brings it back; False where it isn't out."""
@@ -173,6 +181,7 @@ class Stepping:
                 changed = True
             elif mine is not None and (theirs is None or mine.at_s > theirs.at_s):
                 await store.put(key, msgspec.json.encode(mine), _KEPT_S)
+        await self._fleet.exchange(store, self._mine)
         return changed
 
     async def follow(
@@ -202,6 +211,7 @@ class Stepping:
 
     def _say(self, one: Guarded, word: Word) -> None:
         self._words[one.key] = word
+        self._mine.pop(one.key, None)
         oldest_s = time.time() - _KEPT_S
         self._words = {key: word for key, word in self._words.items() if word.at_s > oldest_s}
         beside = self._path.with_suffix(".part")

@@ -82,6 +82,38 @@ def test_only_the_window_counts(tmp_path: Path) -> None:
     assert here.look(failing(250), 66.0)
 
 
+async def test_a_fleet_is_judged_as_one(tmp_path: Path) -> None:
+    """What is too little on each host to be judged is enough on all together, and each counts once however often it is
+    told; brought back, nobody steps back by what others had counted before; a host that is gone counts no longer."""
+    now_ns = 1_000_000_000
+    store = MemoryStore(lambda: now_ns)
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+    one, two, three = (stepping(tmp_path / name) for name in ("one", "two", "three"))
+    for host in (one, two):
+        assert not host.look(failing(20), 0.0)
+        for _ in range(3):
+            assert not await host.share(store)
+    assert not one.look(failing(20), 1.0)  # it was the first, and has heard of nobody
+    assert not two.look(failing(20), 1.0)
+    assert not three.look(failing(20), 0.0)
+    await three.share(store)
+    assert three.look(failing(20), 1.0)  # 60 of all three
+    await three.share(store)
+    assert await two.share(store) and modes(two) == ["on", "observe"]
+    assert two.resume("c")
+    assert not two.look(failing(20), 2.0)
+    await two.share(store)
+    assert not two.look(failing(50), 3.0)  # 30 since then; what the others told is of before
+    await one.share(store)
+    assert not one.look(failing(40), 4.0)
+    assert not one.look(failing(65), 5.0)
+    await one.share(store)
+    now_ns += 60_000_000_000
+    await two.share(store)
+    assert not two.look(failing(50), 6.0)  # 30 of its own; one, with 25, hasn't been heard of for a minute
+
+
 async def test_hosts_tell_each_other(tmp_path: Path) -> None:
     """What steps back on one host does on all; brought back on one, it is on all; a host that was away learns it."""
     store = MemoryStore()
