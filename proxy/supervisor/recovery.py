@@ -6,8 +6,9 @@ Rules:
 2. Dead is who was started by this supervisor and has ended; and who was started before, once no segment of that worker
    that was begun before this supervisor is written to any more (writers hold a lock).
 3. A hold of a dead worker has spent what its attempts cost (those that name it): settled ones what they were settled
-   at, others what was estimated when they were sent. What was told to the Store already is a lower bound. What no
-   attempt names wasn't dispatched.
+   at, others what was estimated when they were sent, which under a hard budget is their worst case. So do settled ones
+   whose usage nobody observed, unless they came to more; what wasn't billed costs nothing. What was told to the Store
+   already is a lower bound. What no attempt names wasn't dispatched.
 4. An estimate is written down as `settled` (outcome `aborted`, error `worker_died`) in a segment of writer `s0`, before
    the hold is closed. Both may be done twice: the journal is read again first, and a hold closes once.
 """
@@ -55,6 +56,13 @@ class Came(msgspec.Struct):
     attempt: int
     tokens: dict[str, int]
     nanodollars: int | None
+    known: str
+    usage: msgspec.Raw
+
+    @property
+    def unbilled(self) -> bool:
+        """Nobody told any usage, and it cost nothing: never sent, or refused by the provider."""
+        return self.nanodollars == 0 and bytes(self.usage) == b"null"
 
 
 _sent: Final = msgspec.json.Decoder(Sent).decode
@@ -102,19 +110,27 @@ class Told(msgspec.Struct):
         ]
 
     def _amount(self, key: Key, scope: str) -> int:
-        """What an attempt cost, in the unit of a scope."""
-        estimate, came = self.sent[key].estimate, self.came.get(key)
-        match scope.partition(":")[0]:
-            case "usd":
-                known = came is not None and came.nanodollars is not None
-                return (came.nanodollars if came is not None and known else estimate.nanodollars) or 0
-            case "tok":
-                if came is not None:
-                    return came.tokens.get("input_tokens", 0) + came.tokens.get("output_tokens", 0)
-                return estimate.input_tokens + estimate.n * (estimate.output_cap or 0)
-            case "req":
-                return 1
-        return 0  # what is in use at a time (`con`) is spent by nobody
+        """What an attempt counts for, in the unit of a scope."""
+        came, unit = self.came.get(key), scope.partition(":")[0]
+        if unit not in ("usd", "tok", "req") or (came is not None and came.unbilled):
+            return 0  # what is in use at a time (`con`) is spent by nobody
+        if unit == "req":
+            return 1
+        admitted = _estimate(self.sent[key].estimate, unit)
+        if came is None:
+            return admitted
+        told = came.nanodollars if unit == "usd" else _tokens(came)
+        return told if came.known == "observed" and told is not None else max(told or 0, admitted)
+
+
+def _estimate(estimate: journal.Estimate, unit: str) -> int:
+    if unit == "usd":
+        return estimate.nanodollars or 0
+    return estimate.input_tokens + estimate.n * (estimate.output_cap or 0)
+
+
+def _tokens(came: Came) -> int:
+    return came.tokens.get("input_tokens", 0) + came.tokens.get("output_tokens", 0)
 
 
 def read(segments: Iterable[Segment], owner: Owner, holds: set[str]) -> Told:

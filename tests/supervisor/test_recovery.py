@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy import journal
@@ -64,30 +65,29 @@ class Worker:
         )
         self.journal.flush()
 
-    def settle(self, exchange: str, nanodollars: int | None, attempt: int = 1) -> None:
+    def settle(self, exchange: str, nanodollars: int | None, attempt: int = 1, **changes: Any) -> None:
         """An attempt is over."""
         tokens = {"input_tokens": 7, "output_tokens": 5, "cached_tokens": 3}
-        self.journal.append(
-            Settled(
-                at=time.time_ns(),
-                exchange=exchange,
-                worker=self.number,
-                attempt=attempt,
-                outcome="complete",
-                status=200,
-                served="m",
-                tier=None,
-                usage=None,
-                tokens=tokens,
-                nanodollars=nanodollars,
-                known="observed",
-                cards="",
-                ttft_ns=1,
-                total_ns=2,
-                upstream_request_id=None,
-                error=None,
-            )
+        told = Settled(
+            at=time.time_ns(),
+            exchange=exchange,
+            worker=self.number,
+            attempt=attempt,
+            outcome="complete",
+            status=200,
+            served="m",
+            tier=None,
+            usage={"total_tokens": 12},
+            tokens=tokens,
+            nanodollars=nanodollars,
+            known="observed",
+            cards="",
+            ttft_ns=1,
+            total_ns=2,
+            upstream_request_id=None,
+            error=None,
         )
+        self.journal.append(msgspec.structs.replace(told, **changes))
         self.journal.flush()
 
 
@@ -126,6 +126,23 @@ async def test_a_hold_has_spent_what_its_attempts_cost(tmp_path: Path, store: Me
     assert await recovery.look() is None
     assert await store.levels([USD, TOK, REQ, CON]) == (Level(620, 0), Level(12 + 50, 0), Level(2, 0), Level(0, 0))
     assert await store.standing() == []
+
+
+async def test_what_nobody_observed_counts_for_what_admitted_it(
+    tmp_path: Path, store: MemoryStore, recovery: Recovery
+) -> None:
+    """As it would have, had its worker lived: a cut answer for the worst case, one that wasn't billed for nothing."""
+    worker = Worker(tmp_path, recovery.begin(0))
+    await reserve(store, "lease", worker.owner, (USD, 9000), (TOK, 1000), (REQ, 50))
+    for name in ("cut", "dear", "refused"):
+        worker.send(name, "lease", estimate=500)
+    worker.settle("cut", 40, known="estimated", outcome="aborted", usage=None)
+    worker.settle("dear", 700, known="estimated", tokens={"input_tokens": 30, "output_tokens": 90})
+    worker.settle("refused", 0, usage=None, outcome="failed")
+    worker.journal.close()
+    recovery.died(worker.owner)
+    assert await recovery.look() is None
+    assert await store.levels([USD, TOK, REQ]) == (Level(500 + 700, 0), Level(50 + 120, 0), Level(2, 0))
 
 
 async def test_an_estimate_is_written_down_once(tmp_path: Path, store: MemoryStore, recovery: Recovery) -> None:
