@@ -9,7 +9,8 @@ Minutes go by the tier `flex`, hours by the provider's batches: then the answer 
 waited for.
 
 What lives here: the layer. `config.py` says which way a request goes, `flex.py` tries the tier, `engine.py` sees to
-jobs, `provider.py` speaks the Batch API.
+the course of jobs, `batching.py` to batches, `worklist.py` has the jobs and what each comes to, `held.py` what budgets hold
+for them; `provider.py` speaks the Batch API, `operating.py` answers `weir jobs`.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class DeferToBatch:
         """Called when a chain with this layer comes into force, also again."""
         if self.engine is None:
             return
-        self.engine.grounds = grounds
+        self.engine.work.grounds = grounds
         if self._stepping is None:
             self._stepping = asyncio.get_running_loop().create_task(self._steps(), name="deferred jobs")
 
@@ -126,9 +127,9 @@ class DeferToBatch:
     def _place(self, request: Request) -> Deployment | None:
         """Where its batch would run: at a provider that has batches, by a key of ours."""
         engine = self.engine
-        if engine is None or engine.grounds is None or not isinstance(request.body, Body) or request.model is None:
+        if engine is None or engine.work.grounds is None or not isinstance(request.body, Body) or request.model is None:
             return None
-        for one in deployments(engine.grounds.dispatch, request.model):
+        for one in deployments(engine.work.grounds.dispatch, request.model):
             upstream = one.upstream
             if upstream.own_key and (upstream.provider or provider_of(upstream.url)) == "openai":
                 return one
@@ -138,8 +139,8 @@ class DeferToBatch:
         self, request: Request, forward: Forward, place: Deployment, wait_s: float, *, asked: bool
     ) -> Response:
         engine, exchange, now = self.engine, request.exchange, self._wall()
-        assert engine is not None and engine.grounds is not None and isinstance(request.body, Body)
-        attempt, settles, capped = await admitted(engine.grounds.dispatch, request, place)
+        assert engine is not None and engine.work.grounds is not None and isinstance(request.body, Body)
+        attempt, settles, capped = await admitted(engine.work.grounds.dispatch, request, place)
         assert isinstance(capped.body, Body)
         job = Job(
             f"job_{secrets.token_hex(16)}",
@@ -152,7 +153,7 @@ class DeferToBatch:
             place.label,
             now,
             now + wait_s,
-            engine.owner,
+            engine.work.owner,
             exchange.id,
         )
         try:
@@ -165,7 +166,7 @@ class DeferToBatch:
         if patience_s is not None:
             loop = asyncio.get_running_loop()
             until = min(loop.time() + patience_s, exchange.deadline)
-            done = await engine.wait(job, until)
+            done = await engine.work.wait(job, until)
             if done is not None:
                 return _answer(done)
         return _accepted(job)

@@ -376,7 +376,7 @@ async def test_a_restart_forgets_no_budget(serve: Serve, simulator: Simulator) -
         told = [await w.plane.chat(DAY, n=3, max_tokens=100), await w.plane.chat("x-weir-deadline: 90m")]
         await w.at(10)
         w.layers[0].engine.live.clear()  # killed: nothing more is done
-        w.layers[0].engine.batches.clear()
+        w.layers[0].engine.batching.live.clear()
     held = await amounts(store)
     assert held[1] > 3 * 100 * 600  # the synchronous price of every choice (0.60 USD a million tokens)
     async with world(serve, simulator, wall, store, **settings) as other:
