@@ -9,8 +9,8 @@ Minutes go by the tier `flex`, hours by the provider's batches: then the answer 
 waited for.
 
 What lives here: the layer. `config.py` says which way a request goes, `flex.py` tries the tier, `engine.py` sees to
-the course of jobs, `batching.py` to batches, `worklist.py` has the jobs and what each comes to, `held.py` what budgets hold
-for them; `provider.py` speaks the Batch API, `operating.py` answers `weir jobs`.
+the course of jobs, `batching.py` to batches, `worklist.py` has the jobs and what each comes to, `held.py` what budgets
+hold for them; `provider.py` speaks the Batch API, `operating.py` answers `weir jobs`.
 """
 
 from __future__ import annotations
