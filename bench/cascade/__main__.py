@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from rich.console import Console
 
 from bench import runner
 from bench.cascade import logs, picture
-from bench.cascade.replay import DELTA, EPSILON, MARKS, Certified, Log, apgr, certify, decided, drift
+from bench.cascade.replay import DELTA, EPSILON, MARKS, Certified, Drifted, Log, apgr, certify, decided, drift
+from bench.cascade.spread import spread
 from bench.quantiles import percentile
 from bench.results import Row, judged, skipped
+from policies.cascade.evidence import FIT_AT
 from policies.cascade.learning.certificate import Certificate
 
 SUITE = "cascade"
@@ -42,6 +45,7 @@ FLASH, PRO = "gemini-1.5-flash-002", "gemini-1.5-pro-002"
 MINI, OMNI = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
 LLAMAS = "Meta-Llama-3_1-8B-Instruct", "Meta-Llama-3_1-70B-Instruct"
 QUALITY, PRICE = 0.98, 0.416
+CERTIFIED_AT = 0.569  # of always-large, at 1,000 pairs
 LABELS = 1500
 MOST_PAIRS = 2000
 
@@ -58,8 +62,11 @@ class Bench:
         """The rows of the table."""
         for group in groups:
             if (logs.DATA / NEEDS[group]).is_dir():
-                self._console.print(f"  {group} …", markup=False)
-                yield from getattr(self, f"_{group}")()
+                began = time.monotonic()
+                for row in getattr(self, f"_{group}")():
+                    self._console.print(_said(row), markup=False)
+                    yield row
+                self._console.print(f"  {group}: {time.monotonic() - began:.0f} s", markup=False)
             else:
                 yield skipped(group, "", f"no data in {logs.DATA / NEEDS[group]}: set WEIR_DATA")
 
@@ -74,19 +81,24 @@ class Bench:
 
     def _gemini(self) -> Iterator[Row]:
         log = self._mmlu_pro(FLASH, PRO)
-        folds, scores = np.arange(len(log)) % 5, np.empty(len(log))
-        accepted = np.zeros(len(log), bool)
-        for fold in range(5):
+        folds = np.arange(len(log)) % 5
+
+        def told(fold: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             others, mine = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             score = log.fitted(others)
-            scores[mine] = [score.benefit(log.features[at]) for at in mine]
-            threshold = score.plausible((1 - QUALITY) * float(log.large[others].mean()), errors=0.5)
-            accepted[mine] = scores[mine] <= (-1.0 if threshold is None else threshold)
+            scores = np.array([score.benefit(log.features[at]) for at in mine])
+            threshold = score.plausible((1 - QUALITY) * float(log.large[others].mean()), errors=0.0)
+            return mine, scores, scores <= (-1.0 if threshold is None else threshold)
+
+        scores, accepted = np.empty(len(log)), np.zeros(len(log), bool)
+        for mine, found, given in spread(told, range(5)):
+            scores[mine], accepted[mine] = found, given
         every = np.arange(len(log))
         price, quality = log.cost(every, accepted), _quality(log, accepted)
         share = float(log.small_nanos.mean() / log.large_nanos.mean() + 1 - accepted.mean())
         note = (
-            f"five folds: fitted and threshold chosen on four, told by the fifth; {1 - accepted.mean():.1%} escalated; "
+            f"five folds: fitted and threshold chosen on four (the most aggressive that keeps within by their held-out "
+            f"scores), told by the fifth; {1 - accepted.mean():.1%} escalated; "
             f"with every answer at the mean price {share:.1%}; by chance {_by_chance(log):.1%}"
         )
         yield judged(
@@ -141,8 +153,8 @@ class Bench:
 
     def _drift(self) -> Iterator[Row]:
         log = self._mmlu_pro(FLASH, PRO)
-        for points in (0.0, 0.05, 0.10):
-            seen = [drift(log, seed, points, 40_000) for seed in range(2 if self._quick else 8)]
+        for points, most in ((0.0, 20_000), (0.05, 40_000), (0.10, 40_000)):
+            seen = _drifts(log, points, most, 2 if self._quick else 8)
             came = [one for one in seen if one is not None]
             if not came:
                 yield Row(f"drift of {100 * points:.0f} points", "", "nothing was certified before", "-")
@@ -151,14 +163,14 @@ class Bench:
             broke = [one for one in came if one.after > EPSILON + 0.005]
             pairs = sorted(one.pairs for one in came if one.pairs is not None)
             told = f"{len(pairs)} of {len(came)} reverted" + (
-                f", median after {pairs[len(pairs) // 2]} pairs" if pairs else ""
+                f", after {pairs[0]} to {pairs[-1]} pairs, median {pairs[len(pairs) // 2]}" if pairs else ""
             )
             note = (
                 f"loss of what is accepted {statistics.mean(one.before for one in came):.2%} before, {after:.2%} after"
             )
             kept = all(one.pairs is not None for one in broke)
             target = "reverted" if points else "never reverted"
-            ok = kept and bool(pairs) if points else not pairs
+            ok = kept and len(pairs) == len(came) if points else not pairs
             yield judged(f"drift: small worse by {100 * points:.0f} points", target, told, ok, note, pairs=pairs)
 
     # --- routing and validators
@@ -166,7 +178,7 @@ class Bench:
     def _routellm(self) -> Iterator[Row]:
         log = Log.of(logs.routellm_mmlu())
         seen = []
-        for draw in range(1 if self._quick else 4):
+        for draw in range(1 if self._quick else 2):
             drawn = np.random.default_rng(draw).permutation(len(log))
             score, rest = log.fitted(drawn[:LABELS]), drawn[LABELS:]
             scores = np.array([score.benefit(log.features[at]) for at in rest])
@@ -176,7 +188,7 @@ class Bench:
         yield judged(f"RouteLLM MMLU, {LABELS} labels", "APGR > .61", f"{mean:.3f}", mean > 0.61, told, apgr=seen)
         pairs = logs.routellm_gsm8k()
         for name, answers, least in (("with the answer", True, 0.70), ("prompt alone", False, 0.0)):
-            seen = _folded(Log.of(pairs, answers), 1 if self._quick else 4)
+            seen = _folded(Log.of(pairs, answers), 2 if answers and not self._quick else 1)
             mean = statistics.mean(seen)
             yield judged(
                 f"RouteLLM GSM8K, {name}",
@@ -194,25 +206,30 @@ class Bench:
             "claude-3-haiku-20240307",
             "claude-3-5-haiku-20241022",
         ):
-            strict = lenient = total = right = right_strict = 0
-            for task in logs.TASKS:
-                for one in logs.lines(f"ZeroEval/{task}.{model}.jsonl.gz"):
-                    said = logs.parsed(one["output"])
-                    good = logs.right(task, said.answer, one["answer"])
-                    total += 1
-                    strict += said.strict
-                    lenient += said.answer is not None
-                    right += good
-                    right_strict += good and said.strict
+            read = [
+                (logs.parsed(one["output"]), logs.right(task, logs.parsed(one["output"]).answer, one["answer"]))
+                for task in logs.TASKS
+                for one in logs.lines(f"ZeroEval/{task}.{model}.jsonl.gz")
+            ]
+            total = len(read)
+            lenient, bare, valid = (
+                sum(test(said) for said, _ in read) / total
+                for test in (lambda said: said.answer is not None, lambda said: said.bare, lambda said: said.strict)
+            )
+            right = sum(good for _, good in read) / total
+            right_strict = sum(good for said, good in read if said.strict) / total
             yield judged(
                 f"ZeroEval JSON, {model}",
                 "lenient >= strict",
-                f"readable {lenient / total:.1%}, strictly valid {strict / total:.1%}",
-                lenient >= strict,
-                f"right {right / total:.1%}; {right_strict / total:.1%} were only strictly valid answers judged",
-                strict=strict / total,
-                lenient=lenient / total,
-                right=right / total,
+                f"readable {lenient:.1%}, valid in its fence {valid:.1%}, valid as it stands {bare:.1%}",
+                lenient >= valid >= bare,
+                f"right {right:.1%}, where only valid ones are judged {right_strict:.1%}; of right answers the strict "
+                f"gate stops {1 - right_strict / right:.1%}; logged without JSON mode: a fence or words around each",
+                bare=bare,
+                strict=valid,
+                lenient=lenient,
+                right=right,
+                right_strict=right_strict,
             )
 
     def _latency(self) -> Iterator[Row]:
@@ -233,23 +250,36 @@ def _certificates(name: str, found: Certified) -> Iterator[Row]:
     yield judged(f"certified, {name}", target, told, share <= DELTA, note, violations=found.violations)
     costs = {mark: cost for mark in MARKS if (cost := found.mean(mark)) is not None}
     said = ", ".join(f"{mark}: {cost:.1%}" for mark, cost in costs.items())
+    note = f"fitted pairs count: {FIT_AT[0]} and more; best in hindsight {statistics.mean(found.hindsight):.1%}"
     raw = {str(mark): cost for mark, cost in costs.items()}
-    yield Row(
-        f"cost by judged pairs, {name}", "56.9% at 1,000 of like data", said, "-", "fitted pairs count", dict(raw)
-    )
+    target = f"< {CERTIFIED_AT:.1%} at 1,000"
+    yield judged(f"cost by judged pairs, {name}", target, said, costs.get(1000, 1.0) < CERTIFIED_AT, note, costs=raw)
+
+
+def _drifts(log: Log, points: float, most: int, count: int) -> list[Drifted | None]:
+    return spread(lambda seed: drift(log, seed, points, most), range(count))
 
 
 def _folded(log: Log, times: int) -> list[float]:
-    seen = []
+    def told(draw: int) -> tuple[np.ndarray, np.ndarray]:
+        folds = np.random.default_rng(draw // 10).permutation(len(log)) % 10
+        mine = np.flatnonzero(folds == draw % 10)
+        score = log.fitted(np.flatnonzero(folds != draw % 10))
+        return mine, np.array([score.benefit(log.features[at]) for at in mine])
+
+    seen, found = [], spread(told, range(10 * times))
     for draw in range(times):
-        folds = np.random.default_rng(draw).permutation(len(log)) % 10
         scores = np.empty(len(log))
-        for fold in range(10):
-            score = log.fitted(np.flatnonzero(folds != fold))
-            mine = np.flatnonzero(folds == fold)
-            scores[mine] = [score.benefit(log.features[at]) for at in mine]
+        for mine, each in found[10 * draw : 10 * draw + 10]:
+            scores[mine] = each
         seen.append(apgr(scores, log.small, log.large))
     return seen
+
+
+def _said(row: Row) -> str:
+    """A row as it comes."""
+    verdict = {"pass": "ok", "FAIL": "MISSED"}.get(row.verdict, row.verdict)
+    return f"{row.number} | {row.target} | {row.seen} | {verdict} | {row.note}"
 
 
 def _quality(log: Log, accepted: np.ndarray) -> float:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policies.cascade.gates import lenient
+from policies.cascade.answers import Asked, Said
+from policies.cascade.gates import gated, lenient
 from policies.cascade.judging import same_text
 
 DATA = Path(os.environ.get("WEIR_DATA", Path(__file__).parents[3] / "shared" / "data")) / "cascade"
@@ -37,6 +38,14 @@ PRICES = {
     "claude-3-5-sonnet-20241022": (3.00, 15.0),
 }
 _ANSWER = re.compile(r'"answer"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.S)
+# What ZeroEval asks for: an object with the reasoning and the answer.
+_SCHEMA = {
+    "type": "object",
+    "properties": {"reasoning": {"type": "string"}, "answer": {"type": ["string", "number"]}},
+    "required": ["reasoning", "answer"],
+}
+_WANTED = Asked("chat", False, 1, "", "", "", 1, {}, False, True, _SCHEMA)
 MIXTRAL, GPT4 = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
 
 
@@ -134,27 +143,31 @@ TASKS = ("gsm", "math-l5", "crux")
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """How an answer that was to be JSON came: valid as it stands, and what it answers once read leniently."""
+    """How an answer that was to be JSON came: by the product's strict gate valid in its fence, and as it stands; and
+    what it answers once read leniently."""
 
+    bare: bool
     strict: bool
     answer: str | None
 
 
 def parsed(output: str) -> Parsed:
     """Reads an answer of ZeroEval."""
+    fenced = _FENCED.findall(output)
+    bare, strict = _valid(output), _valid(fenced[-1] if fenced else output)
     try:
-        value, strict = json.loads(output), True
+        value = lenient(output)
     except ValueError:
-        strict = False
-        try:
-            value = lenient(output)
-        except ValueError:
-            found = _ANSWER.findall(output)
-            return Parsed(False, found[-1] if found else None)
+        found = _ANSWER.findall(output)
+        return Parsed(bare, strict, found[-1] if found else None)
     if not isinstance(value, dict) or "answer" not in value:
-        return Parsed(False, None)
+        return Parsed(bare, strict, None)
     said = value["answer"]
-    return Parsed(strict, said if isinstance(said, str) else json.dumps(said))
+    return Parsed(bare, strict, said if isinstance(said, str) else json.dumps(said))
+
+
+def _valid(text: str) -> bool:
+    return gated(_WANTED, [Said(text, end="stop")]) is None
 
 
 def right(task: str, said: str | None, truth: str) -> bool:

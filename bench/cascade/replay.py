@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.cascade.logs import Pair
-from policies.cascade.evidence import FIT_AT, PARTS
+from bench.cascade.spread import spread
+from policies.cascade.evidence import ASPIRES, FIT_AT, PARTS
 from policies.cascade.learning.certificate import Certificate
 from policies.cascade.learning.features import Features, answer_features, joined, prompt_features
 from policies.cascade.learning.score import Example, Score, fit
@@ -79,19 +80,29 @@ class Certified:
     first: list[int] = field(default_factory=list)  # pairs until something was certified
     hindsight: list[float] = field(default_factory=list)
 
+    def add(self, other: Certified) -> None:
+        """Those of another one, too."""
+        self.orders += other.orders
+        self.violations += other.violations
+        for mark, costs in other.costs.items():
+            self.costs[mark] += costs
+        for status, count in other.statuses.items():
+            self.statuses[status] = self.statuses.get(status, 0) + count
+        self.first += other.first
+        self.hindsight += other.hindsight
+
     def mean(self, mark: int) -> float | None:
         found = self.costs[mark]
         return float(np.mean(found)) if len(found) >= self.orders * 0.9 else None
 
 
 class _Line:
-    """A score, fitted to the first pairs of a draw, and what each of its thresholds truly costs and loses."""
+    """A score, fitted to pairs of a draw, and what each of its thresholds truly costs and loses of all others."""
 
-    def __init__(self, log: Log, drawn: np.ndarray, number: int, rest: np.ndarray) -> None:
-        self.after, self.delta = FIT_AT[number - 1], DELTA * PARTS[number]
-        score = log.fitted(drawn[: self.after])
-        self.scores = log.scored(score)
-        self.grid = score.grid(EPSILON)
+    def __init__(self, log: Log, pairs: np.ndarray, number: int, rest: np.ndarray) -> None:
+        self.number, self.delta = number, DELTA * PARTS[number]
+        score = log.fitted(pairs)
+        self.scores, self.grid = log.scored(score), score.grid(EPSILON, ASPIRES[number])
         gap, mine = (log.large - log.small)[rest], self.scores[rest]
         accepted = [mine <= threshold for threshold in self.grid]
         self.loses = {at: float((gap * mask).mean()) for at, mask in zip(self.grid, accepted, strict=True)}
@@ -100,61 +111,88 @@ class _Line:
     def begun(self) -> Certificate:
         return Certificate(EPSILON, self.delta, self.grid)
 
+    def wants(self) -> np.ndarray:
+        """Of which requests the judge is asked."""
+        return self.scores <= self.grid[-1]
+
+
+class Draw:
+    """One set of pairs to fit to, as the policy comes by them: every pair is judged until there is a first fitted score
+    (the one before it can't prove anything by then), then those that this score might have accepted."""
+
+    def __init__(self, log: Log, number: int) -> None:
+        self.log, self.number = log, number
+        drawn = np.random.default_rng(number).permutation(len(log))
+        first, others = drawn[: FIT_AT[0]], drawn[FIT_AT[0] :]
+        line = _Line(log, first, 1, others)
+        judged = line.wants()[others]
+        cut = int(np.searchsorted(np.cumsum(judged), FIT_AT[1] - FIT_AT[0])) + 1
+        self.between, self.rest = others[:cut], others[cut:]
+        pairs = np.concatenate([first, self.between[judged[:cut]]])
+        self.lines = [line, _Line(log, pairs, 2, self.rest)] if len(self.rest) else [line]
+
+    @property
+    def hindsight(self) -> float:
+        """The cheapest of all thresholds that keep within the bound."""
+        within = [line.costs[at] for line in self.lines for at in line.grid if line.loses[at] <= EPSILON]
+        return min([1.0, *within])
+
+    def played(self, order: int, most: int) -> Certified:
+        """All other pairs in an order of their own. Pairs that were fitted to count as pairs."""
+        mixed = np.random.default_rng(1000 * self.number + order)
+        stream = np.concatenate([mixed.permutation(self.between), mixed.permutation(self.rest)])
+        found = Certified(orders=1, hindsight=[self.hindsight])
+        log, gap = self.log, self.log.large - self.log.small
+        certificates = [line.begun() for line in self.lines]
+        scores = [line.scores.tolist() for line in self.lines]
+        judged, broken, served, price = FIT_AT[0], False, 0, 1.0
+        marks = [mark for mark in MARKS if mark <= most]
+        for seen, at in enumerate(stream.tolist()):
+            asked = False
+            for line, certificate, mine in zip(self.lines, certificates, scores, strict=True):
+                if (line.number == 2 and seen < len(self.between)) or line.number < served:
+                    continue  # not fitted yet; or a later one is in force, and it rests
+                wanted = mine[at] <= line.grid[-1]
+                asked = asked or wanted
+                certificate.observe(mine[at], float(gap[at]) if wanted else 0.0)
+                certificate.observe_costs(int(log.small_nanos[at]), int(log.large_nanos[at]))
+            judged += asked
+            if seen % LOOK == 0:
+                before, (served, price, lost) = served, self._in_force(certificates)
+                broken = broken or lost > EPSILON
+                if served and not before and not found.first:
+                    found.first.append(judged)
+            if marks and asked and judged >= marks[0]:
+                found.costs[marks.pop(0)].append(price)
+                if not marks:
+                    break
+        told = [certificate.status for certificate in certificates]
+        best = next((each for each in ("reverted", "certified", "gathering") if each in told), "infeasible")
+        found.statuses[best], found.violations = 1, int(broken)
+        return found
+
+    def _in_force(self, certificates: list[Certificate]) -> tuple[int, float, float]:
+        """The score whose certificate escalates least; what its threshold truly costs and loses."""
+        found: list[tuple[float, int, float, float]] = []
+        for line, certificate in zip(self.lines, certificates, strict=True):
+            if (threshold := certificate.threshold) is not None:
+                told = certificate.escalated(threshold), line.number, line.costs[threshold], line.loses[threshold]
+                found.append(told)
+        return min(found)[1:] if found else (0, 1.0, 0.0)
+
 
 def certify(log: Log, draws: int, orders: int, most: int) -> Certified:
-    """`draws` sets of pairs to fit to, `orders` orders of all others each, as the policy goes about it."""
+    """`draws` sets of pairs to fit to, `orders` orders of all others each."""
     found = Certified()
-    for draw in range(draws):
-        drawn = np.random.default_rng(draw).permutation(len(log))
-        last = FIT_AT[1]
-        rest = drawn[last:]
-        made = [_Line(log, drawn, number, rest) for number in (1, 2)]
-        within = [line.costs[at] for line in made for at in line.grid if line.loses[at] <= EPSILON]
-        found.hindsight.append(min([1.0, *within]))
-        for order in range(orders):
-            mixed = np.random.default_rng(1000 * draw + order)
-            stream = np.concatenate([mixed.permutation(drawn[FIT_AT[0] : last]), mixed.permutation(rest)])
-            _one(log, made, stream, most, found)
+
+    def played(number: int) -> list[Certified]:
+        draw = Draw(log, number)
+        return [draw.played(order, most) for order in range(orders)]
+
+    for each in spread(played, range(draws)):
+        for one in each:
+            found.add(one)
     return found
-
-
-def _one(log: Log, made: list[_Line], stream: np.ndarray, most: int, found: Certified) -> None:
-    """One order. Pairs that were fitted to count as pairs."""
-    certificates = [line.begun() for line in made]
-    gap = (log.large - log.small)[stream].tolist()
-    scores = [line.scores[stream].tolist() for line in made]
-    small, large = log.small_nanos[stream].tolist(), log.large_nanos[stream].tolist()
-    judged, broken, served, price = FIT_AT[0], False, False, 1.0
-    marks = [mark for mark in MARKS if mark <= most]
-    for at, loss in enumerate(gap):
-        seen = at + FIT_AT[0]
-        asked = False
-        price = 1.0 if at % LOOK == 0 else price
-        for line, certificate, mine in zip(made, certificates, scores, strict=True):
-            if seen < line.after:
-                asked = True  # its examples are judged, whatever another score says
-                continue
-            wanted = mine[at] <= line.grid[-1]
-            asked = asked or wanted
-            certificate.observe(mine[at], loss if wanted else 0.0)
-            certificate.observe_costs(small[at], large[at])
-            threshold = certificate.threshold if at % LOOK == 0 else None
-            if threshold is not None:
-                broken = broken or line.loses[threshold] > EPSILON
-                price = min(price, line.costs[threshold])
-        judged += asked
-        if price < 1 and not served:
-            served = True
-            found.first.append(judged)
-        if marks and asked and judged >= marks[0]:
-            found.costs[marks.pop(0)].append(price)
-            if not marks:
-                break
-    told = [certificate.status for certificate in certificates]
-    best = next((each for each in ("reverted", "certified", "gathering") if each in told), "infeasible")
-    found.statuses[best] = found.statuses.get(best, 0) + 1
-    found.orders += 1
-    found.violations += broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +208,7 @@ def drift(log: Log, seed: int, points: float, most: int) -> Drifted | None:
     """A certificate of a long while; then the small model is right less often. None: nothing was certified."""
     mixed = np.random.default_rng(seed)
     drawn = mixed.permutation(len(log))
-    line = _Line(log, drawn, 2, drawn[FIT_AT[1] :])
+    line = _Line(log, drawn[: FIT_AT[1]], 2, drawn[FIT_AT[1] :])
     certificate, gap = Certificate(EPSILON, DELTA, line.grid), log.large - log.small
     for at in drawn[FIT_AT[1] :][:6000]:
         certificate.observe(float(line.scores[at]), float(gap[at]) if line.scores[at] <= line.grid[-1] else 0.0)

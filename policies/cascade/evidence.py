@@ -28,11 +28,11 @@ from policies.cascade.learning.score import Example, Score, prior
 from policies.cascade.shared import Agreed, Fitted, Order, Pair, Traffic, What
 
 Status = Literal["gathering", "certified", "infeasible", "reverted"]
-PARTS: Final = (0.05, 0.75, 0.1, 0.1)  # of the first score, which knows nothing, and of those that were fitted
-FIT_AT: Final = (200, 1000, 3000)  # judged pairs, at which they are
+PARTS: Final = (0.05, 0.6, 0.25, 0.1)  # of the first score, which knows nothing, and of those that were fitted
+FIT_AT: Final = (150, 500, 2000)  # judged pairs, at which they are
 # The share that the most aggressive threshold of a score accepts, of what it was fitted to. Where the first one is
 # fitted pairs are few, and to prove half of the traffic takes fewer than to prove whatever there may be hope for.
-ASPIRES: Final = (1.0, 0.55, 1.0, 1.0)
+ASPIRES: Final = (1.0, 0.5, 0.7, 1.0)
 ESCALATED: Final = 2.0  # stands for the score of what a gate has stopped: above every threshold
 _EXAMPLES: Final = 2000
 _EXAMPLES_BYTES: Final = 2 * 1024 * 1024  # of those that are kept

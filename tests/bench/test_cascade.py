@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_answers_are_read_leniently_and_judged_by_their_task() -> None:
-    """A fence, words around it, a broken string: read all the same; only the first form is strictly valid."""
+    """A fence, words around it, a broken string: read all the same; a mere fence is told from what isn't valid."""
     forms = (
         '{"answer": "18"}',
         '```json\n{"answer": "18"}\n```',
@@ -26,7 +26,10 @@ def test_answers_are_read_leniently_and_judged_by_their_task() -> None:
     )
     read = [logs.parsed(form) for form in forms]
     assert [one.answer for one in read] == ["18"] * 4
-    assert [one.strict for one in read] == [True, False, False, False]
+    assert [one.bare for one in read] == [False] * 4  # what was asked for has a reasoning, too
+    whole = '{"reasoning": "9 * 2", "answer": "18"}'
+    read = [logs.parsed(form) for form in (whole, f"```json\n{whole}\n```", f"So {whole}", '{"answer": "18"}')]
+    assert [(one.bare, one.strict) for one in read] == [(True, True), (False, True), (False, False), (False, False)]
     assert logs.parsed("I don't know").answer is None
     assert logs.right("gsm", "$1,018.0", "# 1018")
     assert logs.right("crux", "[1,2]", "[1, 2]")

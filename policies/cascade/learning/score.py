@@ -9,9 +9,7 @@ Rules:
 4. Before any label there is `prior()`: unsure tokens, refusals and answers cut off are to be distrusted.
 5. Pairs that a score was fitted to prove nothing about it: certificates are for pairs that come later.
 
-Ridge regression of the gain, in as many unknowns as there are examples: one eigendecomposition gives the fit for every
-strength of the ridge, and what is told of each example by all others, which decides on it. Nearly all of the time is
-spent without the interpreter's lock.
+Ridge regression of the gain (`ridge`).
 """
 
 from __future__ import annotations
@@ -20,23 +18,22 @@ import hashlib
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from policies.cascade.learning.features import NAMES, PLACES, VERSION, Features
+from policies.cascade.learning.ridge import Array, Rows, fitted
 
-Array = npt.NDArray[np.floating[Any]]
 FEWEST: Final = 50
-_RIDGES: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _NUMBERS: Final = 1.7  # how long a row of numbers is beside one of words: there are few of them, and each says more
 _LOGIT: Final = 2.0  # of a gain: (1 + gain)/2 where gains are small, and in the same order where they aren't
 _CLIP: Final = 4.0
 _HEADER: Final = struct.Struct("<4sBHHH")
 _MAGIC: Final = b"wcs1"
 STEPS: Final = 40  # thresholds of a grid
+_HOPES: Final = 2.0  # standard errors: what loses ε only if luck was so good is left out
 # What a logit rises by, before any label, for each.
 _PRIOR: Final = {
     "answer_logprob_mean": -1.5,
@@ -112,7 +109,7 @@ class Score:
         escalated at every threshold and needs no judge, so that fewer pairs prove as much. `share`: of what it was
         fitted to, that the last threshold may accept.
         """
-        lost = self._loses - self._errors
+        lost = self._loses - _HOPES * self._errors
         hopeful = [at for at, least in enumerate(lost) if epsilon is None or least <= epsilon]
         most = max(1, round(len(lost) * share))
         return [float(each) for each in self._grid[: min(most, max(hopeful, default=0) + 1)]]
@@ -170,11 +167,11 @@ def fit(examples: Sequence[Example]) -> Score:
     spreads = np.where(spreads < 1e-4, 1e4, spreads)  # what never varied says nothing, also when it does later
     scale = _NUMBERS / math.sqrt(numbers.shape[1])
     dense = ((numbers - centres) / spreads).clip(-_CLIP, _CLIP) * scale
-    words = _words([each.features.words for each in examples])
-    mean = float((weights * gaps).mean())
-    duals, held_out = _fitted(dense @ dense.T + words @ words.T, gaps - mean, weights)
+    mean, n = float((weights * gaps).mean()), len(NAMES)
+    rows = Rows(dense, [each.features.words for each in examples], PLACES)
+    beta, held_out = fitted(rows, gaps - mean, weights)
     seen = _thresholds(_LOGIT * (held_out + mean), gaps, weights)
-    return Score(centres, spreads, _LOGIT * (duals @ dense) * scale, _LOGIT * (duals @ words), _LOGIT * mean, *seen)
+    return Score(centres, spreads, _LOGIT * beta[:n] * scale, _LOGIT * beta[n:], _LOGIT * mean, *seen)
 
 
 def _thresholds(logits: Array, gaps: Array, weights: Array) -> tuple[Array, Array, Array]:
@@ -183,31 +180,6 @@ def _thresholds(logits: Array, gaps: Array, weights: Array) -> tuple[Array, Arra
     grid = np.unique(np.quantile(scores, np.linspace(0.05, 1.0, STEPS)).astype(np.float32))
     lost = np.where(scores[None, :] <= grid[:, None], gaps * weights, 0.0)
     return grid, lost.mean(1), lost.std(1) / math.sqrt(len(gaps))
-
-
-def _words(found: Sequence[npt.NDArray[np.int32]]) -> Array:
-    """Of each example a row of length 1."""
-    rows = np.zeros((len(found), PLACES), np.float32)
-    for row, places in zip(rows, found, strict=True):
-        row[places] = 1 / math.sqrt(max(1, len(places)))
-    return rows
-
-
-def _fitted(alike: Array, told: Array, weights: Array) -> tuple[Array, Array]:
-    """Weights of the examples, and what is told of each by all others; by the ridge that tells that best.
-
-    Leaving one out needs no second fit: with the hat matrix H its error is that of the fit, over 1 - Hii.
-    """
-    root = np.sqrt(weights)
-    sizes, ways = np.linalg.eigh(alike * root[:, None] * root)
-    along = ways.T @ (told * root)
-    best, least = (np.zeros(len(told)), np.zeros(len(told))), math.inf
-    for ridge in _RIDGES:
-        kept = sizes / (sizes + ridge)
-        errors = (told * root - ways @ (kept * along)) / (1 - (ways**2 @ kept)).clip(1e-6)
-        if (error := float(errors @ errors)) < least:
-            best, least = (root * (ways @ (along / (sizes + ridge))), told - errors / root), error
-    return best
 
 
 def _sigmoid(logits: Array) -> Array:
