@@ -13,7 +13,7 @@ from typing import Any
 from bench.faults_matrix.expected import CASES, Case, Expect, expected
 from bench.faults_matrix.judging import Record, judge, stable, tenancy
 from bench.faults_matrix.kinds import KINDS, TENANTS, Kind
-from bench.faults_matrix.planes import CASE, UNREACHABLE, World, secret_of
+from bench.faults_matrix.planes import ANSWER_S, CASE, UNREACHABLE, World, secret_of
 from tests.plane.running import Plane
 from tests.wire.raw import Answer, Raw, post
 
@@ -167,6 +167,7 @@ class Drive:
     async def _ask(self, one: Asked, plane: Plane, fault: str) -> Answer:
         try:
             async with await Raw.connect(plane.port) as client:
+                client.patience_s = ANSWER_S
                 return await client.ask(self._request(one, fault))
         except (OSError, TimeoutError) as error:  # I5
             one.wrong.append(f"I5: no answer and no end: {type(error).__name__}")

@@ -46,6 +46,8 @@ class Answer:
 class Raw:
     """One connection to a server under test."""
 
+    patience_s: float = PATIENCE_S  # for each read and write
+
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._pending = b""
@@ -70,7 +72,7 @@ class Raw:
         self.close()
 
     async def send(self, data: bytes) -> None:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(self.patience_s):
             await self._loop.sock_sendall(self.sock, data)
 
     async def read(self) -> bytes:
@@ -78,7 +80,7 @@ class Raw:
         if self._pending:
             data, self._pending = self._pending, b""
             return data
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(self.patience_s):
             try:
                 return await self._loop.sock_recv(self.sock, 1 << 18)
             except ConnectionResetError:
