@@ -9,7 +9,7 @@ from proxy.metrics import Snapshot
 
 _BEGINNING = """# Names of metrics
 
-<!-- Written by `python -m proxy.reference`; change the texts in `proxy/exposition.py`, then run it again. -->
+<!-- Written by `python -m proxy.reference`; change the texts in `proxy/exposition/`, then run it again. -->
 
 In the order of `GET /metrics`. What they mean together, and what values labels have, is said [here](metrics.md).
 
