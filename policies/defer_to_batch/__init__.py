@@ -30,6 +30,7 @@ from policies.defer_to_batch.engine import Engine
 from policies.defer_to_batch.flex import Flex
 from policies.defer_to_batch.held import NoRoomError
 from policies.defer_to_batch.operating import operate
+from policies.defer_to_batch.worklist import Worklist
 from proxy.body import Body
 from proxy.chain import Services
 from proxy.config import Order
@@ -72,7 +73,7 @@ class DeferToBatch:
         self._stepping: asyncio.Task[None] | None = None
         self.engine: Engine | None = None
         if services.store is not None and config.batch and not services.observing:
-            self.engine = Engine(config, services, wall, self._over)
+            self.engine = Engine(Worklist(config, services, wall, self._over))
 
     def begin(self, grounds: Grounds) -> None:
         """Called when a chain with this layer comes into force, also again."""

@@ -13,14 +13,11 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from policies.defer_to_batch import held
 from policies.defer_to_batch.batching import Batching
-from policies.defer_to_batch.config import Config
 from policies.defer_to_batch.worklist import AGAIN, LAST_S, Worklist
-from proxy.chain import Services
 from proxy.deferred import release
 from proxy.errors import WeirError
 from proxy.exchange import Attempt, Settle
@@ -34,22 +31,15 @@ SWEEP_S: Final = 3600.0  # what is held for jobs that never were is let go after
 class Engine:
     """Sees to the jobs that one worker has accepted or taken over."""
 
-    def __init__(
-        self,
-        config: Config,
-        services: Services,
-        wall: Callable[[], float],
-        told: Callable[[Job], object],
-    ) -> None:
-        self.work = Worklist(config, services, wall, told)
-        self.batching = Batching(self.work)
-        self.jobs, self.live = self.work.jobs, self.work.live
-        self._services, self._wall = services, wall
+    def __init__(self, work: Worklist) -> None:
+        self.work, self.batching = work, Batching(work)
+        self.jobs, self.live = work.jobs, work.live
+        self._services, self._wall = work.services, work.wall
         self._never: list[Job] = []  # which may be in the Store though their requests were answered otherwise
         self._swept_s = 0.0
         self._missed = False  # whether jobs may be ours in the Store, and not here
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._room = asyncio.Semaphore(config.at_once)
+        self._room = asyncio.Semaphore(work.config.at_once)
         self._adopted_s = 0.0
         self._held_s = 0.0  # when the Store last said that what is here is this worker's
 
