@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy import pressure
 from proxy.config.overload import Callers, Overload, Priorities
 from proxy.errors import WeirError
 from proxy.exchange import Identity
@@ -342,6 +344,20 @@ def test_classes_follow_from_the_key() -> None:
 def test_clients_choose_as_far_as_they_may(honoured: str, wished: str, expected: int) -> None:
     """Nobody raises itself unless the policy file says so."""
     assert Ranks(Priorities()).of(Identity("t"), wished, honoured) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kernel", "at_least_s"), [("1000 7000000000 3\n", 7.0), (None, 0.0)])
+async def test_cpu_that_others_have_is_taken(
+    kernel: str | None, at_least_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this thread waited for counts as used, where the kernel tells; where it doesn't, its own time does."""
+    if kernel is not None:
+        (tmp_path / "schedstat").write_text(kernel)
+    monkeypatch.setattr(pressure, "_SCHEDSTAT", tmp_path / "schedstat")
+    watch = pressure.Watch(asyncio.get_running_loop(), gate(), lambda: 0.0)
+    own_s = time.thread_time()
+    assert own_s + at_least_s <= watch._taken_s() < own_s + at_least_s + 5
+    watch.close()
 
 
 def test_memory_is_the_containers(tmp_path: Path) -> None:
