@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import re
 import select
 import sys
 import time
@@ -85,7 +86,9 @@ class Client:
         writer.write(self._request)
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
-            raise ValueError(f"not a 200: {head[:60]!r}")
+            length = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
+            code = re.search(rb'"code": ?"([^"]*)"', await reader.readexactly(int(length[1])) if length else b"")
+            raise ValueError(f"{head[9:12].decode()} {code[1].decode() if code else ''}")
         body = bytearray()
         while size := int((await reader.readuntil(b"\r\n"))[:-2], 16):
             body += (await reader.readexactly(size + 2))[:-2]
