@@ -8,8 +8,8 @@ when all is quiet: descriptors and tasks are back to what they were before, noth
 each exchange that a client was told of, a settled attempt for each that was sent, and none left open. The slope is
 judged from ten minutes on: shorter runs say more about noise. Half the capacity is only there while the worker has its
 core: the kernel says how long it waited for it, second by second, and where that was a quarter or more, its refusals
-(503 `overloaded`) are what it ought to do; they are counted apart. If a tenth of the run was so, the answers aren't
-judged. Exit status 1 when anything was missed.
+(503 `overloaded`) are what it ought to do; they are counted apart. If a tenth of the run was so and anything was
+refused then, the answers aren't judged. Exit status 1 when anything was missed.
 """
 
 from __future__ import annotations
@@ -355,7 +355,7 @@ def rows(setting: Setting, minutes: float, say: Console) -> list[Row]:
         wrong=dict(seen.wrong),
         refused_with_its_core=len(seen.refused_s) - taken,
     )
-    if not wrong and others >= JUDGED_TAKEN:
+    if taken and not wrong and others >= JUDGED_TAKEN:
         answers = Row(answers.number, answers.target, answers.seen, "-", answers.note, answers.raw)
     return [
         grown,
