@@ -73,6 +73,7 @@ class Answer:
         "_held",
         "_held_bytes",
         "_inflate",
+        "_kind",
         "_large",
         "_limits",
         "_loop",
@@ -142,6 +143,7 @@ class Answer:
         self._content_events = 0
         self._streamed_bytes = 0
         self._inflate: Any = None
+        self._kind = b""  # its media type
         self._quiet = 0  # looks at the clock since anything came
 
     def __repr__(self) -> str:
@@ -181,10 +183,10 @@ class Answer:
         self.status = status
         self.headers = headers
         self.attempt.status = status
-        kind = coding = None
+        coding = None
         for name, value in headers:
-            if name == b"content-type":
-                kind = value
+            if name == b"content-type" and not self._kind:
+                self._kind = value.partition(b";")[0].strip().lower()
             elif name == b"content-encoding":
                 coding = value.strip().lower()
             elif name == b"x-request-id" or name == b"request-id":
@@ -198,7 +200,7 @@ class Answer:
                 )
                 return
             self._inflate = zlib.decompressobj(47)  # gzip or zlib, by its header
-        if status < 300 and kind is not None and kind.startswith(b"text/event-stream"):
+        if status < 300 and self._kind == b"text/event-stream":
             limits = self._limits
             self._stream = Stream(self, limits.stream_buffer_bytes)
             self._look_again(self._loop.time())
@@ -223,7 +225,16 @@ class Answer:
                 return
         self._quiet = 0
         if self._mode == "events":
-            self._take_events(data)
+            stream, splitter, reader = self._stream, self._splitter, self._reader
+            assert stream is not None and splitter is not None and reader is not None
+            straight = stream.straight
+            if straight is None or (payload := splitter.alone(data)) is None:
+                self._take_events(splitter, reader, data)
+            elif (verdict := reader.event(payload)) is _PASS:  # the way of nearly every chunk
+                self._content_events += 1
+                straight(data)
+            else:
+                self._take_last(Event(data, payload), verdict)
         elif self._mode == "held":
             self._held.append(data)
             self._held_bytes += len(data)
@@ -254,19 +265,14 @@ class Answer:
 
     # --- a stream of events
 
-    def _take_events(self, data: bytes) -> None:
-        assert self._splitter is not None and self._stream is not None
+    def _take_events(self, splitter: Splitter, reader: StreamReader, data: bytes) -> None:
         try:
-            events = self._splitter.feed(data)
+            events = splitter.feed(data)
         except EventTooLarge:
             why = f"an event was larger than {self._limits.event_bytes} bytes"
             self._begin()
             self._cut(cut_short(why, "upstream_event_too_large"))
             return
-        if not events:
-            return
-        reader = self._reader
-        assert reader is not None
         passed: list[Event] = []
         for event in events:
             payload = event.data
@@ -278,23 +284,38 @@ class Answer:
                 if self._first:  # a heartbeat before the first token is ours to give
                     passed.append(event)
                 continue
-            if verdict is _PASS:
-                self._content_events += 1
-                passed.append(event)
-            elif verdict == Verdict.USAGE:
-                if not self.inject:
-                    passed.append(event)
-            elif verdict == Verdict.END:
-                passed.append(event)
-                self._ended_in_band(passed)
+            if not self._goes_on(event, verdict, passed):
                 return
-            else:
-                self._broken_by(verdict, passed)
-                return
+        self._pass_on(passed)
+
+    def _take_last(self, event: Event, verdict: Verdict) -> None:
+        """An event that came alone and isn't content."""
+        passed: list[Event] = []
+        if self._goes_on(event, verdict, passed):
+            self._pass_on(passed)
+
+    def _pass_on(self, passed: list[Event]) -> None:
         if passed:
-            if not self._first:
-                self._begin()
+            assert self._stream is not None
+            self._begin()
             self._stream.feed(passed)
+
+    def _goes_on(self, event: Event, verdict: Verdict, passed: list[Event]) -> bool:
+        """Adds an event to those that are passed on, if it is; False where the stream is over with it."""
+        if verdict is _PASS:
+            self._content_events += 1
+            passed.append(event)
+        elif verdict == Verdict.USAGE:
+            if not self.inject:
+                passed.append(event)
+        elif verdict == Verdict.END:
+            passed.append(event)
+            self._ended_in_band(passed)
+            return False
+        else:
+            self._broken_by(verdict, passed)
+            return False
+        return True
 
     def _piece(self, raw: bytes) -> Verdict:
         """A piece of an event that is too large to look into: what its beginning and its end say."""
@@ -405,7 +426,7 @@ class Answer:
 
     def _not_an_answer(self, body: bytes) -> Fault | None:
         """A body, or the beginning of one, that can't be what was asked for."""
-        if not body or self._kind() == b"text/html":
+        if not body or self._kind == b"text/html":
             what = "is empty" if not body else "is a page of HTML"
             return maybe_billed(502, "upstream_not_an_answer", f"The upstream answered 200, but its body {what}.")
         if self._reader is not None and self._is_json(body):
@@ -413,10 +434,7 @@ class Answer:
         return None
 
     def _is_json(self, body: bytes) -> bool:
-        return b"json" in self._kind() or body.lstrip()[:1] == b"{"
-
-    def _kind(self) -> bytes:
-        return (get(self.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+        return self._kind == b"application/json" or b"json" in self._kind or body.lstrip()[:1] == b"{"
 
     def _inflated(self, data: bytes) -> bytes:
         try:
@@ -458,7 +476,7 @@ class Answer:
         self._account("partial", Fault(error, billed=True))
         self._abandon()
         assert self._stream is not None
-        if self._kind() == b"text/event-stream" and (self._splitter is None or self._splitter.amid_event):
+        if self._kind == b"text/event-stream" and (self._splitter is None or self._splitter.amid_event):
             self._stream.feed([Event(b"\n\n", None)])  # a part of an event went out: what follows must not join it
         self._stream.end(error)
 

@@ -56,6 +56,7 @@ from proxy.wire.ticker import Ticker
 
 T = TypeVar("T")
 _LEVELS: Final = {"deployment_closed": "info", "upstream_key_accepted": "info", "upstream_key_aside": "error"}
+_COMPLETE: Final = Outcome.COMPLETE  # looked up once: a member of an enumeration costs as much as a call
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
 _COMMITTED: Final = [_EVENTS, (b"cache-control", b"no-cache")]
@@ -334,14 +335,15 @@ class DataPlane:
         if wished.feedback is not None:
             self._feedback.later(identity, wished.feedback)
         rank = state.ranks.of(identity, wished.priority, state.configuration.honour.priority)
-        return Known(identity, endpoint, wished, Heads(head.headers), self._version, until, rank)
+        typed = endpoint.name.startswith("messages")
+        return Known(identity, endpoint, wished, Heads(head.headers), self._version, until, rank, typed)
 
     def shed(self, intake: Intake) -> bytes | None:
         """The ready answer to a request that is refused because this worker has too much to do; None to go on."""
         known = intake.known
         if known is None or known.endpoint is OWN or self.state.cors is not None or not self._holds(known):
             return None  # the ordinary way knows what to say
-        return answer(known.endpoint.name.startswith("messages")) if self.gate.refuses(known.rank) else None
+        return answer(known.typed) if self.gate.refuses(known.rank) else None
 
     def respond(self, call: Call) -> Awaitable[None]:
         """Answers one request. Raises nothing but CancelledError, when the client is gone."""
@@ -362,7 +364,7 @@ class DataPlane:
         except WeirError as error:
             state = self.state
             headers = [] if state.cors is None else state.cors.answer(call.head.headers)
-            error.typed = known.endpoint.name.startswith("messages")
+            error.typed = known.typed
             call.send_error(error, headers)
             error.let_go()
             return
@@ -382,7 +384,7 @@ class DataPlane:
         call.on_gone = exchange.outlives_client
         self.metrics.gauges.exchanges += 1
         state.chain.running += 1
-        anthropic = endpoint.name.startswith("messages")
+        anthropic = known.typed
         heartbeat: Heartbeat | None = None
         try:
             model = await self._form_model(call, known) if endpoint.metered and not endpoint.parsed else None
@@ -408,7 +410,7 @@ class DataPlane:
                 await relay_late(response, call, partial(self._last_words, exchange), anthropic=anthropic)
             elif whole:
                 body = response.held()
-                self._end(exchange, Outcome.COMPLETE)
+                self._end(exchange, _COMPLETE)
                 call.send(response.status, headers, body)
             else:
                 self.metrics.gauges.streams += 1
@@ -481,7 +483,7 @@ class DataPlane:
             return b""
         return told.last_words(exchange)
 
-    def _ended(self, exchange: Exchange, policies_hash: str) -> None:
+    def _ended(self, policies_hash: str, exchange: Exchange) -> None:
         outcome = exchange.outcome._value_ if exchange.outcome else ""
         total_ns = time.perf_counter_ns() - exchange.started_ns
         label = self.metrics.model_label(exchange.asked)

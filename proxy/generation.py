@@ -41,7 +41,7 @@ class Generation:
         self.catalogue = Catalogue(configuration)
         self.ranks = Ranks(deployment.overload.priorities)
         self.cors = CorsRules(deployment.cors) if deployment.cors else None
-        self.on_end = partial(on_end, policies_hash=configuration.policy_hash)
+        self.on_end = partial(on_end, configuration.policy_hash)
         self._spawn = spawn
         self._allowed: dict[tuple[str, ...], Callable[[str], bool]] = {}
 

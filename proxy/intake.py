@@ -53,6 +53,7 @@ class Known(msgspec.Struct, frozen=True, eq=False):
     version: object
     until: float = float("inf")  # Unix seconds: when the key expires
     rank: int = NORMAL  # whose requests come first under overload
+    typed: bool = False  # its client is Anthropic's, which reads errors by their `type`
 
 
 def wishes(headers: Headers, configuration: Configuration, own: dict[str, str]) -> Wishes:

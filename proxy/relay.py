@@ -173,7 +173,8 @@ async def _pushed(response: Response, stream: Stream, call: Call, before_last: L
             stream.resume()
 
     call.on_pause = client_is_slow
-    stream.connect(_Pipe(response, call, done, before_last, anthropic))
+    pipe = _Pipe(response, call, done, before_last, anthropic)
+    stream.connect(pipe, call.write if response.untouched else None)
     if call.paused:
         stream.pause()
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
+from typing import Final
 
 from proxy.errors import WeirError
 from proxy.stream import Stream
@@ -26,6 +27,8 @@ class Outcome(Enum):
     PARTIAL = "partial"  # the upstream failed after it had begun
     ABORTED = "aborted"  # its reader left
 
+
+_COMPLETE: Final = Outcome.COMPLETE  # looked up once: a member of an enumeration costs as much as a call
 
 Tap = Callable[[Event | Outcome], object]
 Edit = Callable[[Event], Event | None]
@@ -84,11 +87,16 @@ class Response:
 
     def tap(self, fn: Tap) -> None:
         """Shows `fn` every event and once the outcome."""
-        self._stages.append((fn, None))
+        self._stage(fn, None)
 
     def edit(self, fn: Edit) -> None:
         """Passes every event through `fn`."""
-        self._stages.append((None, fn))
+        self._stage(None, fn)
+
+    def _stage(self, tap: Tap | None, edit: Edit | None) -> None:
+        self._stages.append((tap, edit))
+        if self._stream is not None:
+            self._stream.straight = None  # from here on its events must be seen
 
     def pass_through(self, events: list[Event]) -> list[Event]:
         """The events after all taps and edits. For whoever relays them; called once for each event."""
@@ -135,7 +143,7 @@ class Response:
         if self._stages and self._outcome is None:
             events = self.pass_through([Event(self._body, self._body)])
             self._body = events[0].raw if events else b""
-        self.end(Outcome.COMPLETE)
+        self.end(_COMPLETE)
         return self._body
 
     async def read(self) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy.errors import WeirError
@@ -57,7 +58,10 @@ _ENDED = _NoFlow()
 class Stream:
     """Events between a source and its one reader."""
 
-    __slots__ = ("_ended", "_error", "_flow", "_held", "_limit", "_paused", "_queue", "_sink", "_waiter")
+    __slots__ = ("_ended", "_error", "_flow", "_held", "_limit", "_paused", "_queue", "_sink", "_waiter", "straight")
+
+    straight: Callable[[bytes], object] | None
+    """Where the bytes of whole events may go instead, while its sink takes them as they are."""
 
     def __init__(self, flow: Flow, limit_bytes: int = BUFFER_BYTES) -> None:
         self._flow = flow
@@ -68,6 +72,7 @@ class Stream:
         self._ended = False
         self._error: WeirError | None = None
         self._sink: Sink | None = None
+        self.straight = None
         self._waiter: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -96,7 +101,7 @@ class Stream:
         self._ended = True
         self._error = error
         self._flow = _ENDED  # neither side keeps the other alive any longer
-        sink, self._sink = self._sink, None
+        sink, self._sink, self.straight = self._sink, None, None
         if sink is not None:
             sink.end(error)
         self._wake()
@@ -107,8 +112,11 @@ class Stream:
 
     # --- the reader's side
 
-    def connect(self, sink: Sink) -> None:
-        """From now on everything goes straight to `sink`, what was held first."""
+    def connect(self, sink: Sink, straight: Callable[[bytes], object] | None = None) -> None:
+        """From now on everything goes to `sink`, what was held first.
+
+        `straight` takes the bytes of events that need not be looked at, where the sink would do nothing but write them.
+        """
         while self._queue:
             sink.events(self._queue.popleft())
         self._held = 0
@@ -116,7 +124,7 @@ class Stream:
         if self._ended:
             sink.end(self._error)
         else:
-            self._sink = sink
+            self._sink, self.straight = sink, straight
 
     async def __anext__(self) -> list[Event]:
         """The next events. Raises the WeirError that cut the stream short, after the events that came before it."""
@@ -152,7 +160,7 @@ class Stream:
         """The reader wants no more. Cancels the source unless it has ended."""
         if not self._ended:
             self._ended = True
-            self._sink = None
+            self._sink = self.straight = None
             self._queue.clear()
             flow, self._flow = self._flow, _ENDED
             flow.cancel()

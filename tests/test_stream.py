@@ -210,3 +210,20 @@ def test_whole_bodies_are_one_event(pieces: list[bytes]) -> None:
     response.edit(lambda one: Event(one.raw + b"!", None))
     assert response.held() == response.held() == body + b"!"
     assert seen == [body, Outcome.COMPLETE]
+
+
+def test_straight() -> None:
+    """Bytes may pass by a sink that only writes them, until somebody wants to see events, or the stream is over."""
+    written: list[bytes] = []
+    stream, sink = Stream(Source()), Sink()
+    response = Response(200, [], stream)
+    stream.feed([event(b"held")])
+    stream.connect(sink, written.append)
+    assert (sink.seen, stream.straight) == ([b"data: held\n\n"], written.append)
+    response.tap(lambda _: None)
+    assert stream.straight is None
+    for over in (Stream.end, Stream.close):
+        other = Stream(Source())
+        other.connect(Sink(), written.append)
+        over(other)
+        assert other.straight is None

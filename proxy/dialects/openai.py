@@ -11,6 +11,7 @@ from proxy.dialects.reading import UNREADABLE, Reading, Verdict, as_error
 from proxy.dialects.usage import Counts, Usage
 
 _DONE: Final = b"[DONE]"
+_PASS: Final = Verdict.PASS  # looked up once: a member of an enumeration costs as much as a call
 
 
 def usage_of(given: Any) -> Usage | None:
@@ -270,7 +271,7 @@ class ChatStream:
             return Verdict.ERROR
         if chunk.usage is not None:
             return self._usage(chunk.usage, bool(choices))
-        return Verdict.PASS
+        return _PASS
 
     def _usage(self, given: Any, has_choices: bool) -> Verdict:
         usage = usage_of(given)

@@ -111,8 +111,11 @@ class Carrier(Protocol):
     def in_flight(self) -> InFlight:
         """What counts the bytes of bodies."""
 
-    def write(self, data: bytes, body: bytes = b"") -> None:
+    def write(self, data: bytes) -> None:
         """Bytes to the client."""
+
+    def write_whole(self, head: bytes, body: bytes) -> None:
+        """A whole answer to the client."""
 
     def pause_reading(self) -> None:
         """Takes no more of the body for now."""
@@ -237,7 +240,7 @@ class Call:
         if self.head.method == "HEAD":  # an empty body says nothing about the length that GET would have
             self._connection.write(self._head(status, headers, len(body) or None))
             return
-        self._connection.write(self._head(status, headers, len(body)), body)
+        self._connection.write_whole(self._head(status, headers, len(body)), body)
 
     def send_error(self, error: WeirError, headers: Headers | None = None) -> None:
         """An answer in OpenAI's error form."""

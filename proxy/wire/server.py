@@ -413,14 +413,19 @@ class ServerConnection(asyncio.Protocol):
 
     # --- writing
 
-    def write(self, data: bytes, body: bytes = b"") -> None:
+    def write(self, data: bytes) -> None:
         """Bytes to the client; a lost client is silently ignored, its exchange is being cancelled."""
+        if not self._lost:
+            self._transport.write(data)
+
+    def write_whole(self, head: bytes, body: bytes) -> None:
+        """A whole answer to the client, without a copy of a large body."""
         if self._lost:
             return
         if len(body) > _BIG:
-            self._transport.writelines((data, body))
+            self._transport.writelines((head, body))
         else:
-            self._transport.write(data + body if body else data)
+            self._transport.write(head + body)
 
     async def drained(self) -> None:
         """Waits while the client reads too slowly."""

@@ -83,14 +83,20 @@ class Splitter:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` finishes, in order."""
-        size = len(data)
-        if self._fresh and data.endswith(b"\n\n") and size <= self._unparsed_bytes and data.find(b"\r") < 0:
-            line = data.find(b"\n")
-            if line == size - 2 and data.startswith(b"data: "):  # nearly always: one read is one event of one line
-                return [Event(data, data[6:line])]
+        payload = self.alone(data)
+        if payload is not None:
+            return [Event(data, payload)]
+        if self._fresh and data.endswith(b"\n\n") and len(data) <= self._unparsed_bytes and data.find(b"\r") < 0:
             raws = [part + b"\n\n" for part in data[:-2].split(b"\n\n")]
             return [Event(raw, _payload(raw)) for raw in raws]
         return self._feed_slowly(data)
+
+    def alone(self, data: bytes) -> bytes | None:
+        """The payload of bytes that are one event of one line, as nearly every read is; None where they must be fed."""
+        if not self._fresh or data[:6] != b"data: " or data[-2:] != b"\n\n" or len(data) > self._unparsed_bytes:
+            return None
+        payload = data[6:-2]  # slices, and `in` with numbers: methods of bytes cost several times as much
+        return None if 0x0A in payload or 0x0D in payload else payload
 
     def _feed_slowly(self, data: bytes) -> list[Event]:
         try:
