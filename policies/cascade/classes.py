@@ -4,7 +4,7 @@ Rules:
 1. Evidence is about two models as they are deployed, a judge and a rule of acceptance: where any of them changes, it
    begins anew (`kind`).
 2. There are `MOST` classes at most; what comes later shares one.
-3. Fitting happens in a thread of one worker, for all.
+3. One worker has scores fitted, for all, in a process of their own, and begins when it has room to spare.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import orjson
 from policies.cascade.answers import Asked
 from policies.cascade.config import Config
 from policies.cascade.evidence import Evidence
-from policies.cascade.learning.score import Example, fit
+from policies.cascade.learning.apart import fitted_apart
 from policies.cascade.shared import FLUSH_S, Fitted, Message, Order, Shared, Traffic, What
 from proxy.chain import Services
 from proxy.exchange import Exchange
@@ -140,17 +140,19 @@ class Classes:
             level = "warning" if evidence.status in ("reverted", "infeasible") else "info"
             name = self._services.name
             self._services.log(level, f"cascade_{evidence.status}", policy=name, traffic=evidence.name)
-        number = evidence.wants_fit
-        if number is not None and (evidence.name, number) not in self._fitting and self._services.spawn is not None:
+        number, services = evidence.wants_fit, self._services
+        if number is None or (evidence.name, number) in self._fitting or services.spawn is None:
+            return
+        if services.spares():  # else when the next one tells
             self._fitting.add((evidence.name, number))
-            self._services.spawn(self._fit(evidence, number), "fit a cascade's score")
+            services.spawn(self._fit(evidence, number), "fit a cascade's score")
 
     async def _fit(self, evidence: Evidence, number: int) -> None:
         begun = evidence.begun
         try:
             if not await self._shared.may_fit(f"{evidence.name}/{self.kind}/{begun}", number):
                 return
-            dumped = await asyncio.to_thread(_fitted, evidence.fitting())
+            dumped = await fitted_apart(evidence.fitting())
             if dumped is not None and evidence.begun == begun:
                 await self.tell(evidence, Fitted(number, dumped))
         finally:
@@ -234,10 +236,3 @@ def kind_of(config: Config, services: Services) -> str:
 def _order(position: str) -> tuple[int, ...]:
     """Positions of a feed in their order: `12`, or `1700000000000-3`."""
     return tuple([int(part) if part.isdigit() else 0 for part in position.split("-")])
-
-
-def _fitted(examples: list[Example]) -> bytes | None:
-    try:
-        return fit(examples).dumps()
-    except ValueError:
-        return None

@@ -289,8 +289,11 @@ class Course:
             self._complete(answer if small else self._small, None if small else answer)
 
     def _complete(self, small: Answer | None, large: Answer | None) -> None:
-        """Completes the pair in the background."""
+        """Completes the pair in the background, where there is room for it. Load, not the request, decides on that."""
         policy, grounds = self._policy, self._policy.grounds
+        if not policy.services.spares():
+            policy.services.metrics.decision(policy.name, "shadow_left_out")
+            return
         forward = self._forward if grounds is None else grounds.forward
         pairing = Pairing(policy, self._request, forward, self._turn)
         shadows = pairing.shadows

@@ -24,7 +24,7 @@ import msgspec
 
 from policies.cascade.learning.certificate import Certificate
 from policies.cascade.learning.features import Features, unpacked
-from policies.cascade.learning.score import Example, Score, prior
+from policies.cascade.learning.score import Score, prior
 from policies.cascade.shared import Agreed, Fitted, Order, Pair, Traffic, What
 
 Status = Literal["gathering", "certified", "infeasible", "reverted"]
@@ -245,9 +245,9 @@ class Evidence:
         due = number <= len(FIT_AT) and self.judged >= FIT_AT[number - 1]
         return number if due else None
 
-    def fitting(self) -> list[Example]:
-        """What a score is fitted to."""
-        return [Example(unpacked(packed), (1 - loss) / 2, (1 + loss) / 2) for packed, loss in self.examples]
+    def fitting(self) -> list[tuple[bytes, float]]:
+        """What a score is fitted to: features and losses."""
+        return list(self.examples)
 
     # --- telling
 

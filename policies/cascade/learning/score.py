@@ -5,7 +5,7 @@ Rules:
    question that both get wrong isn't worth escalating. `benefit` is (1 + the expected gain)/2: 1/2 where it makes no
    difference. It orders; what may be accepted is for a `Certificate` to say.
 2. A score is immutable, has a version (a digest of all it is), and survives `loads(dumps())` bit by bit.
-3. Fitting takes a second for thousands of examples: in the supervisor or a thread, never on the loop.
+3. Fitting takes seconds for thousands of examples: in a process of its own (`apart`), never on the loop.
 4. Before any label there is `prior()`: unsure tokens, refusals and answers cut off are to be distrusted.
 5. Pairs that a score was fitted to prove nothing about it: certificates are for pairs that come later.
 

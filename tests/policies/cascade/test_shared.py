@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+import pytest
+
 from policies import cascade
 from policies.cascade.evidence import FIT_AT, Evidence
 from policies.cascade.learning.features import answer_features, joined, prompt_features, unpacked
-from policies.cascade.shared import Order, Pair, Traffic
+from policies.cascade.learning.score import prior
+from policies.cascade.shared import Fitted, Order, Pair, Traffic
 from proxy.operating import Operating, operate
 from proxy.state.memory import MemoryStore
 from tests.plane.conftest import Serve
@@ -80,7 +84,8 @@ async def test_operating(serve: Serve, models: Models) -> None:
     async with cascading(serve, models, settings={"store": store}) as plane:
         await certify(plane)
         await layer(plane).classes.flush()
-        while next(iter(layer(plane).classes)).requests == 0:  # until the feed has brought what was told
+        (evidence,) = layer(plane).classes
+        while evidence.requests < evidence.judged:  # until the feed has brought what was told
             await asyncio.sleep(0)
         await layer(plane).classes.flush()
         (told,) = (await operate("cascade", "status", {}, here, registry))["cascades"]
@@ -108,7 +113,7 @@ async def test_fitting(serve: Serve, models: Models) -> None:
             prompt = prompt_features("Prove that it holds for all of them." if hard else "What is the capital?")
             features = joined(prompt, answer_features("42", [-2.0 if hard else -0.1], "stop"))
             await classes.tell(evidence, Pair(features.packed(), None, float(hard), 1, 10))
-        await plane.quiet()
+        await plane.quiet(within_s=60.0)  # a process of its own fits
         first, fitted = evidence.lines
         hard_one, easy_one = [unpacked(evidence.examples[at][0]) for at in (0, 1)]
         assert (first.number, fitted.number, evidence.judged) == (0, 1, FIT_AT[0])
@@ -116,6 +121,38 @@ async def test_fitting(serve: Serve, models: Models) -> None:
         assert fitted.score.benefit(hard_one) > 0.6 > fitted.score.benefit(easy_one)
         evidence.hear(Order("use", 1))
         assert evidence.serving is None
+
+
+def test_only_scores_that_count_ask_for_judges() -> None:
+    """The first one rests beside another, also after a restart; what was judged for others isn't its evidence, until an
+    operator chooses it."""
+    evidence = Evidence("whole", "k", 0.02, 0.05)
+    packed = joined(prompt_features("What is the capital?"), answer_features("42", [-0.1], "stop")).packed()
+    evidence.hear(Fitted(1, prior().dumps()))
+    assert evidence.heeded == (1,)
+    restarted = Evidence("whole", "k", 0.02, 0.05)
+    restarted.restore(evidence.state())
+    assert restarted.heeded == (1,)
+    evidence.hear(Pair(packed, None, 0.0, 1, 10, heeded=(0,)))  # begun before the second one was known
+    assert [line.certificate.pairs for line in evidence.lines] == [0, 0]
+    evidence.hear(Pair(packed, None, 0.0, 1, 10, heeded=(1,)))
+    assert [line.certificate.pairs for line in evidence.lines] == [0, 1]
+    evidence.hear(Order("use", 0))
+    assert evidence.heeded == (0, 1)
+    evidence.hear(Pair(packed, None, 0.0, 1, 10, heeded=(0, 1)))
+    assert [line.certificate.pairs for line in evidence.lines] == [1, 2]
+
+
+async def test_shadows_wait_for_nobody(serve: Serve, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the worker has no room to spare, no shadow call is made, and that is counted."""
+    async with cascading(serve, models) as plane:
+        policy = layer(plane)
+        full = msgspec.structs.replace(policy.services, spares=lambda: False)
+        monkeypatch.setattr(policy, "services", full)
+        assert (await plane.chat(model=LARGE)).status == 200
+        await plane.quiet()
+        assert [each.judged for each in layer(plane).classes] == [0]
+        assert ("cascade", "shadow_left_out", 1) in plane.metrics.snapshot()["decisions"]
 
 
 async def test_classes(serve: Serve, models: Models) -> None:

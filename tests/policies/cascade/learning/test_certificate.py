@@ -112,6 +112,19 @@ def test_a_drift_reverts_for_good_and_its_absence_does_not() -> None:
     assert all(fed(seed, 0.015, 1500).status != "reverted" for seed in range(5))
 
 
+def test_a_drift_is_noticed_as_soon_late_as_early() -> None:
+    """New gamblers join all the time: what was seen before doesn't count against them."""
+    took = []
+    for before in (1000, 6000):
+        made = fed(6, 0.005, before)
+        for at, (score, loss) in enumerate(stream(7, 0.08)):
+            made.observe(score, loss)
+            if made.status == "reverted":
+                took.append(at)
+                break
+    assert max(took) <= 1.5 * min(took)
+
+
 def test_it_survives_json() -> None:
     """The same state goes on in the same way; another version is refused."""
     made = fed(9, 0.05, 333)

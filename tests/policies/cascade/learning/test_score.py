@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.cascade.learning import ridge
 from policies.cascade.learning.features import (
     PLACES,
     Features,
@@ -135,6 +136,16 @@ def test_a_score_survives_bytes(fitted: Score) -> None:
 def test_the_same_examples_give_the_same_score(fitted: Score) -> None:
     """On every worker."""
     assert fit(examples(300)).version == fitted.version
+
+
+def test_both_ways_of_fitting_tell_the_same(monkeypatch: pytest.MonkeyPatch, fitted: Score) -> None:
+    """In closed form, and by conjugate gradients where examples are many."""
+    monkeypatch.setattr(ridge, "CLOSED", 10)
+    other, drawn = fit(examples(300)), random.Random(6)
+    told = [asked(drawn, at % 2 == 0) for at in range(40)]
+    assert max(abs(fitted.gain(each) - other.gain(each)) for each in told) < 0.1
+    easy, hard = ([other.gain(each) for each in told[at::2]] for at in (1, 0))
+    assert sum(hard) > sum(easy) + 3
 
 
 def test_too_few_examples_are_refused() -> None:
