@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -33,6 +33,11 @@ from tests.supervisor.conftest import plan, running, until
 from tests.tracing.test_assembly import ended
 
 URL = "sqlite:///ledger.db"
+
+
+async def soon(holds: Callable[[], bool]) -> None:
+    """It gets the processor when nobody else wants it: on a busy machine that may take a while."""
+    await until(holds, within_s=60.0)
 
 
 class Keeping:
@@ -60,7 +65,7 @@ async def test_one_that_is_killed_goes_on_where_it_stopped(here: Keeping, tmp_pa
     """Each row once; the ledger is behind meanwhile and what was counted counts on; it is told once."""
     segment, keeper = Segment(tmp_path), here.keeper
     segment.write(*whole(exchange_id(1)))
-    await until(lambda: keeper.facts().rows == 2)
+    await soon(lambda: keeper.facts().rows == 2)
     first = keeper.pid
     assert first is not None
     assert (keeper.facts().up, keeper.facts().behind_bytes, keeper.facts().events) == (True, 0, 3)
@@ -68,9 +73,9 @@ async def test_one_that_is_killed_goes_on_where_it_stopped(here: Keeping, tmp_pa
     segment.write(*whole(exchange_id(2)))
     assert keeper.facts().behind_bytes > 0
     os.kill(first, signal.SIGKILL)
-    await until(lambda: keeper.restarts == 1)
+    await soon(lambda: keeper.restarts == 1)
     assert not keeper.facts().up
-    await until(lambda: keeper.facts().rows == 4)
+    await soon(lambda: keeper.facts().rows == 4)
     assert keeper.facts().up and keeper.facts().events == 6
     assert keeper.pid not in (None, first)
     assert [line["signal"] for line in here.told("cold process died")] == ["SIGKILL"]
@@ -81,7 +86,7 @@ async def test_reloads_reach_it_and_stopping_takes_in_what_is_there(here: Keepin
     """What comes after a reload belongs to whom the files say then; what is torn is told at the very end, too."""
     segment, keeper = Segment(tmp_path), here.keeper
     segment.write(*whole(exchange_id(1)))
-    await until(lambda: keeper.facts().rows == 2)
+    await soon(lambda: keeper.facts().rows == 2)
     keeper.tell(Said(teams={"search": Owner("4711", "6510")}), Keep())
     segment.write(*whole(exchange_id(2)))
     segment.write({"event": "invented"})  # type: ignore[arg-type]
@@ -101,7 +106,7 @@ async def test_it_has_the_lowest_priority_and_no_secrets_to_show(tmp_path: Path)
     made = Keeping(tmp_path, Settings("postgresql://weir:secret-word@127.0.0.1:1/x"))
     made.keeper.keep()
     try:
-        await until(lambda: bool(made.told("ledger")))
+        await soon(lambda: bool(made.told("ledger")))
         pid = made.keeper.pid
         assert pid is not None
         shown = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
@@ -137,12 +142,12 @@ async def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
         pid = int(await starter.stdout.readline())
         os.kill(pid, signal.SIGTERM)
         segment.write(*whole(exchange_id(2)))
-        await until(lambda: len(rows(open_ledger(URL, tmp_path))) == 2)
+        await soon(lambda: len(rows(open_ledger(URL, tmp_path))) == 2)
         assert _runs(pid)
     finally:
         starter.kill()
         await starter.wait()
-    await until(lambda: not _runs(pid))
+    await soon(lambda: not _runs(pid))
 
 
 def _runs(pid: int) -> bool:
@@ -159,7 +164,7 @@ async def test_one_that_keeps_dying_is_tried_seldom_and_told_seldom(
     monkeypatch.setattr(kept, "LONGEST_BACKOFF_S", 0.15)
     made = Keeping(tmp_path, Settings(URL), command=(sys.executable, "-S", "-c", "raise SystemExit(7)"))
     made.keeper.keep()
-    await until(lambda: made.keeper.restarts >= 4)
+    await soon(lambda: made.keeper.restarts >= 4)
     await made.keeper.stop()
     told = [(line["status"], line["restarted_in_s"]) for line in made.told("cold process died")]
     assert told == [(7, 0.0), (7, 0.1)]
@@ -221,5 +226,5 @@ async def test_a_reload_of_the_files_is_told_to_it(home: Path) -> None:
         assert (await here.supervisor.reload("test")).ok
         cold = here.supervisor.upkeep.cold
         assert cold is not None and cold._settings == Settings(URL, now.accounts, now.keep)
-        await until(lambda: (home / "ledger.db").exists())
+        await soon(lambda: (home / "ledger.db").exists())
     assert cold.pid is None and cold.restarts == 0

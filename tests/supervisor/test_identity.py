@@ -197,6 +197,9 @@ async def test_tokens_of_an_issuer(serve: Serve, home: Path, tmp_path: Path, iss
             ("corp:ann", "200"),
             ("corp:ann", "403"),
         ]
+        cold = here.supervisor.upkeep.cold
+        assert cold is not None
+        await until(lambda: cold.facts().events > 0 and not cold.facts().behind_bytes, within_s=60)
     from proxy.ledger.opening import engine_of
 
     with engine_of("sqlite:///ledger.db", home, reading=True).connect() as db:
