@@ -75,7 +75,7 @@ def attempt(
         quarter, entry = closed, "adjustment" if entry == "use" else entry
     elif entry == "use":
         reference = None
-    tokens = settled.used
+    tokens = settled.used  # what is counted; as JSON stands what was told
     usage = bytes(settled.usage)
     estimate = reserved.estimate
     return (
@@ -91,7 +91,7 @@ def attempt(
         reserved.at or None,
         reserved.parent,
         None if usage == b"null" else usage.decode("utf-8", "replace"),
-        encode(tokens).decode(),
+        encode(settled.tokens).decode(),
         whole(tokens.get("input_tokens")),
         whole(tokens.get("output_tokens")),
         whole(tokens.get("cached_tokens")),

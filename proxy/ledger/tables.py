@@ -85,8 +85,8 @@ attempts: Final = Table(
     _big("reserved_ns", null=True),  # when it was about to be sent
     _text("parent", null=True),  # the exchange that started this one
     _text("usage", null=True),  # JSON, as the upstream gave it
-    _text("tokens"),  # JSON: the normalised counts, all that aren't 0
-    _big("input_tokens"),
+    _text("tokens"),  # JSON: the normalised counts, all that aren't 0, or what was estimated in their place
+    _big("input_tokens"),  # these are what is counted: 0 where nothing was billed
     _big("output_tokens"),
     _big("cached_tokens"),
     _big("cache_write_tokens"),

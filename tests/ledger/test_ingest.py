@@ -157,10 +157,8 @@ def test_what_was_not_billed_used_no_tokens(engine: Engine, home: Path) -> None:
         *(reserved(two), settled(two, known="estimated", **estimated)),  # a model that is free: it was used
     )
     taken(engine, home)
-    assert [(row.input_tokens, row.output_tokens, row.tokens) for row in rows(engine)] == [
-        (0, 0, "{}"),
-        (100, 24, '{"input_tokens":100,"output_tokens":24}'),
-    ]
+    assert [(row.input_tokens, row.output_tokens) for row in rows(engine)] == [(0, 0), (100, 24)]
+    assert {row.tokens for row in rows(engine)} == {'{"input_tokens":100,"output_tokens":24}'}
     assert sum(row.attempts_failed for row in rows(engine, quarters)) == 1
     sound(engine)
 
