@@ -3,12 +3,13 @@
     semantic: {max_error: 2%}
 
 What lives here, from the inside out: `facts.py` what a text says besides its vector, `static.py` vectors without a
-network, `sentence.py` those of a small one, `vectors.py` which of them a policy compares by, `partition.py` the entries
-among which one looks, `room.py` where they are kept, `equality.py` which answers are the same, `features.py` what the
-nearest entries say about a question, `score.py` how likely their answer is right, `bound.py` from which score on it is
-given, `learner.py` what a tenant's traffic has taught, `shared.py` the line to other workers, `knowledge.py` all that a
-worker knows, `rated.py` what clients say of answers, `turn.py` what of a request is compared, `asking.py` what is asked
-of upstreams besides, `tier.py` the part that meets requests, and `explaining.py` the same without asking anybody.
+network, `sentence.py` those of a small one, `vectors.py` which of them a policy compares by, `partition.py` the
+entries among which one looks, `lens.py` what tells their answers apart, `room.py` where they are kept, `equality.py`
+which answers are the same, `features.py` what the nearest entries say about a question, `score.py` how likely their
+answer is right, `bound.py` from which score on it is given, `learner.py` what a tenant's traffic has taught,
+`shared.py` the line to other workers, `knowledge.py` all that a worker knows, `rated.py` what clients say of answers,
+`turn.py` what of a request is compared, `asking.py` what is asked of upstreams besides, `tier.py` the part that meets
+requests, and `explaining.py` the same without asking anybody.
 """
 
 import os as _os

@@ -15,6 +15,7 @@ from policies.cache.options import Config
 from policies.cache.semantic.bound import NEVER
 from policies.cache.semantic.features import NAMES, candidate, question
 from policies.cache.semantic.learner import Learner
+from policies.cache.semantic.lens import ground
 from policies.cache.semantic.room import Room, Rooms
 from policies.cache.semantic.shared import Shared
 from policies.cache.semantic.static import Static
@@ -98,6 +99,8 @@ async def explained(request: Request, config: Config, policy: str, store: Store)
     if room is None or len(room.partition) < FEWEST:
         return {**found, "decision": "asks upstream", "why": f"fewer than {FEWEST} entries in its partition"}
     asked = question(turn.text, static, None if sentence is None else await to_thread(sentence.vector, turn.text))
+    if room.partition.wants_lens:
+        room.partition.look_through(await to_thread(ground, *room.partition.to_lens()))
     near = room.partition.nearest(asked.vector)
     assert near is not None
     best = candidate(asked, near, room.partition, static, lambda group: learner.record(room.name(group)))

@@ -16,9 +16,11 @@ from typing import Any, Final
 
 from policies.cache.options import Semantic
 from policies.cache.semantic.learner import Label, Learner, fitted_by, rescored, thought
-from policies.cache.semantic.partition import built
+from policies.cache.semantic.lens import Groups, ground
+from policies.cache.semantic.partition import Partition, built
 from policies.cache.semantic.room import Room, Rooms, Stored
 from policies.cache.semantic.shared import FLUSH_S, Message, Shared, fit_of, fit_to_bytes
+from policies.cache.semantic.static import Vector
 from policies.cache.tiers import Eviction
 from proxy.chain import Services
 
@@ -82,9 +84,7 @@ class Knowledge:
             room = self.rooms.add(stored)
             if self.loading:
                 self._arrived.append(stored)
-            if room.partition.wants_index and not room.building:
-                room.building = True
-                self._spawn(self._index(room), "build a graph")
+            self._grow(room)
         tenant = message.tenant
         if message.at_ns <= self._known_ns.get(tenant, 0):
             return  # it is part of what was restored
@@ -107,9 +107,20 @@ class Knowledge:
         learner.conclude(await asyncio.to_thread(thought, learner.evidence()))
         self._count(tenant)
 
+    def _grow(self, room: Room) -> None:
+        """What a partition has grown big enough for."""
+        if room.partition.wants_index and not room.building:
+            room.building = True
+            self._spawn(self._index(room), "build a graph")
+        if room.partition.wants_lens:
+            self._spawn(self._grind(room.partition, room.partition.to_lens()), "grind a lens")
+
     async def _index(self, room: Room) -> None:
         room.partition.take(await asyncio.to_thread(built, *room.partition.to_index()))
         room.building = False
+
+    async def _grind(self, partition: Partition, entries: tuple[Vector, Groups]) -> None:
+        partition.look_through(await asyncio.to_thread(ground, *entries))
 
     async def _fit(self, tenant: str) -> None:
         """Fits the score anew, for all workers."""
@@ -129,6 +140,8 @@ class Knowledge:
 
     async def _adopt(self, tenant: str, parts: tuple[bytes, ...]) -> None:
         learner, made = self.learner(tenant), fit_of(parts)
+        if made.foreign:
+            return
         learner.adopt(made, *await asyncio.to_thread(rescored, made, *learner.rows()))
         await self._think(tenant)
 
@@ -154,9 +167,7 @@ class Knowledge:
                 self._known_ns[tenant] = int(state["at_ns"])
                 self._count(tenant)
         for room in self.rooms:
-            if room.partition.wants_index:
-                room.building = True
-                self._spawn(self._index(room), "build a graph")
+            self._grow(room)
         self._count()
         loop = asyncio.get_running_loop()
         self._tasks.append(loop.create_task(shared.follow(self._apply), name="semantic cache: the others"))

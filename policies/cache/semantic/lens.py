@@ -21,10 +21,11 @@ import numpy.typing as npt
 
 from policies.cache.semantic.static import Vector
 
+Groups = npt.NDArray[np.int64]
 RANK: Final = 64
-FEWEST: Final = 50  # entries before there is a lens
+FEWEST: Final = 100  # entries before there is a lens
 WIDEST: Final = 512  # dimensions: the time grows with their cube
-MOST: Final = 10_000  # entries that it is made of, the last ones
+MOST: Final = 5000  # entries that it is made of, the last ones
 _GROWN: Final = 0.25  # a new one after so many additions, by those before,
 _AT_LAST: Final = 2500  # but not more than this
 _FILLED: Final = 150.0  # as many differences are supposed to be like all scatter,
@@ -51,29 +52,29 @@ def due(ground_at: int) -> int:
     return ground_at + max(FEWEST, int(min(_AT_LAST, ground_at * _GROWN)))
 
 
-def ground(vectors: Vector, groups: npt.NDArray[np.int64]) -> Lens:
+def ground(vectors: Vector, groups: Groups) -> Lens:
     """A lens for vectors, a row each, of answers; a group below 0 is none. What changes meanwhile doesn't matter."""
     places = np.flatnonzero(groups >= 0)[-MOST:]
     groups = groups[places]
     order = np.argsort(groups, kind="stable")
-    rows = vectors[places[order]].astype(np.float64)
+    rows = vectors[places[order]]
     _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
-    middles = np.add.reduceat(rows, starts, axis=0) / counts[:, None]
+    middles = np.add.reduceat(rows, starts, axis=0) / counts[:, None].astype(np.float32)
     of = np.repeat(counts, counts)
     several = of > 1
     apart = (rows - np.repeat(middles, counts, axis=0))[several]
-    apart *= np.sqrt(of[several] / (of[several] - 1))[:, None]
+    apart *= np.sqrt(of[several] / (of[several] - 1))[:, None].astype(np.float32)
     centre = rows.mean(0)
     rows -= centre
-    scatter = rows.T @ rows / len(rows)
+    scatter = (rows.T @ rows).astype(np.float64) / len(rows)
     within = (apart.T @ apart + _FILLED * _PART * scatter) / (len(apart) + _FILLED)
     within += (_FLOOR * np.trace(scatter) / len(scatter) + 1e-9) * np.eye(len(scatter))
     return Lens(centre.astype(np.float32), _directions(within, scatter).astype(np.float32))
 
 
 def _directions(within: npt.NDArray[Any], scatter: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    values, vectors = np.linalg.eigh(within)
-    white = vectors / np.sqrt(values)
-    _, turned = np.linalg.eigh(white.T @ scatter @ white)
-    found: npt.NDArray[Any] = white @ turned[:, -RANK:]
+    """Those with the largest ratio of scatter to scatter within, as columns of length 1 by the latter."""
+    white = np.linalg.inv(np.linalg.cholesky(within))
+    _, turned = np.linalg.eigh(white @ scatter @ white.T)
+    found: npt.NDArray[Any] = white.T @ turned[:, -RANK:]
     return found

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from policies.cache.semantic import lens
 from policies.cache.semantic.facts import facts_of
-from policies.cache.semantic.lens import Lens
+from policies.cache.semantic.lens import Groups, Lens
 from policies.cache.semantic.static import Vector
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Partition:
         """Whether a lens is due: `to_lens`, then `lens.ground` in a thread, then `look_through`."""
         return self._added >= self._lens_at and self.dimensions <= lens.WIDEST
 
-    def to_lens(self) -> tuple[Vector, npt.NDArray[np.int64]]:
+    def to_lens(self) -> tuple[Vector, Groups]:
         """What a lens is ground of: vectors and groups, not copied. From here on the next one is due later."""
         self._lens_at = lens.due(self._added)
         end = len(self.held)

@@ -129,3 +129,14 @@ def test_the_prior_knows_better_from_worse() -> None:
         features = CENTRES.copy()
         features[NAMES.index(name)] += SPREADS[NAMES.index(name)]
         assert (weights.score(features) > usual) is better, name
+
+
+def test_another_versions_label_and_fit_change_nothing() -> None:
+    """While workers are replaced, what those of other features say is passed over."""
+    learner = Learner(0.02)
+    learner.learn(Label((0.5,) * (len(NAMES) - 1), 0.5, right=True))
+    assert learner.labels == 0
+    made = fitted_by(np.zeros((8, len(NAMES) + 3), np.float32))
+    assert not made.foreign
+    weights = msgspec.structs.replace(made.weights, beta=made.weights.beta[:-1])
+    assert msgspec.structs.replace(made, weights=weights).foreign
