@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
-import gc
 import itertools
 import os
 import resource
@@ -22,6 +21,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
+from proxy import collecting
 from proxy.adopting import Adopting
 from proxy.config import Configuration
 from proxy.config.deployment import DeploymentFile, Tls
@@ -54,7 +54,6 @@ _BACKLOG: Final = 4096
 _RESERVED: Final = 64  # descriptors for whatever isn't a client's or an upstream's connection
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
-_QUIET_GC: Final = (50_000, 20, 20)
 
 
 class Worker:
@@ -243,9 +242,7 @@ class Worker:
             server = await self._loop.create_server(self._connection, sock=listener, backlog=_BACKLOG, ssl=context)
             self._servers.append(server)
         self._accepting = Accepting(self._loop, self._listeners, self._connection, context)
-        gc.collect()
-        gc.freeze()  # what exists now lives as long as the process: the collector needn't look at it again
-        gc.set_threshold(*_QUIET_GC)
+        collecting.settle()
 
     def _connection(self) -> asyncio.Protocol:
         assert self._plane is not None

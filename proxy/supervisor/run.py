@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proxy import collecting
 from proxy.logs import Log
 from proxy.supervisor.banner import banner, targets
 from proxy.supervisor.plan import Plan, loader, plan_of
@@ -51,6 +52,7 @@ async def _serve(
     command: Sequence[str],
 ) -> int:
     container = os.environ.get("WEIR_CONTAINER") == "1"
+    collecting.settle()
     return await Supervisor(plan, loader(read), log=log, announce=announce, command=command, container=container).run()
 
 
