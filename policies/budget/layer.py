@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from policies.allowed import Allowed
 from policies.budget import refusals
 from policies.budget.accounts import NONE, Account, Accounts, Line, header, resets, share, subject_of
 from policies.budget.config import Config
@@ -17,6 +18,7 @@ from policies.budget.gate import CAPPED, Gate, Observing, join
 from policies.budget.ladder import NOTHING, Verdict, verdict
 from proxy.body import Body
 from proxy.chain import Services
+from proxy.deferred import Grounds
 from proxy.errors import WeirError
 from proxy.exchange import Exchange, Forward, Identity, Request
 from proxy.response import Response
@@ -53,9 +55,14 @@ class Budget:
         self._now_ns = now_ns
         self.gate = (Observing if services.observing else Gate)(services.purse, (self,))
         self._accounts = Accounts(self.name, config, self.zone, counting=services.observing)
+        self._allowed = Allowed(services.configuration, self.name)
 
     def __repr__(self) -> str:
         return f"<Budget {self.name}>"
+
+    def begin(self, grounds: Grounds) -> None:
+        """Who may use which model: other entries may have changed, though this one is as it was."""
+        self._allowed = Allowed(grounds.dispatch.routes.configuration, self.name)
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         exchange = request.exchange
@@ -138,7 +145,9 @@ class Budget:
         if not isinstance(request.body, Body) or endpoint not in CAPPED:
             return request
         other = found.model(request.model)
-        if other is not None:
+        if other is not None and not self._allowed.may_use(request, other):
+            self.note(exchange, "passed_over", model=other, why="model_not_allowed")
+        elif other is not None:
             self.note(exchange, "use_model", model=other, instead_of=request.model)
             request = request.using(model=other)
         if found.tier and endpoint in _TIERED and request.field("service_tier") in (None, "auto", "default"):

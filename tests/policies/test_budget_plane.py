@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from policies import budget, defer_to_batch
+from policies import allow, budget, defer_to_batch
 from proxy.config.upstreams import Price
 from proxy.exchange import Forward, Request
 from proxy.pricing import RateCards
@@ -221,6 +221,17 @@ async def test_the_ladder(serve: Serve, simulator: Simulator) -> None:
     assert models[0] == "gpt-4o"
     assert models[-1] == "gpt-4o-mini"
     assert orjson.loads(simulator.requests[-1].body)["service_tier"] == "flex"
+
+
+async def test_the_ladder_leads_to_no_model_that_is_forbidden(serve: Serve, simulator: Simulator) -> None:
+    """An `allow` further out holds for the cheaper model, too: who may not use it goes on with the one asked for."""
+    budget_entry = entry("budget", limit="1 USD/rolling 1h", ladder={"0%": {"use_model": "gpt-4o-mini"}})
+    registry = {**REGISTRY, "allow": allow}
+    for forbidden, served in ([], "gpt-4o-mini"), (["gpt-4o-mini"], "gpt-4o"):
+        policies = [entry("allow", deny_models=forbidden), budget_entry]
+        async with serve(policies=policies, registry=registry, store=MemoryStore()) as plane:
+            assert (await plane.chat(model="gpt-4o", max_tokens=20)).status == 200
+        assert orjson.loads(simulator.requests[-1].body)["model"] == served
 
 
 async def test_a_batch_on_the_ladder(serve: Serve, simulator: Simulator) -> None:
