@@ -78,6 +78,8 @@ def _guarded(name: str, rows: Iterator[Row]) -> Iterator[Row]:
     try:
         yield from rows
     except Exception as error:
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
         yield results.failed(name, "", f"{type(error).__name__}: {error}")
 
 
