@@ -130,7 +130,8 @@ def rows(directory: Path, *, quick: bool, kills: int | None = None) -> Iterator[
         resolved_s = until(lambda: not uvloop.run(_standing(weir)), 40.0)
         counted = weir.counted("all")
         invoice = provider.rows()
-        torn = len(weir.said("torn"))
+        until(lambda: bool(weir.said("journal torn")) or not killer.torn, 40.0)  # the ledger waits for the processor
+        torn = len(weir.said("journal torn"))
     yield from _judged(weir, clients, killer, invoice, counted, resolved_s, took_s, torn, seed)
 
 
