@@ -42,8 +42,8 @@ _PRIOR: Final = {
     "answer_cut_off": 2.0,
     "answer_sums_wrong": 1.0,
     "answer_doubts": 0.3,
-    "prompt_length": 0.1,
 }
+_PRIOR_OFFSET: Final = -0.6
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -152,7 +152,9 @@ def prior() -> Score:
     dense = np.array([_PRIOR.get(name, 0.0) for name in NAMES])
     n = len(NAMES)
     grid = np.linspace(0.05, 0.95, 19)
-    return Score(np.zeros(n), np.ones(n), dense, np.zeros(PLACES), -1.0, grid, np.zeros(len(grid)), np.ones(len(grid)))
+    return Score(
+        np.zeros(n), np.ones(n), dense, np.zeros(PLACES), _PRIOR_OFFSET, grid, np.zeros(len(grid)), np.ones(len(grid))
+    )
 
 
 def fit(examples: Sequence[Example]) -> Score:
