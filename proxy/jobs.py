@@ -105,12 +105,12 @@ class Jobs:
 
     async def save(self, job: Job) -> None:
         """Keeps a job as it is."""
-        await self.store.put(JOB + job.id, _encode(job), self._kept_s + max(0.0, job.deadline_s - job.accepted_s))
         mark = f"{OPEN}{job.owner}/{job.id}"
+        if job.state == "waiting":  # first: a mark without a job is tidied up, a job without a mark would be nobody's
+            await self.store.put(mark, b"", self._kept_s + job.deadline_s - job.accepted_s)
+        await self.store.put(JOB + job.id, _encode(job), self._kept_s + max(0.0, job.deadline_s - job.accepted_s))
         if job.over:
             await self.store.delete([mark])
-        elif job.state == "waiting":
-            await self.store.put(mark, b"", self._kept_s + job.deadline_s - job.accepted_s)
 
     async def forget(self, job: Job) -> None:
         """It never was."""

@@ -63,7 +63,7 @@ def _day(seen: dict[str, Any]) -> list[Row]:
     """The simulated day of deferred requests."""
     exact = [
         judged(f"a day of {seen['accepted']} deferred requests: {name}", "0", str(seen[name]), seen[name] == 0)
-        for name in ("lost", "run twice", "booked twice", "late")
+        for name in ("lost", "run twice", "not booked", "booked twice", "late")
     ]
     saved = seen["saved"]
     return [*exact, judged("the same: saved against synchronous", ">= 45 %", f"{saved:.1%}", saved >= 0.45, **seen)]

@@ -1,181 +1,203 @@
 """A simulated day of `defer_to_batch`: what is lost, run twice, late, and saved.
 
 10,000 requests arrive over a day, with 6 to 24 hours to wait; the simulated provider's batches take half an hour in the
-median, and fail 5 % of their lines; for two hours the provider is away; twice the worker is killed at some moment:
-from then on not one of its calls reaches the state, also in the middle of what it does, and another begins. Everything
-but the clock is real: the data plane, its journal, requests on the wire, the provider's own invoice.
+median, and fail 5 % of their lines; for two hours the provider is away; twice the worker is killed by SIGKILL, while it
+takes a request or does its work, and another begins. Everything but the clock is real: processes, the state over
+SQLite, requests on the wire, the journal, the ledger, the provider's own invoice.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
+import signal
+import sys
 import tempfile
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import orjson
+from sqlalchemy import select
 
-from policies.defer_to_batch import Config, DeferToBatch
-from proxy.body import scan
-from proxy.chain import Services
-from proxy.endpoints import endpoint_of
-from proxy.exchange import Exchange, Identity, Request
-from proxy.jobs import Jobs
-from proxy.pricing import RateCards
+from bench.batch.worker import BOUND_S, Wall
+from proxy.jobs import JOB, MOST, Jobs
+from proxy.ledger.ingest import Ingest
+from proxy.ledger.opening import open_ledger
+from proxy.ledger.tables import attempts
 from proxy.simulator import Simulator
 from proxy.simulator.latency import Latency
 from proxy.simulator.speech.batches import Terms
-from proxy.state.memory import MemoryStore
-from tests.plane.running import Plane, entry, running
+from proxy.state.client import SocketStore
+from proxy.state.process import serving
+from tests.wire.raw import Raw, post
 
 JOBS: Final = 10_000
 HOUR: Final = 3600.0
 KILLS_H: Final = (5.3, 13.7)
 OUTAGE_H: Final = (9.0, 11.0)
 STEP_S: Final = 60.0
+BEGIN_S: Final = 1_800_000_000.0
 _PATH: Final = "/v1/chat/completions"
+_GONE: Final = (ConnectionError, BrokenPipeError, EOFError, AssertionError, ValueError)
 
 
-class Wall:
-    """Unix time, as the bench says."""
+class Life:
+    """One worker process, spoken to."""
 
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.client: Raw
 
-    def __call__(self) -> float:
-        return self.now
+    async def heard(self) -> int:
+        """The next number that it says. Raises EOFError when it is gone."""
+        assert self.process.stdout is not None
+        line = await self.process.stdout.readline()
+        if not line:
+            raise EOFError
+        return int(line)
 
+    async def step(self, now_s: float) -> int:
+        """It does what is due; how many jobs it has then."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(b"%f\n" % now_s)
+        except RuntimeError:  # uvloop's word for a pipe that has nobody at its end
+            raise EOFError from None
+        return await self.heard()
 
-class Killed(BaseException):
-    """The worker is gone."""
-
-
-class Line:
-    """One worker's way to the state, until it is cut."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-        self.left: int | None = None  # calls that still pass
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self._store, name)
-
-        async def asked(*args: Any, **kwargs: Any) -> Any:
-            if self.left is not None:
-                self.left -= 1
-                if self.left < 0:
-                    raise Killed
-            return await call(*args, **kwargs)
-
-        return asked
+    def kill(self) -> None:
+        """Without a word."""
+        os.kill(self.process.pid, signal.SIGKILL)
 
 
 class Day:
-    """The course of things."""
+    """The course of things: the clients, the provider's outage, and who kills the worker."""
 
     def __init__(self, simulator: Simulator, directory: Path, jobs: int, seed: int) -> None:
         self.simulator, self.directory, self.count = simulator, directory, jobs
         self.random = random.Random(seed)
         self.wall = simulator.batches.wall = Wall()
-        self.store = MemoryStore(lambda: int(self.wall.now * 1e9))
-        self.cards = RateCards.from_bytes(RateCards.compile().to_bytes())
-        self.ids: list[str] = []
-        self.layer: DeferToBatch | None = None
-        self.line = Line(self.store)
-        self.homes = 0
-        self.refused = 0
-
-    def build(self, config: Config, services: Services) -> DeferToBatch:
-        layer = DeferToBatch(config, services, self.wall)
-        layer._stepping = asyncio.get_running_loop().create_task(asyncio.sleep(0))  # the bench takes the steps
-        self.layer = layer
-        return layer
+        self.wall.now = BEGIN_S
+        self.socket = directory / "state.sock"
+        self.told: list[str] = []
+        self.lives = 0
+        self.others = Counter[int]()  # what clients were told instead of 202, by status
+        self.unheard = 0  # whose client never heard whether there is a job
 
     async def run(self) -> dict[str, Any]:
         """The whole day, and as long as it takes."""
-        began = self.wall.now
         arrivals = sorted(self.random.random() * 24 * HOUR for _ in range(self.count))
-        kills, totals = [began + at * HOUR for at in KILLS_H], Counter[str]()
-        while arrivals or self.ids:
-            self.line, self.homes = Line(self.store), self.homes + 1
-            registry = {"defer_to_batch": SimpleNamespace(Config=Config, build=self.build)}
-            home, policies = self.directory / str(self.homes), [entry("defer_to_batch")]
-            async with running(
-                self.simulator.url, home, policies, registry, cards=self.cards, store=self.line, state="memory:"
-            ) as plane:
-                try:
-                    await self._worker(plane, began, arrivals, kills)
-                except Killed:
-                    kills.pop(0)
-                    assert self.layer is not None
-                    self.layer.engine = None  # who is killed takes no leave
-                finally:
-                    for one in plane.journal("settled"):
-                        if str(one["exchange"]).startswith("job_"):
-                            totals[str(one["exchange"])] += 1
-                if not arrivals and self.ids and not await self._open():
-                    break
-        return await self._told(totals)
+        kills = [BEGIN_S + at * HOUR for at in KILLS_H]
+        async with serving("sqlite:///state.db", self.directory, self.socket, _quiet, lambda: int(self.wall.now * 1e9)):
+            store = SocketStore(self.socket, bound_s=BOUND_S)
+            jobs = Jobs(store)
+            while arrivals or await jobs.owners():
+                async with self._life() as life:
+                    try:
+                        await self._live(life, jobs, arrivals, kills)
+                    except _GONE:
+                        if life.process.returncode is None:
+                            await life.process.wait()
+                        if life.process.returncode != -signal.SIGKILL:
+                            raise
+            told = await self._figures(jobs)
+            await store.aclose()
+            return told
 
-    async def _open(self) -> list[str]:
-        return await self.store.keys("jobs/open/", 100_000)
+    @contextlib.asynccontextmanager
+    async def _life(self) -> AsyncIterator[Life]:
+        self.lives += 1
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.batch.worker", self.simulator.url, str(self._home(self.lives))),
+            *(str(self.socket), str(self.wall.now)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        life = Life(process)
+        try:
+            async with await Raw.connect(await life.heard()) as life.client:
+                yield life
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            await process.wait()
 
-    async def _worker(self, plane: Plane, began: float, arrivals: list[float], kills: list[float]) -> None:
+    def _home(self, life: int) -> Path:
+        return self.directory / str(life)
+
+    async def _live(self, life: Life, jobs: Jobs, arrivals: list[float], kills: list[float]) -> None:
         """One worker's life: to the end of the day, or to its own."""
         while True:
             self.wall.now += STEP_S
-            away = OUTAGE_H[0] <= (self.wall.now - began) / HOUR < OUTAGE_H[1]
+            passed_s = self.wall.now - BEGIN_S
             self.simulator._provider.rules.clear()
-            if away:
+            if OUTAGE_H[0] <= passed_s / HOUR < OUTAGE_H[1]:
                 self.simulator.fault("error-503")
-            if kills and self.wall.now >= kills[0] and self.line.left is None:
-                self.line.left = self.random.randint(0, 400)
-            while arrivals and arrivals[0] <= self.wall.now - began:
-                await self._ask(plane, arrivals.pop(0))
-            assert self.layer is not None and self.layer.engine is not None
-            await self.layer.engine.step()
-            while plane.plane._background:
-                await asyncio.sleep(0.001)
-                if self.line.left is not None and self.line.left < 0:
-                    raise Killed
-            if not arrivals and not self.layer.engine.live and not await self._open():
+            if kills and self.wall.now >= kills[0]:
+                kills.pop(0)
+                asyncio.get_running_loop().call_later(self.random.random() * 0.05, life.kill)
+            while arrivals and arrivals[0] <= passed_s:
+                await self._ask(life, arrivals.pop(0))
+            if not await life.step(self.wall.now) and not arrivals and not await jobs.owners():
                 return
 
-    async def _ask(self, plane: Plane, at: float) -> None:
-        words = f"Question {at}"
-        raw = orjson.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": words}]})
-        endpoint = endpoint_of("POST", _PATH)
-        assert endpoint is not None
-        exchange = Exchange(Identity("tenant", "key"), endpoint.name, spawn=plane.plane.spawn)
-        deadline = b"%dh" % self.random.randint(6, 24)
-        headers = [(b"x-weir-deadline", deadline)]
-        request = Request(exchange, endpoint, "POST", _PATH.encode(), _PATH, headers, scan(raw), "gpt-4o-mini")
-        response = await plane.plane.state.chain.forward(request)
-        if response.status == 202:
-            self.ids.append(orjson.loads(response.held())["id"])
+    async def _ask(self, life: Life, at: float) -> None:
+        words = [{"role": "user", "content": f"Question {at}"}]
+        raw = orjson.dumps({"model": "gpt-4o-mini", "messages": words})
+        self.unheard += 1
+        answer = await life.client.ask(post(_PATH, raw, f"x-weir-deadline: {self.random.randint(6, 24)}h"))
+        if not answer.status:
+            raise EOFError
+        self.unheard -= 1
+        if answer.status == 202:
+            self.told.append(orjson.loads(answer.body)["id"])
         else:
-            self.refused += 1
+            self.others[answer.status] += 1
 
-    async def _told(self, settled: Counter[str]) -> dict[str, Any]:
-        jobs = Jobs(self.store)
-        found = [await jobs.load(id) for id in self.ids]
+    def _booked(self) -> Counter[str]:
+        """How often each job was paid for, by the ledger that took in the journals of all workers."""
+        engine, times = open_ledger("sqlite://", self.directory), Counter[str]()
+        for life in range(1, self.lives + 1):
+            ingest = Ingest(engine, self._home(life) / "home")
+            while not ingest.step().caught_up:
+                pass
+        with engine.connect() as db:
+            for exchange in db.scalars(select(attempts.c.exchange).where(attempts.c.nanodollars > 0)):
+                times[exchange.partition(".")[0]] += 1
+        engine.dispose()
+        return times
+
+    async def _figures(self, jobs: Jobs) -> dict[str, Any]:
+        known = [key.removeprefix(JOB) for key in await jobs.store.keys(JOB, MOST)]
+        ids = {*self.told, *known}
+        found = [await jobs.load(id) for id in ids]
         done = [job for job in found if job is not None and job.state == "completed"]
         answers = sum(row.requests for row in self.simulator.invoice().rows)
         cost = sum(job.nanodollars or 0 for job in done)
         saved = sum(job.saved_nanodollars for job in done)
+        booked = self._booked()
         return {
-            "accepted": len(self.ids),
-            "lost": len(self.ids) - len(done),
+            "accepted": len(ids),
+            "whose client never heard": self.unheard,
+            "workers": self.lives,
+            "lost": len(ids) - len(done),
             "late": sum(job.ended_s > job.deadline_s for job in done),
             "answers that the provider billed": answers,
-            "run twice": answers - len(self.ids) - self.refused,
-            "booked twice": sum(count - 1 for id, count in settled.items() if "." not in id and count > 1),
+            "run twice": answers - len(done) - self.others[200],
+            "answered otherwise": dict(self.others),
+            "not booked": sum(booked[id] == 0 for id in ids),
+            "booked twice": sum(max(0, booked[id] - 1) for id in ids),
             "in batches": sum(job.how == "batch" for job in done),
             "saved": round(saved / (cost + saved), 4) if cost else 0.0,
         }
+
+
+def _quiet(level: str, event: str, **fields: Any) -> None:
+    """The state's log."""
 
 
 async def measure(jobs: int = JOBS, seed: int = 7) -> dict[str, Any]:
@@ -187,6 +209,4 @@ async def measure(jobs: int = JOBS, seed: int = 7) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    import sys
-
     print(asyncio.run(measure(int(sys.argv[1]) if len(sys.argv) > 1 else JOBS)))

@@ -20,6 +20,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -55,15 +56,17 @@ def lock(path: Path) -> int:
 
 
 @contextlib.asynccontextmanager
-async def serving(url: str, home: Path, path: Path, log: Log) -> AsyncIterator[Serving]:
-    """The state of a URL, served at a socket."""
+async def serving(
+    url: str, home: Path, path: Path, log: Log, clock: Callable[[], int] = time.time_ns
+) -> AsyncIterator[Serving]:
+    """The state of a URL, served at a socket. `clock`: Unix nanoseconds."""
     file = file_of(url, home)
     with contextlib.ExitStack() as stack:
         # By the file, which two homes might share; without one, by the socket.
         fd = lock(Path(f"{path if file is None else file}.lock"))
         stack.callback(os.close, fd)
         core, keeper, shelf = _opened(file, stack)
-        server = Serving(core, keeper, shelf, log)
+        server = Serving(core, keeper, shelf, log, clock)
         stack.callback(server.close)
         path.unlink(missing_ok=True)  # noqa: ASYNC240  # nobody waits yet
         before = os.umask(0o077)

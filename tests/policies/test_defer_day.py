@@ -7,10 +7,10 @@ import pytest
 from bench.batch.day import measure
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 async def test_a_day(seed: int) -> None:
     """Each seed kills the worker at other moments."""
     told = await measure(60, seed)
-    assert told["accepted"] >= 58  # one that is being accepted when the worker dies was never told of its job
-    assert (told["lost"], told["late"], told["run twice"], told["booked twice"]) == (0, 0, 0, 0), told
+    assert told["accepted"] >= 58  # of one that is being accepted when the worker dies there may be no job
+    assert {told[name] for name in ("lost", "late", "run twice", "not booked", "booked twice")} == {0}, told
     assert told["saved"] >= 0.45
