@@ -468,7 +468,7 @@ class Answer:
         self._abandon()
         if not self.ready.done():
             self.ready.set_exception(Failed(fault, cause))
-        elif self._stream is not None:
+        if self._stream is not None:  # also one that nobody will ever read: it would keep this answer, and this it
             self._stream.end(fault.error)
 
     def _cut(self, error: WeirError) -> None:

@@ -8,7 +8,9 @@ from collections import Counter
 
 import pytest
 
+from proxy.answer import Answer
 from proxy.exchange import Exchange
+from proxy.stream import Stream
 from proxy.wire.client import UpstreamConnection
 from proxy.wire.server import ServerConnection
 from tests.plane.conftest import Serve
@@ -18,7 +20,9 @@ KEPT = 2  # a connection to the upstream stays open, and what ended last may sti
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-@pytest.mark.parametrize("fault", ["", "error-500", "reset-after-request", "truncated-json", "eof-no-done"])
+@pytest.mark.parametrize(
+    "fault", ["", "error-500", "reset-after-request", "truncated-json", "eof-no-done", "first-event-error"]
+)
 async def test_nothing_waits_for_the_collector(serve: Serve, fault: str, stream: bool) -> None:
     """Connections, exchanges and failures are no cycles once they are over."""
     async with serve() as plane:
@@ -32,7 +36,7 @@ async def test_nothing_waits_for_the_collector(serve: Serve, fault: str, stream:
             while plane.connections:
                 await asyncio.sleep(0)
             await asyncio.sleep(0)
-            kinds = (ServerConnection, UpstreamConnection, Exchange)
+            kinds = (ServerConnection, UpstreamConnection, Exchange, Answer, Stream)
             left = Counter(type(found).__name__ for found in gc.get_objects() if isinstance(found, kinds))
         finally:
             gc.enable()
