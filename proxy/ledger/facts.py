@@ -13,24 +13,6 @@ from pathlib import Path
 from proxy.ledger import spool
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerFacts:
-    """How the ledger stands. `behind`: what is in the journal and not in it."""
-
-    up: bool = True
-    behind_bytes: int = 0
-    behind_s: float = 0.0
-    events: int = 0
-    rows: int = 0
-    duplicates: int = 0
-    corrections: int = 0
-    resolved: int = 0
-    rejected: int = 0
-    torn: int = 0
-    removed: int = 0
-    failures: int = 0
-
-
 @dataclass(slots=True)
 class Counts:
     """What was done since the start."""
@@ -51,6 +33,15 @@ class Counts:
 
 
 @dataclass(slots=True)
+class LedgerFacts(Counts):
+    """How the ledger stands. `behind`: what is in the journal and not in it."""
+
+    up: bool = True
+    behind_bytes: int = 0
+    behind_s: float = 0.0
+
+
+@dataclass(slots=True)
 class Report:
     """What the keeper tells. `offsets`: how far it came in each segment. `caught_up_at_s`: when it last had everything,
     by `time.monotonic`, which is one for all processes of a machine.
@@ -66,4 +57,4 @@ def facts(home: Path, report: Report) -> LedgerFacts:
     """What the report means now."""
     behind = sum(max(0, one.size - report.offsets.get(one.name, 0)) for one in spool.listing(home))
     late_s = max(0.0, time.monotonic() - report.caught_up_at_s) if behind else 0.0
-    return LedgerFacts(report.up, behind, late_s, *astuple(report.counts))
+    return LedgerFacts(*astuple(report.counts), report.up, behind, late_s)

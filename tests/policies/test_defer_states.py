@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from policies.defer_to_batch import engine
+from proxy.exchange import Identity
+from proxy.jobs import Job, Jobs
 from proxy.simulator import Simulator
 from proxy.simulator.latency import Latency
 from proxy.simulator.speech.batches import Terms
+from proxy.state.memory import MemoryStore
+from proxy.state.protocol import StateLost
 from tests.plane.conftest import Serve
 from tests.policies.test_defer_to_batch import DAY, HOUR, Wall, batches, world
 from tests.state import servers
@@ -72,3 +77,26 @@ async def test_jobs_outlive_everything(serve: Serve, simulator: Simulator, backe
             assert (await w.job(told))["status"] == "completed"
     assert simulator.invoice().total.requests == 2
     assert len(batches(simulator)) == 2
+
+
+@pytest.mark.parametrize("passing", [0, 1, 2])
+async def test_no_job_is_nobodys(passing: int) -> None:
+    """Whoever is killed while it keeps a job leaves one that its owner's heir finds, or none."""
+    store = MemoryStore()
+    put, passed = store.put, []
+
+    async def cut(key: str, *rest: Any) -> None:
+        if len(passed) == passing:
+            raise StateLost
+        passed.append(key)
+        await put(key, *rest)
+
+    store.put = cut  # type: ignore[method-assign]
+    job = Job(
+        "job_1", Identity("tenant", "key"), {}, "chat", "/v1/chat/completions", "m", b"{}", "up", 0.0, 60.0, "w", "p"
+    )
+    with suppress(StateLost):
+        await Jobs(store).save(job)
+    found, _ = await Jobs(store).of("w")
+    kept = await store.keys("jobs/job/", 10)
+    assert [one.id for one in found] == ["job_1"] * len(kept) == ["job_1"] * (passing == 2)
