@@ -7,7 +7,7 @@ from the journal as it is then: a keeper that gets no processor can't tell that 
 from __future__ import annotations
 
 import time
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 
 from proxy.ledger import spool
@@ -57,4 +57,4 @@ def facts(home: Path, report: Report) -> LedgerFacts:
     """What the report means now."""
     behind = sum(max(0, one.size - report.offsets.get(one.name, 0)) for one in spool.listing(home))
     late_s = max(0.0, time.monotonic() - report.caught_up_at_s) if behind else 0.0
-    return LedgerFacts(*astuple(report.counts), report.up, behind, late_s)
+    return LedgerFacts(**asdict(report.counts), up=report.up, behind_bytes=behind, behind_s=late_s)
