@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -243,8 +244,11 @@ async def test_refusals_are_of_one_key(serve: Serve, simulator: Simulator) -> No
     budget = entry("budget", per="key", limit="0.000001 USD/day", overrides={"b": "5 USD/day"}, max_wait="0s")
     policies = [budget, entry("coalesce", sampled=True, share="tenant")]
     async with serve(policies=policies, keys=keys, store=MemoryStore()) as plane:
-        asks = [plane.chat(f"authorization: Bearer {who}", SLOW) for who in ("wk-a", "wk-a", "wk-b", "wk-b", "wk-b")]
-        answers = await asyncio.gather(*asks)
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(await plane.connect()) for _ in range(5)]
+            for client, who in zip(clients, ("wk-a", "wk-a", "wk-b", "wk-b", "wk-b"), strict=True):
+                await client.send(post("/v1/chat/completions", chat(), f"authorization: Bearer {who}", SLOW))
+            answers = await asyncio.gather(*(client.answer() for client in clients))
         assert [answer.status for answer in answers] == [429, 429, 200, 200, 200]
         assert simulator.state.requests == 1
 
