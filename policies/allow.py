@@ -25,8 +25,8 @@ from proxy.config import Order, globs
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Forward, Request
 from proxy.form import MOST_BYTES
-from proxy.objects import Objects
-from proxy.ownership import ADMINISTRATION, listed_in, made_in, named_in, named_in_path, parsed, used_by
+from proxy.objects.makers import Objects
+from proxy.objects.ownership import ADMINISTRATION, listed_in, made_in, named_in, named_in_path, parsed, used_by
 from proxy.response import Response
 from proxy.wire.call import BodyReader
 

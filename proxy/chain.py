@@ -27,14 +27,14 @@ from proxy.config.conditions import Predicate
 from proxy.control import Lookup
 from proxy.exchange import Forward, Request, Spawn
 from proxy.metrics import Metrics
-from proxy.objects import Objects
-from proxy.observe import observed
+from proxy.objects.makers import Objects
 from proxy.remembered import Bodies
 from proxy.response import Response
+from proxy.rollout.observe import observed
+from proxy.rollout.watched import Watched
 from proxy.state.protocol import Store
 from proxy.state.purse import Purse
 from proxy.tokens import Estimator
-from proxy.watched import Watched
 
 
 class Policy(Protocol):

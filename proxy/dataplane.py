@@ -18,11 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from proxy import batches, idempotency, told
 from proxy import chain as chains
+from proxy import idempotency, told
 from proxy.answer import AnswerLimits
 from proxy.body import Body
 from proxy.chain import Chain, Services
+from proxy.clients.identity import Keys, identities_of
+from proxy.clients.keys import KeyRecord
 from proxy.config import Configuration, PolicyEntry, Registry, installed
 from proxy.control import Lookup
 from proxy.deferred import Grounds, reached
@@ -33,14 +35,13 @@ from proxy.exchange import Exchange, Heads, Request
 from proxy.feedback import Feedback
 from proxy.form import model_in
 from proxy.generation import Generation
-from proxy.identity import Keys, identities_of
 from proxy.intake import Known, check_media_type, is_form, model_of, understood, wishes
 from proxy.journal import Ended, Journal
-from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
-from proxy.objects import RemoteObjects
-from proxy.overload import Gate, answer
+from proxy.objects import batches
+from proxy.objects.makers import RemoteObjects
 from proxy.own import OWN, PROBES, no_such_path, own, probe_or_preflight
+from proxy.pressure.overload import Gate, answer
 from proxy.pricing import RateCards
 from proxy.relay import Heartbeat, broken, relay, relay_late
 from proxy.remembered import Bodies

@@ -20,8 +20,6 @@ from typing import Any, Final
 import msgspec
 
 from proxy.answer import Answer, AnswerLimits, Failed, Stale
-from proxy.background import KIND as BACKGROUND
-from proxy.background import Following, goes_on
 from proxy.body import Body
 from proxy.dialects import Usage, stream_reader
 from proxy.dialects.request import RequestFacts, capped, facts
@@ -31,7 +29,9 @@ from proxy.exchange import Attempt, Exchange, Request, Settle
 from proxy.faults import Fault, of_wire
 from proxy.journal import Estimate, Journal, Reserved, Settled
 from proxy.metrics import Metrics
-from proxy.ownership import used_by
+from proxy.objects.background import KIND as BACKGROUND
+from proxy.objects.background import Following, goes_on
+from proxy.objects.ownership import used_by
 from proxy.pricing import RateCard, RateCards, is_regional, provider_of
 from proxy.response import Response
 from proxy.tokens import Estimator

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from proxy.chain import Chain
+from proxy.clients.identity import Keys, Open
 from proxy.config import Configuration, globs
 from proxy.cors import CorsRules
 from proxy.dispatch import Dispatch
 from proxy.exchange import Identity, Spawn
-from proxy.identity import Keys, Open
 from proxy.models import Catalogue
-from proxy.priority import Ranks
+from proxy.pressure.priority import Ranks
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from proxy.endpoints import Endpoint
 from proxy.errors import WeirError
 from proxy.exchange import Heads, Identity
 from proxy.feedback import Given, of_header
-from proxy.priority import CLASSES, NORMAL
+from proxy.pressure.priority import CLASSES, NORMAL
 from proxy.remembered import Bodies
 from proxy.wire.call import Call
 from proxy.wire.head import Head

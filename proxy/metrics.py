@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from proxy.guardrail import Tally
+from proxy.rollout.guardrail import Tally
 
 OTHER = "other"
 SEEN_MODELS = 100

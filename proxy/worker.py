@@ -23,19 +23,19 @@ import uvloop
 
 from proxy import collecting
 from proxy.adopting import Adopting
+from proxy.clients.keys import KeyRecord
 from proxy.config import Configuration
 from proxy.config.deployment import DeploymentFile, Tls
 from proxy.config.limits import Timeouts
 from proxy.control import Channel
 from proxy.dataplane import DataPlane
 from proxy.journal import Journal
-from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.orphan import handed_over
-from proxy.overload import UNLIMITED, Gate
-from proxy.pressure import Watch
+from proxy.pressure.gauge import Watch
+from proxy.pressure.overload import UNLIMITED, Gate
+from proxy.pressure.priority import CLASSES
 from proxy.pricing import RateCards
-from proxy.priority import CLASSES
 from proxy.state.opening import COUNTING, open_store, socket_path
 from proxy.state.protocol import Store
 from proxy.tokens.remote import RemoteCounter

@@ -23,7 +23,7 @@ import orjson
 
 from proxy.body import Body
 from proxy.exchange import Identity, Request
-from proxy.ownership import used_by
+from proxy.objects.ownership import used_by
 from proxy.wire.headers import Headers
 
 VERSION: Final = b"weir-cache-2"

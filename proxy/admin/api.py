@@ -23,8 +23,8 @@ from proxy.admin.guard import Admitted, guard, is_loopback_host, said
 from proxy.admin.operated import Operated
 from proxy.admin.site import as_json, errors_as_json
 from proxy.audit import AuditLog
+from proxy.clients.keys import KeyFileError, KeyRecord, KeyStore, Role
 from proxy.errors import WeirError
-from proxy.keys import KeyFileError, KeyRecord, KeyStore, Role
 from proxy.logs import Log
 
 __all__ = ["application", "is_loopback_host"]

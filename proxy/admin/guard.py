@@ -24,10 +24,10 @@ from aiohttp.typedefs import Middleware
 from proxy.admin import token as tokens
 from proxy.admin.site import Handler
 from proxy.audit import AuditLog
-from proxy.claims import ROLES, bearer_of, role_of
+from proxy.clients.claims import ROLES, bearer_of, role_of
+from proxy.clients.keys import KeyRecord, Role, digest
 from proxy.config.issuers import Issuer
 from proxy.errors import AUTHENTICATION, PERMISSION, WeirError
-from proxy.keys import KeyRecord, Role, digest
 from proxy.logs import Log
 
 _SAID: Final = web.RequestKey("said", dict[str, object])
@@ -72,7 +72,7 @@ class Admitted:
         return None
 
     def _of_token(self, token: bytes) -> Bearer:
-        from proxy.oidc import Checker
+        from proxy.clients.oidc import Checker
 
         checker = Checker(self.issuers(), self.unknown, self.clock)
         checker.adopt(self.signing())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from proxy.keys import write_private
+from proxy.clients.keys import write_private
 
 FILE = "running.json"
 

@@ -6,7 +6,7 @@ import hmac
 import secrets
 from pathlib import Path
 
-from proxy.keys import write_private
+from proxy.clients.keys import write_private
 
 FILE = "admin.token"
 

@@ -74,8 +74,8 @@ def identity(configuration: Configuration, key: str | None, headers: Headers) ->
     """Who would ask, found as a worker finds it; and the headers with the key. Raises the worker's `WeirError`."""
     import msgspec
 
-    from proxy.identity import Keys, Open
-    from proxy.keys import KeyStore, digest
+    from proxy.clients.identity import Keys, Open
+    from proxy.clients.keys import KeyStore, digest
     from proxy.supervisor.keyring import merged
     from proxy.supervisor.plan import plan_of
 

@@ -20,7 +20,7 @@ from proxy.cli.home import ConfigOption, HomeOption, home_of
 from proxy.cli.output import CommandError, UsageError, console, say
 
 if TYPE_CHECKING:
-    from proxy.keys import KeyRecord, KeyStore
+    from proxy.clients.keys import KeyRecord, KeyStore
 
 app = typer.Typer(name="keys", help="Make, list, rotate, revoke keys.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -204,7 +204,7 @@ def _day(at_s: float | None) -> str:
 
 @contextlib.contextmanager
 def _store(home: Path) -> Iterator[KeyStore]:
-    from proxy.keys import KeyFileError, KeyStore
+    from proxy.clients.keys import KeyFileError, KeyStore
 
     try:
         yield KeyStore(home)

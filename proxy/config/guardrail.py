@@ -1,6 +1,6 @@
 """The bands that a policy must stay within, or it steps back by itself.
 
-Rules: models only. What is measured and how it is judged: `proxy.guardrail`.
+Rules: models only. What is measured and how it is judged: `proxy.rollout.guardrail`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """When a worker has too much to do, and whose requests come first then.
 
-Rules: models only, as in `proxy.config.deployment`. What they do is `proxy.overload`'s matter.
+Rules: models only, as in `proxy.config.deployment`. What they do is `proxy.pressure.overload`'s matter.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def main() -> None:
     """Compile the cards for the overrides on stdin into the file named on the command line."""
     from pydantic import TypeAdapter
 
+    from proxy.clients.keys import write_private
     from proxy.config.upstreams import Price
-    from proxy.keys import write_private
     from proxy.pricing import RateCards
 
     form = TypeAdapter(dict[str, tuple[Price, ...]])

@@ -25,10 +25,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from proxy.guardrail import Tally
-from proxy.keys import KeyRecord
+from proxy.clients.keys import KeyRecord
 from proxy.logs import LEVELS, Log
 from proxy.metrics import DeploymentSeries, Snapshot, arms_of, merge, retire
+from proxy.rollout.guardrail import Tally
 from proxy.supervisor.process import Message, Worker, ending
 from proxy.supervisor.state import StatePlace
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from proxy.guardrail import Tally
+from proxy.rollout.guardrail import Tally
 from proxy.state.protocol import Store
 
 KEPT_S: Final = 15.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from proxy.keys import KeyRecord, KeyStore
+from proxy.clients.keys import KeyRecord, KeyStore
 
 
 def merged(

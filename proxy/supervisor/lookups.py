@@ -4,7 +4,7 @@ Kinds of questions (`lookup` messages):
 - `exchange` {exchange, tenant}: what happened to it (`proxy.why`), None unless it is this tenant's; from the journal,
   or from the ledger once its segments are gone;
 - `usage` {tenant}: what this tenant used today and this month;
-- `record` {ids, tenant} and `owners` {ids}: who made which object at an upstream (`proxy.objects`);
+- `record` {ids, tenant} and `owners` {ids}: who made which object at an upstream (`proxy.objects.makers`);
 - `signing` {issuer}: a public key of this issuer isn't known: it is looked for, and told to all workers when found;
 - `webhook` {url, body, signature}: POSTs what a policy has to tell (`proxy.supervisor.webhooks`).
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from proxy import journal
-from proxy.objects import ObjectFile
+from proxy.objects.makers import ObjectFile
 from proxy.supervisor.usage import TenantUsage
 from proxy.supervisor.webhooks import post
 from proxy.why import belongs, why

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from proxy.keys import KeyRecord
+from proxy.clients.keys import KeyRecord
 from proxy.ledger.accounts import Said, said_by
 from proxy.ledger.keeping import Keep
 from proxy.logs import Form, Level

@@ -20,8 +20,8 @@ from typing import Any
 
 import msgspec
 
+from proxy.clients.keys import KeyRecord
 from proxy.control import Channel
-from proxy.keys import KeyRecord
 from proxy.metrics import Snapshot
 
 Message = dict[str, Any]

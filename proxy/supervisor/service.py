@@ -26,9 +26,9 @@ from proxy.admin.guard import Admitted
 from proxy.admin.operated import DeploymentStatus, Reloaded, Status, WorkerStatus
 from proxy.admin.site import Site
 from proxy.audit import AuditLog
+from proxy.clients.keys import KeyFileError
 from proxy.cold import Settings
 from proxy.exposition import Facts, WorkerFacts, exposition
-from proxy.keys import KeyFileError
 from proxy.ledger.facts import LedgerFacts
 from proxy.ledger.spool import host_id
 from proxy.logs import Log

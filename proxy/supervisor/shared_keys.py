@@ -2,7 +2,7 @@
 
 Rules:
 1. Each host keeps its table in its own `keys.json`, as the leaf that it works from when the Store is away. Tables are
-   joined (`proxy.keys.joined`), in any order and as often as one likes: a revocation always wins.
+   joined (`proxy.clients.keys.joined`), in any order and as often as one likes: a revocation always wins.
 2. A change goes to the topic `keys`; a host's whole table is a blob beside it, for hosts that come later or were away
    for longer than the topic is kept. What was changed while the supervisor or the Store was away is told afterwards.
 3. What is heard is in force in the workers before it is in the file. What can't be read is skipped and said.
@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from proxy.keys import KeyFileError, KeyRecord, KeyStore
+from proxy.clients.keys import KeyFileError, KeyRecord, KeyStore
 from proxy.logs import Log
 from proxy.state.protocol import StateLost, Store
 

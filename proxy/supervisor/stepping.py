@@ -1,8 +1,9 @@
 """Policies that stepped back, and the watch over those that may.
 
 Rules:
-- Once a second each host judges the traffic of all hosts over the guardrail's window (`proxy.guardrail`): its own
-  workers' as it is now, the others' as they told it last, where they share a Store (`proxy.supervisor.fleetwide`).
+- Once a second each host judges the traffic of all hosts over the guardrail's window (`proxy.rollout.guardrail`): its
+  own workers' as it is now, the others' as they told it last, where they share a Store
+  (`proxy.supervisor.fleetwide`).
 - A policy that left its band gets the mode that its guardrail names, in all workers, by the way every other change
   takes: a new configuration in which nothing else differs. So a new worker, a reload and `weir why` know it too.
 - It is the entry that stepped back, told by its fingerprint: a changed entry begins anew, and the old one, put back, is
@@ -27,8 +28,8 @@ import orjson
 from proxy.admin.operated import SteppedBack
 from proxy.config.guardrail import Guardrail
 from proxy.config.policies import digest
-from proxy.guardrail import Tally, judge
 from proxy.logs import Log
+from proxy.rollout.guardrail import Tally, judge
 from proxy.state.protocol import StateLost, Store
 from proxy.supervisor.fleetwide import Counts, Fleetwide
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from proxy.admin.operated import Reloaded
-from proxy.keys import KeyFileError, KeyRecord, KeyStore, joined
+from proxy.clients.keys import KeyFileError, KeyRecord, KeyStore, joined
+from proxy.clients.oidc_keys import SigningKeys
 from proxy.logs import Log
-from proxy.oidc_keys import SigningKeys
 from proxy.supervisor import keyring, watch
 from proxy.supervisor.cards import CardsError, prune
 from proxy.supervisor.cold import ColdKeeper

@@ -14,8 +14,8 @@ import pytest
 from proxy.admin import api, ops
 from proxy.admin.operated import Reloaded, Status, WorkerStatus
 from proxy.admin.site import Site
+from proxy.clients.keys import KeyStore
 from proxy.errors import WeirError
-from proxy.keys import KeyStore
 from proxy.supervisor.listeners import bind, name_of
 
 TOKEN = "the-admin-token"

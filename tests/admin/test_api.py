@@ -9,7 +9,7 @@ import pytest
 
 from proxy.admin.api import is_loopback_host
 from proxy.admin.operated import Reloaded
-from proxy.keys import KeyStore, digest
+from proxy.clients.keys import KeyStore, digest
 from tests.admin.conftest import TOKEN, Listener
 
 GOOD = {"Authorization": f"Bearer {TOKEN}"}

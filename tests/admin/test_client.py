@@ -12,7 +12,7 @@ from proxy.admin import running, token
 from proxy.admin.client import AdminClient, AdminError
 from proxy.admin.operated import Reloaded
 from proxy.admin.running import Running
-from proxy.keys import write_private
+from proxy.clients.keys import write_private
 from tests.admin.conftest import TOKEN, Listener
 
 

@@ -13,9 +13,9 @@ from proxy.admin import api
 from proxy.admin.guard import ROLES_NEEDED, Admitted, needed
 from proxy.admin.site import Site
 from proxy.audit import AuditLog
-from proxy.claims import ROLES
+from proxy.clients.claims import ROLES
+from proxy.clients.keys import KeyStore
 from proxy.config.issuers import Issuer
-from proxy.keys import KeyStore
 from proxy.supervisor.listeners import bind, name_of
 from tests.admin.conftest import TOKEN, Listener, Operated
 from tests.issuer import URL, jwk, token

@@ -13,12 +13,12 @@ from typing import Any
 import orjson
 
 from proxy import journal as journals
+from proxy.clients.keys import KeyRecord
 from proxy.config import Configuration, PolicyEntry
 from proxy.config.deployment import DeploymentFile
 from proxy.config.policies import Honour
 from proxy.dataplane import DataPlane
 from proxy.journal import Journal
-from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.pricing import RateCards
 from proxy.state.protocol import Store

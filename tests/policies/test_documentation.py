@@ -133,7 +133,7 @@ def test_reasons_to_give_up_are_described() -> None:
 
 def test_observed_actions_are_described() -> None:
     """Each action that observing notes is in the table."""
-    source = (GUIDE.parents[1] / "proxy/observe.py").read_text()
+    source = (GUIDE.parents[1] / "proxy/rollout/observe.py").read_text()
     noted = set(re.findall(r'"((?:would|observe)_[a-z_]+)"', source))
     assert noted == {name for name in first_cells(page("policies")) if name.startswith(("would_", "observe_"))}
 

@@ -19,12 +19,12 @@ import orjson
 from policies.budget import table
 from proxy import journal
 from proxy.body import scan
+from proxy.clients.keys import KeyFileError, KeyStore
 from proxy.config import ConfigurationError, load
 from proxy.dialects import read_large, read_tail, read_unary, stream_reader
 from proxy.dialects.reading import Reading
 from proxy.errors import WeirError
 from proxy.form import find
-from proxy.keys import KeyFileError, KeyStore
 from proxy.wire.call import ServerLimits
 from proxy.wire.sse import EventTooLarge, Splitter
 from tests.wire.sansio import Loop, received

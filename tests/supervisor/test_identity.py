@@ -16,8 +16,8 @@ from aiohttp import web
 
 from proxy.admin.site import Site
 from proxy.audit import AuditLog
+from proxy.clients.keys import KeyStore
 from proxy.config import load
-from proxy.keys import KeyStore
 from proxy.supervisor.listeners import bind, name_of
 from proxy.supervisor.plan import loader
 from proxy.supervisor.service import WORKER

@@ -18,7 +18,7 @@ import pytest
 
 from proxy.admin.client import AdminClient
 from proxy.admin.running import Running, running_in
-from proxy.keys import KeyStore, digest
+from proxy.clients.keys import KeyStore, digest
 from tests.supervisor.conftest import plan, running, until
 
 

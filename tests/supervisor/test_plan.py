@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from proxy.clients.keys import digest
 from proxy.config import load
 from proxy.config.configuration import Configuration
-from proxy.keys import digest
 from proxy.supervisor.banner import banner
 from proxy.supervisor.plan import LoadError, loader, plan_of
 

@@ -19,8 +19,8 @@ import pytest
 
 from proxy.admin.client import AdminClient
 from proxy.admin.running import running_in
+from proxy.clients.keys import KeyStore
 from proxy.config import load
-from proxy.keys import KeyStore
 from proxy.supervisor.cards import compiled
 from proxy.supervisor.plan import loader
 from proxy.supervisor.service import WORKER

@@ -14,8 +14,8 @@ import pytest
 from proxy.admin.client import AdminClient, AdminError
 from proxy.cli.operate import standing
 from proxy.config.guardrail import Guardrail
-from proxy.guardrail import Tally
 from proxy.logs import Log
+from proxy.rollout.guardrail import Tally
 from proxy.state.memory import MemoryStore
 from proxy.supervisor.stepping import Guarded, Stepping
 from tests.supervisor.conftest import until

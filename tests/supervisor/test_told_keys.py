@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.keys import KeyRecord
+from proxy.clients.keys import KeyRecord
 from proxy.supervisor.fleet import told_keys
 from proxy.worker import Worker
 

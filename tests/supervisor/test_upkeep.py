@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.keys import KeyRecord, KeyStore
+from proxy.clients.keys import KeyRecord, KeyStore
 from proxy.supervisor.cards import CardsError
 from proxy.supervisor.keyring import merged
 from proxy.supervisor.plan import LoadError, Plan

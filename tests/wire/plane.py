@@ -13,10 +13,10 @@ from typing import Any
 import orjson
 
 from proxy import journal as journals
+from proxy.clients.keys import KeyRecord
 from proxy.config import load
 from proxy.dataplane import DataPlane
 from proxy.journal import Journal
-from proxy.keys import KeyRecord
 from proxy.metrics import Metrics
 from proxy.wire.connect import Connector, Resolver
 from proxy.wire.server import ServerConnection

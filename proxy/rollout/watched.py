@@ -1,7 +1,7 @@
 """Counts the exchanges of a policy that has a guardrail: those that it applies to, and its control group.
 
 Rules: exists only where an entry has a guardrail. Only adds to totals, in the worker's own counters; the supervisor
-judges them (`proxy.guardrail`).
+judges them (`proxy.rollout.guardrail`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from functools import partial
 
 from proxy.config import PolicyEntry
 from proxy.exchange import Attempt, Exchange, Settle
-from proxy.guardrail import Tally
 from proxy.metrics import Metrics
+from proxy.rollout.guardrail import Tally
 
 
 class Watched:

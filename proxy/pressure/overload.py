@@ -18,8 +18,8 @@ Rules:
    second at least.
 5. Deciding costs a comparison as long as nothing is wrong, and refusing costs no task: the answer is ready bytes.
 
-What is measured, and how, is `proxy.pressure`'s matter; who is of which class `proxy.priority`'s. Times are the loop's,
-in seconds.
+What is measured, and how, is `proxy.pressure.gauge`'s matter; who is of which class `proxy.pressure.priority`'s. Times
+are the loop's, in seconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import msgspec
 
 from proxy.config.overload import Overload
 from proxy.errors import OVERLOADED, WeirError
-from proxy.priority import LOW, NORMAL
+from proxy.pressure.priority import LOW, NORMAL
 
 UNLIMITED: Final = float("inf")
 FLOOR: Final = 8.0  # exchanges that run however bad it looks: else nothing would tell that it got better

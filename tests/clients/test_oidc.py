@@ -13,10 +13,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from proxy.clients.identity import Keys
+from proxy.clients.oidc import Tokens
 from proxy.config.teams import TeamsFile
 from proxy.errors import WeirError
-from proxy.identity import Keys
-from proxy.oidc import Tokens
 from tests.issuer import URL, algorithm, jwk, private, token
 from tests.plane.running import key
 

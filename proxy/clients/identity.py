@@ -2,7 +2,7 @@
 
 Open mode (loopback only): there are no keys of ours; the client's own key passes through to the upstream, and the
 tenant is its hash. Keys mode: the client shows a virtual key; it is looked up by its SHA-256 in this worker's memory,
-and never leaves the proxy. Beside keys, tokens of issuers (`proxy.oidc`) where the teams file names some.
+and never leaves the proxy. Beside keys, tokens of issuers (`proxy.clients.oidc`) where the teams file names some.
 
 A key is never logged, echoed or kept: what is remembered is its hash.
 """
@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache
 
+from proxy.clients.keys import KeyRecord
+from proxy.clients.names import group_name
 from proxy.errors import AUTHENTICATION, WeirError
 from proxy.exchange import Identity
-from proxy.keys import KeyRecord
-from proxy.names import group_name
 from proxy.wire.headers import Headers
 
 if TYPE_CHECKING:
+    from proxy.clients.oidc import Signing, Tokens
     from proxy.config import Configuration
     from proxy.config.teams import TeamsFile
-    from proxy.oidc import Signing, Tokens
 
 _REMEMBERED: Final = 4096
 _KEY_BYTES: Final = 4096
@@ -164,7 +164,7 @@ def _tokens_of(
         return None
     if before is not None and before.tokens is not None and before.tokens.teams == teams:
         return before.tokens
-    from proxy.oidc import Tokens  # with cryptography it takes a while to import: only where there are issuers
+    from proxy.clients.oidc import Tokens  # with cryptography it takes a while to import: only where there are issuers
 
     tokens = Tokens(teams, unknown)
     tokens.adopt(signing)

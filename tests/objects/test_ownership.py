@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.body import scan
-from proxy.ownership import listed_in, made_in, named_in, named_in_path, used_by
+from proxy.objects.ownership import listed_in, made_in, named_in, named_in_path, used_by
 
 
 @pytest.mark.parametrize(

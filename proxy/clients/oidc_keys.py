@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 import msgspec
 import orjson
 
+from proxy.clients.keys import write_private
 from proxy.config.issuers import Issuer
 from proxy.exposition import IssuerFacts
-from proxy.keys import write_private
 from proxy.logs import Log
 
 FILE: Final = "jwks.json"

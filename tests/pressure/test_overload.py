@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import pressure
 from proxy.config.overload import Callers, Overload, Priorities
 from proxy.errors import WeirError
 from proxy.exchange import Identity
-from proxy.overload import FLOOR, FORGOTTEN_AFTER, STANDING_S, UNLIMITED, Gate, Limit, Seen
-from proxy.pressure import memory_bytes
-from proxy.priority import Ranks
+from proxy.pressure import gauge
+from proxy.pressure.gauge import memory_bytes
+from proxy.pressure.overload import FLOOR, FORGOTTEN_AFTER, STANDING_S, UNLIMITED, Gate, Limit, Seen
+from proxy.pressure.priority import Ranks
 
 HIGH, NORMAL, LOW = 0, 1, 2
 
@@ -353,8 +353,8 @@ async def test_cpu_that_others_have_is_taken(
     """What this thread waited for counts as used, where the kernel tells; where it doesn't, its own time does."""
     if kernel is not None:
         (tmp_path / "schedstat").write_text(kernel)
-    monkeypatch.setattr(pressure, "_SCHEDSTAT", tmp_path / "schedstat")
-    watch = pressure.Watch(asyncio.get_running_loop(), gate(), lambda: 0.0)
+    monkeypatch.setattr(gauge, "_SCHEDSTAT", tmp_path / "schedstat")
+    watch = gauge.Watch(asyncio.get_running_loop(), gate(), lambda: 0.0)
     own_s = time.thread_time()
     assert own_s + at_least_s <= watch._taken_s() < own_s + at_least_s + 5
     watch.close()

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from proxy.config.overload import Overload
-from proxy.overload import Gate
-from proxy.pressure import LOOK_S, PROBE_S
+from proxy.pressure.gauge import LOOK_S, PROBE_S
+from proxy.pressure.overload import Gate
 
 HIGH, NORMAL = 0, 1
 WORK_S = 0.001  # of a request: alone on its core the worker answers 1,000 a second
@@ -106,7 +106,7 @@ class Worker:
         return REFUSAL_S
 
     def _probed(self, began_s: float) -> None:
-        """As `proxy.pressure` does."""
+        """As `proxy.pressure.gauge` does."""
         self._lags.append(max(self.now - began_s, began_s - self._probe_s))
         self._most = max(self._most, self.gate.running)
         self.gate.tick(self._lags[-1])

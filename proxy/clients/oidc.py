@@ -22,7 +22,7 @@ import jwt
 import orjson
 from cachetools import LRUCache
 
-from proxy.claims import identity_of
+from proxy.clients.claims import identity_of
 from proxy.config.issuers import Issuer
 from proxy.config.teams import TeamsFile
 from proxy.errors import AUTHENTICATION, UPSTREAM, WeirError

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.config.overload import Overload
-from proxy.overload import Gate
+from proxy.pressure.overload import Gate
 
 PROBE_S: Final = 0.02
 LOOK_S: Final = 0.1

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from proxy.config.guardrail import Guardrail
-from proxy.guardrail import Tally, judge
+from proxy.rollout.guardrail import Tally, judge
 
 
 def tally(count: int, failed: int = 0, seconds: float = 1.0, slow: int = 0, nanodollars: int = 0) -> Tally:

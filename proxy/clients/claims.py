@@ -12,13 +12,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from proxy.clients.keys import Role
+from proxy.clients.names import group_name
 from proxy.config.globs import globs
 from proxy.config.issuers import Issuer
 from proxy.config.teams import TeamsFile
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Identity
-from proxy.keys import Role
-from proxy.names import group_name
 
 ROLES: Final[tuple[Role, ...]] = ("viewer", "finance", "operator")
 _NAME: Final = re.compile(r"[\w.@:+/|=~-]{1,128}", re.ASCII)

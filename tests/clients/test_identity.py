@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.clients.identity import Keys, Open, credential
 from proxy.errors import WeirError
-from proxy.identity import Keys, Open, credential
 from tests.plane.running import key
 
 BEARER = b"authorization"

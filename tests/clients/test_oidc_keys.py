@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
+from proxy.clients.oidc_keys import SigningKeys, usable
 from proxy.config.issuers import Issuer
 from proxy.logs import Log
-from proxy.oidc_keys import SigningKeys, usable
 from tests.issuer import URL, jwk
 
 JWKS = "https://login.example.com/keys"

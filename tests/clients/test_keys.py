@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.keys import KeyFileError, KeyRecord, KeyStore, digest, joined
+from proxy.clients.keys import KeyFileError, KeyRecord, KeyStore, digest, joined
 
 
 def test_a_key_is_shown_once_and_stored_hashed(tmp_path: Path) -> None:

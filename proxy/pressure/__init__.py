@@ -1,0 +1,1 @@
+"""How much a worker takes on, and whose requests are refused last."""

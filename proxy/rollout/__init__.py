@@ -1,0 +1,1 @@
+"""Policies that are tried before they are trusted: `mode: observe`, guardrails."""
