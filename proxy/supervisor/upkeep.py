@@ -3,7 +3,8 @@
 Rules:
 - Files are only ever replaced by good ones: a broken configuration, a damaged key file or a refusal by a worker
   leaves the last good state in force, and says so in the log, in `weir_config_valid` and in `weir status`.
-- One reload at a time. Keys made by `weir keys` are pushed on their own, without a reload.
+- One reload at a time, and one for a change: whoever comes second, of who asks and the watching, finds it done.
+  Keys made by `weir keys` are pushed on their own, without a reload.
 - Whatever is watched was looked at before it was read, so that no change falls between reading and watching.
 """
 
@@ -12,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from proxy.admin.operated import Reloaded
 from proxy.clients.keys import KeyFileError, KeyRecord, KeyStore, joined
@@ -39,7 +42,6 @@ class Upkeep:
 
     def __init__(self, plan: Plan, load: Load, compile: Compile, log: Log) -> None:
         self.plan = plan
-        self.problems: tuple[str, ...] = ()
         self.keys_valid = True
         self.loaded_at_s = time.time()
         self.reloads = 0
@@ -58,8 +60,14 @@ class Upkeep:
         self._log = log
         self._broken: tuple[Path, ...] = ()
         self._one_at_a_time = asyncio.Lock()
-        self._first_files = watch.look(self._watched(), {})
-        self._first_keys = watch.look([self.store.path], {})
+        self._last = Reloaded(True, plan.hash, False, warnings=plan.warnings)
+        self._files = watch.Files(self._watched)
+        self._key_file = watch.Files(lambda: [self.store.path])
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the files as they were read last aren't in force; empty where they are."""
+        return self._last.problems
 
     @property
     def keys(self) -> tuple[KeyRecord, ...]:
@@ -114,11 +122,19 @@ class Upkeep:
             signing=self.signing.current(),
         )
 
-    async def reload(self, why: str) -> Reloaded:
-        """Load the files and hand them to all workers; anything wrong keeps the old ones in force."""
+    async def reload(self, why: str, *, asked: bool = True) -> Reloaded:
+        """Load the files and hand them to all workers; anything wrong keeps the old ones in force.
+
+        Files that are as they were read last are left alone; what was wrong is tried again for whoever asks.
+        """
         async with self._one_at_a_time:
             if self.fleet is None or self.fleet.draining:
                 return Reloaded(False, self.plan.hash, False, ("the proxy isn't serving",))
+            done = self._last.ok and self.fleet.orders.cards is not None
+            if not await self._files.news() and (done or not asked):
+                if asked:
+                    self._log.info("nothing to reload", why=why, hash=self.plan.hash)
+                return msgspec.structs.replace(self._last, changed=False)
             try:
                 plan = await asyncio.to_thread(self._load)
             except LoadError as error:
@@ -144,26 +160,27 @@ class Upkeep:
 
     async def follow_files(self) -> None:
         """Reload whenever a file of the configuration changes; until cancelled."""
-        await self._follow(watch.changes(self._watched, first=self._first_files), self._files_changed)
+        await self._follow(self._files, self._files_changed)
 
     async def follow_keys(self) -> None:
         """Push the keys whenever `keys.json` changes; until cancelled."""
-        await self._follow(watch.changes(lambda: [self.store.path], first=self._first_keys), self._keys_changed)
+        await self._follow(self._key_file, self._keys_changed)
 
     def _watched(self) -> tuple[Path, ...]:
         return (*self.plan.watched, *self._broken)
 
-    async def _follow(self, changes: AsyncIterator[None], act: Callable[[], Awaitable[None]]) -> None:
-        async for _ in changes:
+    async def _follow(self, files: watch.Files, act: Callable[[], Awaitable[None]]) -> None:
+        async for _ in files.changes():
             try:
                 await act()
             except Exception as error:  # a fault here must not end the watching
                 self._log.error("a changed file wasn't taken up", error=repr(error))
 
     async def _files_changed(self) -> None:
-        await self.reload("files changed")
+        await self.reload("files changed", asked=False)
 
     async def _keys_changed(self) -> None:
+        await self._key_file.news()
         try:
             await self.read_keys()
         except KeyFileError as error:
@@ -192,7 +209,7 @@ class Upkeep:
         self.stepping.adopt(plan.guarded)
         if self.cold is not None:
             self.cold.tell(plan.accounts, plan.keep)
-        self.problems, self._broken = (), ()
+        self._broken = ()
         self.signing.wake()
         self.reloads += 1
         self.loaded_at_s = time.time()
@@ -201,12 +218,13 @@ class Upkeep:
         for warning in warnings:
             self._log.warning("configuration", problem=warning)
         self._log.info("reloaded", why=why, hash=plan.hash, changed=changed)
-        return Reloaded(True, plan.hash, changed, warnings=warnings)
+        self._last = Reloaded(True, plan.hash, changed, warnings=warnings)
+        return self._last
 
     def _refuse(self, why: str, problems: tuple[str, ...]) -> Reloaded:
-        self.problems = problems
         self.failures += 1
         for problem in problems:
             self._log.error("configuration", problem=problem)
         self._log.error("reload refused; the last good configuration stays in force", why=why, hash=self.plan.hash)
-        return Reloaded(False, self.plan.hash, False, problems)
+        self._last = Reloaded(False, self.plan.hash, False, problems)
+        return self._last

@@ -3,6 +3,8 @@
 Rules:
 - The content decides, not an event: files are looked at `POLL_S` apart, and a change is told when the content is the
   same `SETTLE_S` later, so that an editor's several writes are one change.
+- Told is what differs from what was last read, by whomever: of `weir reload` and the watching, the one that comes first
+  reads a change, and the other leaves it alone.
 - Looking follows links, so the swap of a Kubernetes ConfigMap (`..data` points elsewhere) and a rename over a file
   are ordinary changes; so are a file that appears and one that goes.
 - Polling is deliberate. inotify sees nothing on NFS and on many bind mounts, its default of 128 instances a user runs
@@ -46,27 +48,35 @@ def same(a: Looks, b: Looks) -> bool:
     return a.keys() == b.keys() and all(a[path].content == b[path].content for path in a)
 
 
-async def changes(
-    paths: Callable[[], Iterable[Path]],
-    *,
-    first: Looks | None = None,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AsyncIterator[None]:
-    """Yields once after each change since `first` (default: now). `paths` is asked at each look: reloads change it."""
-    known = first if first is not None else await asyncio.to_thread(look, [*paths()], {})
-    seen = known
-    settled = True
-    while True:
-        await sleep(POLL_S if settled else SETTLE_S)
-        wanted = [*paths()]
-        now = await asyncio.to_thread(look, wanted, seen)
-        # A file that is newly watched was read by whoever named it: it is no change.
-        known = {path: known.get(path, now[path]) for path in wanted}
-        settled = same(now, {path: seen.get(path, now[path]) for path in wanted})
-        seen = now
-        if settled and not same(now, known):
-            known = now
-            yield
+class Files:
+    """Files, and how they were when somebody read them last. `paths` is asked at each look: reloads change it."""
+
+    def __init__(self, paths: Callable[[], Iterable[Path]]) -> None:
+        self._paths = paths
+        self._read = self._seen = look([*paths()], {})
+
+    async def news(self) -> bool:
+        """For whoever is about to read them: whether that is worth it. Without any file nobody knows: it is."""
+        now = await asyncio.to_thread(look, [*self._paths()], self._seen)
+        before, self._read = self._read, now
+        return not now or not same(now, _beside(before, now))
+
+    async def changes(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> AsyncIterator[None]:
+        """Yields whenever they differ from how they were read, and stay so; until `news` was asked."""
+        settled = True
+        while True:
+            await sleep(POLL_S if settled else SETTLE_S)
+            now = await asyncio.to_thread(look, [*self._paths()], self._seen)
+            settled = same(now, _beside(self._seen, now))
+            self._seen = now
+            self._read = _beside(self._read, now)
+            if settled and not same(now, self._read):
+                yield
+
+
+def _beside(before: Looks, now: Looks) -> Looks:
+    """Earlier looks at the files of now. One that is newly watched was read by whoever named it: it is no change."""
+    return {path: before.get(path, now[path]) for path in now}
 
 
 def _look_at(path: Path, before: Look | None) -> Look:

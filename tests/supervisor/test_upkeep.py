@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.clients.keys import KeyRecord, KeyStore
+from proxy.supervisor import watch
 from proxy.supervisor.cards import CardsError
 from proxy.supervisor.keyring import merged
 from proxy.supervisor.plan import LoadError, Plan
@@ -47,6 +49,38 @@ async def test_a_changed_file_is_taken_up(files: Files) -> None:
         after = here.supervisor.status().workers
         assert [(worker.pid, worker.config_hash) for worker in after] == [(pid, "h2") for pid in before]
         assert 'weir_config_info{hash="h2"} 1.0' in (await here.ops("/metrics"))[1]
+
+
+async def test_a_change_is_taken_up_once(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever comes first, of those who ask and the watching: the others see that it is done."""
+    looks = 0
+
+    def look(paths: Iterable[Path], before: watch.Looks) -> watch.Looks:
+        nonlocal looks
+        looks += files.path in (*paths,)
+        return seen(paths, before)
+
+    seen = watch.look
+    monkeypatch.setattr(watch, "look", look)
+    async with running(files.load(), files.load) as here:
+        files.path.write_text('{"hash": "h2"}')
+        outcomes = await asyncio.gather(*(here.supervisor.reload(f"asked {number}") for number in (1, 2)))
+        assert [(one.ok, one.hash) for one in outcomes] == [(True, "h2"), (True, "h2")]
+        after = looks
+        await until(lambda: looks >= after + 5)  # so the watching has looked, and looked again, and would have acted
+        assert len(here.log("reloaded")) == here.supervisor.upkeep.reloads == 1
+        assert len(here.log("nothing to reload")) >= 1
+        assert "weir_config_reloads_total 1.0" in (await here.ops("/metrics"))[1]
+
+
+async def test_what_was_refused_is_tried_again_for_whoever_asks(files: Files) -> None:
+    """The watching tells a mistake once, `weir reload` each time."""
+    async with running(files.load(), files.load) as here:
+        files.path.write_text("{")
+        for _ in range(2):
+            assert not (await here.supervisor.reload("asked")).ok
+        refused = here.log("reload refused; the last good configuration stays in force")
+        assert [one["why"] for one in refused].count("asked") == 2
 
 
 async def test_a_swapped_link_is_a_change(files: Files, tmp_path: Path) -> None:

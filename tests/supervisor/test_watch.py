@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.supervisor.watch import Looks, changes, look, same
+from proxy.supervisor.watch import Files, look, same
 
 
 def replace(path: Path, content: str) -> None:
@@ -74,34 +74,58 @@ class Steps:
         self.looked += 1
         await self.permits.acquire()
 
+    async def begun(self) -> None:
+        while not self.looked:
+            await asyncio.sleep(0)
+
+    async def one_look(self) -> None:
+        before = self.looked
+        self.permits.release()
+        while self.looked == before:
+            await asyncio.sleep(0)
+
+
+async def following(files: Files, steps: Steps, told: list[bool]) -> None:
+    """As the supervisor does it."""
+    async for _ in files.changes(sleep=steps.sleep):
+        told.append(await files.news())
+
 
 async def test_a_change_is_told_once_it_has_settled(tmp_path: Path) -> None:
     """A file that changes at each look isn't told until it stays; then once."""
     path = tmp_path / "file"
     path.write_text("0")
-    steps, told = Steps(), 0
-    first: Looks = look([path], {})
-
-    async def watch() -> None:
-        nonlocal told
-        async for _ in changes(lambda: [path], first=first, sleep=steps.sleep):
-            told += 1
-
-    async def one_look() -> None:
-        before = steps.looked
-        steps.permits.release()
-        while steps.looked == before:
-            await asyncio.sleep(0)
-
-    watching = asyncio.create_task(watch())
-    while not steps.looked:
-        await asyncio.sleep(0)
+    steps, told = Steps(), list[bool]()
+    watching = asyncio.create_task(following(Files(lambda: [path]), steps, told))
+    await steps.begun()
     for content in ("1", "2", "3"):
         path.write_text(content)
-        await one_look()
-        assert told == 0
-    await one_look()
-    assert told == 1
-    await one_look()
-    assert told == 1
+        await steps.one_look()
+        assert not told
+    await steps.one_look()
+    assert told == [True]
+    await steps.one_look()
+    assert told == [True]
+    watching.cancel()
+
+
+async def test_what_somebody_has_read_is_told_to_nobody(tmp_path: Path) -> None:
+    """A change that was read between two looks is over; that it was taken back since, is one."""
+    path = tmp_path / "file"
+    path.write_text("0")
+    steps, told, files = Steps(), list[bool](), Files(lambda: [path])
+    watching = asyncio.create_task(following(files, steps, told))
+    await steps.begun()
+    path.write_text("1")
+    assert await files.news()
+    assert not await files.news()
+    await steps.one_look()
+    await steps.one_look()
+    assert not told
+    path.write_text("2")
+    assert await files.news()
+    path.write_text("1")
+    await steps.one_look()
+    await steps.one_look()
+    assert told == [True]
     watching.cancel()
