@@ -8,8 +8,9 @@
 What lives here: the module. `config.py` has the options; `answers.py`, `gates.py` and `schema.py` say what was asked
 and what an answer is; `judging.py` how much worse one is than another; `evidence.py` what is known of a class of
 traffic, by what `learning/` proves; `classes.py` and `shared.py` keep it, in all workers; `shadow.py` asks in the
-background; `layer.py`, `turn.py` and `course.py` are a request's way, `pairing.py` is what is learnt from it;
-`operating.py` what an operator may ask.
+background, `checking.py` whether an answer is right; `clusters.py` divides traffic by what is asked; `layer.py`,
+`turn.py` and `course.py` are a request's way, `pairing.py` is what is learnt from it; `operating.py` what an operator
+may ask.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def names(config: Config) -> Iterator[tuple[tuple[str | int, ...], str]]:
     yield from ((("rungs", index), rung) for index, rung in enumerate(config.rungs))
     if config.judge.model is not None:
         yield ("judge", "model"), config.judge.model
+    if config.check is not None and config.check != "self":
+        yield ("check",), config.check
 
 
 def foretell(config: Config, request: Request) -> str:

@@ -1,7 +1,8 @@
 """What was asked, and what an answer says, whatever its dialect. Pure.
 
 `Asked` is read of a request once; `Said` is one choice of an answer, read of a whole body (`said`) or gathered from a
-stream's events (`Gathered`). Nothing here raises for what an upstream or a client may send.
+stream's events (`Gathered`); `Answer` is all choices, with what else is known of them. Nothing here raises for what an
+upstream or a client may send.
 """
 
 from __future__ import annotations
@@ -40,6 +41,16 @@ class Said(msgspec.Struct, frozen=True):
     end: str | None = None
     refused: bool = False
     logprobs: tuple[float, ...] | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer, what it cost, and the version of the model that gave it."""
+
+    said: tuple[Said, ...]
+    nanodollars: int | None = None  # with its check
+    served: str = ""
+    early: tuple[Said, ...] | None = None  # as far as it had come when time was up, where its beginning hadn't by then
+    doubt: float | None = None  # what its check found (`checking`); None where it wasn't checked yet
 
 
 class Asked(msgspec.Struct, frozen=True):

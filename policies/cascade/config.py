@@ -121,12 +121,17 @@ class Config(BaseModel):
     """Who answers while that isn't proven; `small` still passes on what can't be right."""
     per: Annotated[tuple[Literal["team", "project", "key", "tenant", "template"], ...], Field(max_length=5)] = ()
     """What else divides the traffic into classes that are proven one by one; `template` is the system prompt."""
+    clusters: Annotated[int, Field(ge=2, le=20)] | None = None
+    """Into how many classes the traffic is divided by what is asked; they are learnt from the first requests, a hundred
+    for each."""
     streaming: Literal["auto", "route", "prefix", "buffer"] = "auto"
     """When a stream begins: at once, by the prompt alone (`route`); when its beginning has been looked at (`prefix`);
     when all of it has (`buffer`). `auto`: all of it where tools, JSON or several choices are asked for, else its
     beginning."""
     prefix_tokens: Annotated[int, Field(ge=1, le=1000)] = 32
     """How much of a stream `prefix` looks at."""
+    prefix_time: Annotated[Duration, Field(gt=0)] | None = None
+    """How long `prefix` waits for that at the most, from the first event on: what has come by then decides."""
     stays: Duration = Field(default=300.0, json_schema_extra={"default": "5m"})
     """How long a conversation that was escalated may stay with the large model, which has its prompt cached by then: it
     does where that is cheaper than asking the small model anew. `0s`: never."""
@@ -137,6 +142,9 @@ class Config(BaseModel):
     """`call`: where tools are offered, a small answer that calls none isn't given; `any`: it may be."""
     logprobs: Truth = True
     """Asks the small model how sure it is of each token; the client doesn't see it unless it asked, too."""
+    check: Annotated[str, Field(min_length=1)] | None = None
+    """Who is asked, in one token, whether a small answer is right before it is given: `self`, the small model, or
+    another one by its name. What it says is part of the score. Only of answers that are whole by then."""
 
     @model_validator(mode="before")
     @classmethod
@@ -158,6 +166,10 @@ class Config(BaseModel):
             raise wrong("`confidence` lies between 50% and 99.99%", "write 95%")
         if self.judge.feedback and self.until_certified == "large":
             raise wrong("nobody can rate the small model's answers if nobody gets them", "add until_certified: small")
+        if self.check == self.large:
+            raise wrong("a check by the large model costs as much as its answer", "write check: self")
+        if self.check == "self" and not self.logprobs:
+            raise wrong("what `check: self` says are probabilities", "leave out logprobs: false, or name another model")
         if self.shadow_limit is not None and self.shadow_limit.unit != "usd":
             raise wrong("`shadow_limit` is in dollars", "write 5 USD/day")
         return self
@@ -171,6 +183,11 @@ class Config(BaseModel):
     def large(self) -> str:
         """The last rung."""
         return self.rungs[-1]
+
+    @property
+    def checker(self) -> str | None:
+        """The model that checks."""
+        return self.small if self.check == "self" else self.check
 
     @property
     def asked(self) -> tuple[str, ...]:

@@ -7,19 +7,22 @@ what fails there is the client's. Every answer that isn't given is closed.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import orjson
+from msgspec.structs import replace
 
-from policies.cascade.answers import Gathered, Said, said
+from policies.cascade.answers import Answer, Gathered, Said, said
+from policies.cascade.checking import FailedCheckError, doubt_of
 from policies.cascade.gates import GATES
-from policies.cascade.held import Held
+from policies.cascade.held import Held, looked_at
 from policies.cascade.learning.features import Features
 from policies.cascade.pairing import Collector, Pairing, answer_of, cost_of
 from policies.cascade.rival import Rival, pays
-from policies.cascade.shadow import SHADOW_S, Answer
+from policies.cascade.shadow import SHADOW_S
 from policies.cascade.shared import Pair
 from policies.cascade.turn import Turn, told
 from proxy.counterfactual import nanodollars_at
@@ -53,16 +56,17 @@ class Course:
         self._began = len(self._exchange.attempts)
         self._evidence = turn.evidence
         self._count = policy.classes.count(turn.evidence)
-        self._small: Answer | None = None
-        self._score: float | None = None
+        self._small: Answer | None = None  # once it is whole
         self._features: Features | None = None
+        self._early: tuple[Said, ...] | None = None
+        self._answered: list[Attempt] = []  # those of an answer that was checked
         self._rival: Rival | None = None
 
     def _attempts(self, *, small: bool) -> list[Attempt]:
-        """Those of one rung, and of whatever stood in for it."""
-        other = self._config.large if small else self._config.small
+        """Those of one rung, and of whatever stood in for it; checks are the small one's."""
+        others = (self._config.large,) if small else (self._config.small, self._config.checker)
         made = self._exchange.attempts[self._began :]
-        return [attempt for attempt in made if attempt.request is None or attempt.request.model != other]
+        return [attempt for attempt in made if attempt.request is None or attempt.request.model not in others]
 
     # --- the large model
 
@@ -71,14 +75,18 @@ class Course:
         rival, self._rival = self._rival, None
         if rival is not None:
             response = await rival.answer()
+            self._told_of(self._attempts(small=False))
         else:
             response = await self._forward(self._request.using(model=model))
         if response.status >= 300:
             return response
         if self._sampled:
             self._watch(response, small=False)
-        response.headers = [*response.headers, told("large", self._evidence)]
+        response.headers = [*response.headers, self._told("large")]
         return response
+
+    def _told(self, rung: str) -> tuple[bytes, bytes]:
+        return told(rung, self._evidence, self._config.clusters is not None)
 
     async def _escalate(self, refused: Refused) -> Response:
         self._count.escalated += 1
@@ -96,7 +104,7 @@ class Course:
 
     async def routed(self) -> Response:
         """The prompt alone decides."""
-        accepted, score = self._accepts(self._turn.features(()))
+        accepted, score = self._accepts(self._turn.features(None))
         try:
             if not accepted:
                 raise Refused("score", **self._numbers(score))
@@ -122,11 +130,15 @@ class Course:
         finally:
             if self._rival is not None:
                 await self._rival.aclose()
-        if self._rival is not None:  # it may have been quicker: the last one is the one that is told of
-            for attempt in self._attempts(small=True):
-                self._exchange.attempts.remove(attempt)
-                self._exchange.attempts.append(attempt)
+        if self._rival is not None or self._answered:
+            self._told_of(self._answered or self._attempts(small=True))
         return self._given(response, score, gathered)
+
+    def _told_of(self, attempts: Sequence[Attempt]) -> None:
+        """Clients are told of the last ones of an exchange: neither of a rival that was quicker, nor of a check."""
+        for attempt in attempts:
+            self._exchange.attempts.remove(attempt)
+            self._exchange.attempts.append(attempt)
 
     def _both(self) -> bool:
         worth, costs = self._config.second_worth, self._evidence.costs()
@@ -147,7 +159,7 @@ class Course:
         if choices is None:
             raise Refused("failed", code="not_an_answer")
         self._small = answer_of(choices, self._attempts(small=True))
-        score = self._scored(choices)
+        score = await self._scored(self._small)
         return Response(response.status, response.headers, self._stripped(body)), score, None
 
     async def _ask_small(self) -> Response:
@@ -175,14 +187,31 @@ class Course:
             raise Refused("failed", status=response.status)
         return response
 
-    def _scored(self, choices: Sequence[Said]) -> float:
+    async def _scored(self, answer: Answer) -> float:
         """The score of an answer that may be given. Raises Refused."""
-        if (why := self._turn.gate(choices)) is not None:
+        if (why := self._turn.gate(answer)) is not None:
             raise Refused(why, **self._numbers(None))
-        accepted, score = self._accepts(self._turn.features(choices))
+        if self._turn.checks and self._policy.checks and self._counts():
+            answer = self._small = await self._checked(answer)
+        accepted, score = self._accepts(self._turn.features(answer))
         if not accepted:
             raise Refused("score", **self._numbers(score))
         return score
+
+    def _counts(self) -> bool:
+        """Whether it matters to the client, or to what a client may say of it, what the score is."""
+        return self._evidence.serving is not None or self._policy.ratings is not None
+
+    async def _checked(self, answer: Answer) -> Answer:
+        """The answer with what its check found, and cost. Raises Refused."""
+        self._answered = self._attempts(small=True)
+        try:
+            doubt = await doubt_of(self._policy, self._turn, answer, self._request, self._forward)
+        except WeirError as error:
+            raise Refused("failed", check=error.code) from None
+        except FailedCheckError as error:
+            raise Refused("failed", check=error.status) from None
+        return replace(answer, doubt=doubt, nanodollars=cost_of(self._attempts(small=True)))
 
     def _accepts(self, features: Features) -> tuple[bool, float]:
         self._features = features
@@ -192,18 +221,20 @@ class Course:
     def _numbers(self, score: float | None) -> dict[str, object]:
         line = self._evidence.serving
         threshold = None if line is None else line.certificate.threshold
+        doubt = None if self._small is None else self._small.doubt
         return {
             "score": None if score is None else round(score, 4),
             "threshold": None if threshold is None else round(threshold, 4),
             "class": self._evidence.name,
             "cert": self._evidence.certificate_id,
+            **({} if doubt is None else {"p_true": round(1 / (1 + math.exp(doubt)), 4)}),
         }
 
     def _given(self, response: Response, score: float, gathered: Gathered | None = None) -> Response:
         """The small answer is the client's."""
         self._count.small += 1
         self._policy.note(self._request, "small", status=self._evidence.status, **self._numbers(score))
-        response.headers = [*response.headers, told("small", self._evidence)]
+        response.headers = [*response.headers, self._told("small")]
         if response.whole:
             self._save()
         self._watch(response, small=True, gathered=gathered)
@@ -230,15 +261,14 @@ class Course:
     async def _streamed(self, response: Response) -> tuple[Response, float, Gathered]:
         """A stream is held until it is known whether its answer may be given. Raises Refused."""
         gathered = Gathered(self._turn.asked.dialect)
-        response.tap(lambda seen: gathered.event(seen.data) if isinstance(seen, Event) and seen.data else None)
+        held = Held(response, gathered)
         self._strip(response)
-        held = Held(response)
         try:
-            over = await held.until(lambda: self._turn.how == "prefix" and not self._turn.ended(gathered.said()))
-            choices = gathered.said()
+            over, self._early = await looked_at(held, gathered, self._turn)
+            answer = answer_of(gathered.said(), self._attempts(small=True) if over else (), self._early)
             if over:
-                self._small = answer_of(choices, self._attempts(small=True))
-            score = self._scored(choices)
+                self._small = answer
+            score = await self._scored(answer)
         except WeirError as error:
             raise Refused("failed", code=error.code) from None
         except Refused:
@@ -282,7 +312,7 @@ class Course:
 
     def _whole(self, choices: Sequence[Said] | None, small: bool) -> None:
         """An answer of the sample is whole."""
-        answer = answer_of(choices, self._attempts(small=small)) if choices else None
+        answer = answer_of(choices, self._attempts(small=small), self._early if small else None) if choices else None
         if small:
             answer = self._small or answer  # before what the client doesn't see was taken out
         if answer is not None:

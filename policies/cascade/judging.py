@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
@@ -101,13 +101,18 @@ def _last_number(text: str) -> Decimal | None:
 
 def question_for(judge: Judge, question: str, first: str, second: str) -> dict[str, Any]:
     """The request that asks a model."""
-    parts = {"Question": question[-_LONGEST:], "First answer": first[:_LONGEST], "Second answer": second[:_LONGEST]}
-    told = "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items())
+    told = shown(question, {"First answer": first, "Second answer": second})
     messages = [
         {"role": "system", "content": _SYSTEM.format(rubric=judge.rubric or RUBRIC)},
         {"role": "user", "content": told},
     ]
     return {"model": judge.model, "messages": messages, "temperature": 0, "max_tokens": 5}
+
+
+def shown(question: str, answers: Mapping[str, str]) -> str:
+    """A question and answers as a model reads them; of long ones the end or the beginning."""
+    parts = {"Question": question[-_LONGEST:], **{name: text[:_LONGEST] for name, text in answers.items()}}
+    return "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items())
 
 
 def verdict(body: bytes) -> float | None:

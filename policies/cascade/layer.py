@@ -60,7 +60,7 @@ class Cascade:
         self._draw = draw
         self._answers_for = globs(list(config.asked))
         self._allowed = Allowed(services.configuration, services.name)
-        self.logprobs = config.logprobs
+        self.logprobs, self.checks = config.logprobs, config.check is not None
         self.grounds: Grounds | None = None
         self.classes = Classes(config, services, secrets.token_hex(8), wall)
         self._waits: dict[str, float] = {}
@@ -90,7 +90,7 @@ class Cascade:
             self.note(request, "passed", reason="endpoint" if wanted is None else "stored")
             return await forward(request)
         rungs = [rung for rung in self.config.rungs if self._allowed.may_use(request, rung)]
-        if len(rungs) < 2:
+        if len(rungs) < 2 or not self._may_check(request):
             self.note(request, "passed", reason="model_not_allowed")
             return await forward(request if model in (*rungs, self.config.large) else self._only(request, rungs))
         turn = self._turn(request, wanted)
@@ -108,12 +108,16 @@ class Cascade:
             return await course.routed()
         return await course.small_first()
 
+    def _may_check(self, request: Request) -> bool:
+        check = self.config.check
+        return check is None or check == "self" or self._allowed.may_use(request, check)
+
     def _only(self, request: Request, rungs: list[str]) -> Request:
-        """The request for the one rung that the client may use."""
+        """The request for the rung that the client may use, the large one if both."""
         if not rungs:
             message = f"The models that answer for `{request.model}` may not be used with this key."
             raise WeirError(403, message, type=PERMISSION, code="model_not_allowed", param="model")
-        return request.using(model=rungs[0])
+        return request.using(model=rungs[-1])
 
     def _turn(self, request: Request, wanted: Asked) -> Turn:
         how = how_of(self.config, wanted, request.headers)
@@ -126,7 +130,7 @@ class Cascade:
 
     def _draws(self, evidence: Evidence) -> bool:
         """Whether this request is one of the sample. What can't pay isn't looked at any more."""
-        if self.config.judge.feedback or evidence.status == "infeasible":
+        if self.config.judge.feedback or evidence.status == "infeasible" or not self.classes.sorted:
             return False
         return self._draw() < self.config.shadow_rate
 

@@ -1,7 +1,8 @@
 """Both answers to one request, completed and compared in the background.
 
-Rules: the judge is asked only where a score might have the small answer given; a pair that can't be completed or judged
-is none, and is counted as such. One answer that a person has judged comes along with each pair.
+Rules: the small answer is checked as a client's would be, and the judge is asked only where a score might have it
+given; a pair that can't be completed, checked or judged is none, and is counted as such. One answer that a person has
+judged comes along with each pair.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from policies.cascade import judging
-from policies.cascade.answers import Gathered, Said, said
-from policies.cascade.shadow import Answer, Shadows
+from policies.cascade.answers import Answer, Gathered, Said, said
+from policies.cascade.checking import doubt_of
+from policies.cascade.shadow import Shadows, spent
 from policies.cascade.shared import Agreed, Pair
 from policies.cascade.turn import Turn
 from proxy.errors import WeirError
@@ -45,15 +49,18 @@ class Pairing:
             await self._agreement(background)
 
     async def _pair(self, background: Exchange, small: Answer | None, large: Answer | None) -> Pair | None:
-        turn, config, request = self._turn, self._config, self._request
+        turn, config, request = self._turn, self._config, self._request.using(exchange=background)
         if small is None:
-            small = await self.shadows.ask(request, self._forward, config.small, turn.asked, background)
-        gate, features, heeded = turn.gate(small.said), turn.features(small.said), turn.evidence.heeded
+            small = await self.shadows.ask(request, self._forward, config.small, turn)
+        gate, heeded = turn.gate(small), turn.evidence.heeded
+        if gate is None and turn.checks and self._policy.checks and small.doubt is None:
+            small = await self._checked(request, small)
+        features = turn.features(small)
         if gate is not None or not turn.evidence.needs_judge(features):
             costs = (small.nanodollars, None if large is None else large.nanodollars)
             return Pair(features.packed(), gate, None, *costs, _served(small, large), heeded)
         if large is None:
-            large = await self.shadows.ask(request, self._forward, config.large, turn.asked, background)
+            large = await self.shadows.ask(request, self._forward, config.large, turn)
         loss = await self._loss(background, small, large)
         if loss is None:
             self._policy.services.metrics.decision(self._policy.name, "not_judged")
@@ -61,6 +68,14 @@ class Pairing:
         self._policy.services.metrics.decision(self._policy.name, "judged")
         costs = (small.nanodollars, large.nanodollars)
         return Pair(features.packed(), None, loss, *costs, _served(small, large), heeded)
+
+    async def _checked(self, request: Request, small: Answer) -> Answer:
+        """The answer with what its check found, and cost."""
+        before = request.exchange.nanodollars
+        doubt = await doubt_of(self._policy, self._turn, small, request, self._forward)
+        cost = spent(request.exchange, before)
+        whole = None if cost is None or small.nanodollars is None else small.nanodollars + cost
+        return replace(small, doubt=doubt, nanodollars=whole)
 
     async def _loss(self, background: Exchange, small: Answer, large: Answer) -> float | None:
         judge = self._config.judge
@@ -97,10 +112,10 @@ def _served(small: Answer, large: Answer | None) -> tuple[str, str]:
     return small.served, "" if large is None else large.served
 
 
-def answer_of(choices: Sequence[Said], attempts: Sequence[Attempt]) -> Answer:
+def answer_of(choices: Sequence[Said], attempts: Sequence[Attempt], early: tuple[Said, ...] | None = None) -> Answer:
     """An answer, with what its attempts cost and who gave it."""
     served = attempts[-1].served or "" if attempts else ""
-    return Answer(tuple(choices), cost_of(attempts), served)
+    return Answer(tuple(choices), cost_of(attempts), served, early)
 
 
 def cost_of(attempts: Sequence[Attempt]) -> int | None:

@@ -15,17 +15,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo
 
-import msgspec
 import orjson
 
 from policies.cascade import judging
-from policies.cascade.answers import Asked, Said, said
+from policies.cascade.answers import Answer, Gathered, Said, said
 from policies.cascade.config import Config, Labelled
+from policies.cascade.held import Held, looked_at
+from policies.cascade.turn import Turn
 from proxy.body import Body, scan
 from proxy.chain import Services
 from proxy.endpoints import endpoint_of
 from proxy.errors import RATE_LIMIT, WeirError
 from proxy.exchange import Attempt, Exchange, Forward, Request, Settle
+from proxy.response import Response
 from proxy.state.lease import Ticket
 from proxy.state.protocol import Part, Refused, Scope, StateLost
 from proxy.wire.headers import Headers
@@ -39,39 +41,32 @@ _OWN: Final = frozenset((b"content-length", b"content-encoding", b"accept-encodi
 _STREAMED: Final = ("stream", "stream_options")
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """An answer, what it cost, and the version of the model that gave it."""
-
-    said: tuple[Said, ...]
-    nanodollars: int | None = None
-    served: str = ""
-
-
 class Shadows:
     """Makes these calls. `spent` is told what each came to."""
 
     def __init__(self, config: Config, services: Services, spent: Callable[[int], object]) -> None:
         self._config, self._services, self._spent = config, services, spent
 
-    async def ask(self, request: Request, forward: Forward, model: str, asked: Asked, exchange: Exchange) -> Answer:
+    async def ask(self, request: Request, forward: Forward, model: str, turn: Turn) -> Answer:
         """What a model answers to the client's request, whole. Raises WeirError and ValueError."""
         assert isinstance(request.body, Body)
-        fields = {name: value for name, value in request.body.fields.items() if name not in _STREAMED}
+        asked, exchange, before = turn.asked, request.exchange, request.exchange.nanodollars
+        small = model == self._config.small
+        paced = small and turn.within_s is not None  # what is judged depends on its pace
+        fields = {name: value for name, value in request.body.fields.items() if paced or name not in _STREAMED}
         fields["model"] = model
         if asked.dialect == "responses":
             fields["store"] = False  # nobody will ask for it again
-        if asked.dialect == "chat" and model == self._config.small and self._config.logprobs:
+        if asked.dialect == "chat" and small and self._config.logprobs:
             fields["logprobs"] = True
-        response = await forward(_made(request, request.path, fields, exchange))
-        body = await response.read()
+        response = await forward(made(request, request.path, fields, exchange))
         if response.status == 400 and "logprobs" in fields and not asked.own_logprobs:
+            await response.aclose()
             del fields["logprobs"]
-            response = await forward(_made(request, request.path, fields, exchange))
-            body = await response.read()
-        choices = said(asked.dialect, body) if response.status == 200 else None
-        if choices is None:
-            raise ValueError("no answer")
-        return Answer(choices, exchange.nanodollars, exchange.attempts[-1].served or "" if exchange.attempts else "")
+            response = await forward(made(request, request.path, fields, exchange))
+        choices, early = await _whole(response, turn)
+        served = exchange.attempts[-1].served or "" if exchange.attempts else ""
+        return Answer(choices, spent(exchange, before), served, early)
 
     async def judge(self, request: Request, forward: Forward, question: str, small: str, large: str) -> float | None:
         """The loss as a model sees it, asked in either order."""
@@ -86,7 +81,7 @@ class Shadows:
     async def _verdict(self, request: Request, forward: Forward, question: str, one: str, other: str) -> float | None:
         async def run(background: Exchange) -> float | None:
             fields = judging.question_for(self._config.judge, question, one, other)
-            response = await forward(_made(request, "/v1/chat/completions", fields, background))
+            response = await forward(made(request, "/v1/chat/completions", fields, background))
             body = await response.read()
             return judging.verdict(body) if response.status == 200 else None
 
@@ -144,7 +139,33 @@ def _refused(message: str) -> WeirError:
     return WeirError(429, message, type=RATE_LIMIT, code="shadow_limit")
 
 
-def _made(request: Request, path: str, fields: dict[str, Any], exchange: Exchange) -> Request:
+async def _whole(response: Response, turn: Turn) -> tuple[tuple[Said, ...], tuple[Said, ...] | None]:
+    """All that an answer says, and of a stream what had come when time was up. Raises WeirError and ValueError."""
+    dialect = turn.asked.dialect
+    if response.status != 200:
+        await response.aclose()
+        raise ValueError("no answer")
+    if not response.is_event_stream:
+        choices = said(dialect, await response.read())
+        if choices is None:
+            raise ValueError("no answer")
+        return choices, None
+    gathered = Gathered(dialect)
+    held = Held(response, gathered)
+    try:
+        _, early = await looked_at(held, gathered, turn)
+        await held.until(lambda: False)
+    finally:
+        await held.aclose()
+    return gathered.said(), early
+
+
+def spent(exchange: Exchange, before: int | None) -> int | None:
+    """What an exchange has come to since it had come to `before`."""
+    return None if exchange.nanodollars is None or before is None else exchange.nanodollars - before
+
+
+def made(request: Request, path: str, fields: dict[str, Any], exchange: Exchange) -> Request:
     """A request of ours, with the client's own headers and key."""
     endpoint = endpoint_of("POST", path)
     assert endpoint is not None

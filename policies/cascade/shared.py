@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -72,7 +72,15 @@ class Agreed(msgspec.Struct, frozen=True, tag=True):
     agrees: bool
 
 
-What = Pair | Fitted | Traffic | Order | Agreed
+class Clustered(msgspec.Struct, frozen=True, tag=True):
+    """Clusters of traffic: whose vectors they are of, their centres in single precision, and the share of each."""
+
+    embedder: str
+    centres: bytes
+    shares: list[float]
+
+
+What = Pair | Fitted | Traffic | Order | Agreed | Clustered
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -154,14 +162,23 @@ class Shared:
             return False
         return True
 
-    async def may_fit(self, name: str, number: int) -> bool:
-        """Whether it falls to this worker to fit this score."""
+    async def may_fit(self, what: str) -> bool:
+        """Whether it falls to this worker to fit this."""
         if self._store is None:
             return True
         try:
-            return await self._store.claim(f"{self._topic}/fit/{name}/{number}", self._owner, 600.0)
+            return await self._store.claim(f"{self._topic}/fit/{what}", self._owner, 600.0)
         except StateLost:
             return False
+
+    async def forget(self, names: Sequence[str]) -> None:
+        """Keeps nothing of these classes any more."""
+        if self._store is None or not names:
+            return
+        try:
+            await self._store.delete([key(self._policy, name) for name in names for key in (key_of, report_of)])
+        except StateLost:
+            return
 
     async def resign(self) -> None:
         """Lets another worker write."""

@@ -1,10 +1,10 @@
 """One request on its way through a cascade: what is decided by, and what is told. Pure.
 
 Rules:
-1. What an answer is judged by is a function of the answer alone: a small answer that is only looked at in the
-   background gets the same gate and the same features as one that is given to a client.
-2. `route` looks at the prompt alone, `prefix` at the first `prefix_tokens` of an answer (of four characters each),
-   `whole` at all of it.
+1. What an answer is judged by is a function of the answer alone, its check and its pace included: a small answer that
+   is only looked at in the background gets the same gate and the same features as one that is given to a client.
+2. `route` looks at the prompt alone, `prefix` at the first `prefix_tokens` of an answer (of four characters each), or
+   at what of them has come within `prefix_time`, `whole` at all of it. Only whole answers are checked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from policies.cascade.answers import Asked, Said
+from policies.cascade.answers import Answer, Asked, Said
 from policies.cascade.config import Config
 from policies.cascade.evidence import Evidence
 from policies.cascade.gates import gated, gated_beginning
@@ -54,32 +54,46 @@ class Turn:
         asked = self.asked
         return prompt_features(asked.text, turns=asked.turns, tools=len(asked.tools), wants_json=asked.json)
 
-    def gate(self, choices: Sequence[Said]) -> str | None:
+    def gate(self, answer: Answer) -> str | None:
         """The gate that an answer fails."""
         if self.how == "route":
             return None
-        if self.how == "prefix" and not self.ended(choices):
-            return gated_beginning(self.asked, self._beginning(choices))
-        return gated(self.asked, choices, self._config.tools == "call")
+        if self.how == "prefix" and (answer.early is not None or self.begun(answer.said)):
+            return gated_beginning(self.asked, self._looked_at(answer))
+        return gated(self.asked, answer.said, self._config.tools == "call")
 
-    def features(self, choices: Sequence[Said]) -> Features:
-        """What its score is made of: the prompt, and the choice that is least sure of itself."""
-        if self.how == "route":
+    def features(self, answer: Answer | None) -> Features:
+        """What its score is made of: the prompt, the choice that is least sure of itself, and the check."""
+        if self.how == "route" or answer is None:
             return joined(self.prompt, None)
-        looked_at = self._beginning(choices) if self.how == "prefix" else choices
-        one = min(looked_at, key=_sureness)
-        return joined(
-            self.prompt,
-            answer_features(one.text, one.logprobs, one.end, tool_calls=len(one.calls), prompt=self.prompt),
-        )
+        one, about = self.scored(answer), self.prompt
+        doubt = answer.doubt or 0.0
+        made = answer_features(one.text, one.logprobs, one.end, tool_calls=len(one.calls), prompt=about, doubt=doubt)
+        return joined(about, made)
 
-    def ended(self, choices: Sequence[Said]) -> bool:
-        """Whether an answer is over before its beginning is."""
-        return not choices or len(choices[0].text) <= self.cut
+    def scored(self, answer: Answer) -> Said:
+        """The choice that its score is made of."""
+        return min(self._looked_at(answer), key=_sureness)
 
-    def _beginning(self, choices: Sequence[Said]) -> Sequence[Said]:
-        if self.ended(choices):
-            return choices
+    @property
+    def checks(self) -> bool:
+        """Whether somebody is asked if such an answer is right."""
+        return self._config.check is not None and self.how == "whole"
+
+    @property
+    def within_s(self) -> float | None:
+        """How long the beginning of a stream is waited for at the most, from its first event on."""
+        return self._config.prefix_time if self.how == "prefix" else None
+
+    def begun(self, choices: Sequence[Said]) -> bool:
+        """Whether more than the beginning of an answer has come."""
+        return bool(choices) and len(choices[0].text) > self.cut
+
+    def _looked_at(self, answer: Answer) -> Sequence[Said]:
+        if answer.early is not None:
+            return answer.early
+        if self.how != "prefix" or not self.begun(answer.said):
+            return answer.said
         tokens = self._config.prefix_tokens
         return [
             replace(
@@ -88,7 +102,7 @@ class Turn:
                 logprobs=None if one.logprobs is None else one.logprobs[:tokens],
                 end=None,
             )
-            for one in choices
+            for one in answer.said
         ]
 
 
@@ -96,10 +110,10 @@ def _sureness(one: Said) -> float:
     return sum(one.logprobs) / len(one.logprobs) if one.logprobs else 0.0
 
 
-def told(rung: str, evidence: Evidence) -> tuple[bytes, bytes]:
+def told(rung: str, evidence: Evidence, clusters: bool) -> tuple[bytes, bytes]:
     """The header of an answer."""
     p = evidence.told.certificate.p_value
-    return (
-        b"x-weir-cascade",
-        f"{rung}; {evidence.status}; p={min(p, 1.0):.2g}; cert={evidence.certificate_id}".encode(),
-    )
+    about = f"{rung}; {evidence.status}; p={min(p, 1.0):.2g}; cert={evidence.certificate_id}"
+    if clusters:
+        about += f"; cluster={evidence.name.rpartition('/')[2]}"
+    return b"x-weir-cascade", about.encode()

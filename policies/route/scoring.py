@@ -2,11 +2,12 @@
 
 Rules:
 1. What it learns from are the judged pairs of a `cascade` with the same two models, as that keeps them in the Store
-   (`policies.cascade.shared`); it adds no calls of its own.
+   (`policies.cascade.shared`); it adds no calls of its own. Which class has most of them, its reports say.
 2. A class whose answers are looked at by the prompt alone is learnt from as it is. Of other classes' examples only the
    prompt's numbers are: their words are mixed with those of answers, which aren't known here.
-3. It is fitted in a thread, again when there are a fifth more pairs. Where nothing was learnt, or the Store is lost,
-   nobody knows (None), or what was known stays.
+3. It is fitted in a process of its own (`policies.cascade.learning.apart`), again when there are a fifth more pairs,
+   and when the worker has room to spare. Where nothing was learnt, or the Store is lost, nobody knows (None), or what
+   was known stays.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from policies.cascade.learning.apart import fitted_to_prompts_apart
+from policies.cascade.shared import REPORTS, key_of
 from proxy.chain import Services
 from proxy.exchange import Request
 from proxy.state.protocol import StateLost, Store
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from policies.cascade.learning.score import Score
 
 Rungs = tuple[str, str]
-_PREFIX: Final = "cascade/"
 _CLASSES: Final = 1000
 _AGAIN_S: Final = 60.0
 _MORE: Final = 1.2
@@ -42,6 +44,8 @@ class Learned(msgspec.Struct, frozen=True):
 
     def gain(self, prompt: Features) -> float:
         """The expected quality of the large model's answer over the small one's, in [-1, 1]."""
+        from policies.cascade.learning.features import wordless
+
         return self.score.gain(prompt if self.words else wordless(prompt))
 
 
@@ -83,16 +87,19 @@ class Scores:
 
     async def look(self, store: Store) -> None:
         """Learns from what is there by now. Raises StateLost."""
+        from policies.cascade.learning.score import FEWEST
+
         best: dict[Rungs, dict[str, Any]] = {}
-        for key in await store.keys(_PREFIX, _CLASSES):
-            state = _state(await store.get(key))
-            rungs = _rungs(state)
-            if rungs in self._wanted and _worth(state) > _worth(best.get(rungs, {})):
-                best[rungs] = state
-        for rungs, state in best.items():
+        for key in await store.keys(REPORTS, _CLASSES):
+            report = _report(await store.get(key))
+            rungs = _rungs(report)
+            if rungs in self._wanted and _worth(report) > _worth(best.get(rungs, {})):
+                best[rungs] = report
+        for rungs, report in best.items():
             known = self._known.get(rungs)
-            if known is None or state["judged"] >= _MORE * known.judged:
-                learned = await asyncio.to_thread(_fitted, state)
+            enough = FEWEST if known is None else _MORE * known.judged
+            if report["judged"] >= enough and self._services.spares():
+                learned = await _fitted(report, await store.get(key_of(report["policy"], report["class"])))
                 if learned is not None:
                     self._known[rungs] = learned
 
@@ -109,53 +116,35 @@ def prompt_of(text: str, turns: int, tools: int, wants_json: bool) -> Features:
     return joined(prompt_features(text, turns=turns, tools=tools, wants_json=wants_json), None)
 
 
-def wordless(features: Features) -> Features:
-    """The prompt's numbers, without words and without what an answer said."""
-    import numpy as np
+async def _fitted(report: dict[str, Any], state: bytes | None) -> Learned | None:
+    """What a class's pairs teach; they are read where the score is fitted."""
+    from policies.cascade.learning.score import Score
 
-    from policies.cascade.learning.features import PROMPT
-    from policies.cascade.learning.features import Features as Made
-
-    numbers = features.numbers.copy()
-    numbers[len(PROMPT) :] = 0.0
-    return Made(numbers, np.empty(0, np.int32))
+    words = _by_prompt(report)
+    told = None if state is None else await fitted_to_prompts_apart(state, words)
+    return None if told is None else Learned(Score.loads(told), words, report["judged"])
 
 
-def _fitted(state: dict[str, Any]) -> Learned | None:
-    from policies.cascade.learning.features import unpacked
-    from policies.cascade.learning.score import Example, fit
-
-    words = _by_prompt(state)
-    try:
-        pairs = [(unpacked(packed), float(loss)) for packed, loss in state["examples"]]
-        examples = [
-            Example(features if words else wordless(features), (1 - loss) / 2, (1 + loss) / 2)
-            for features, loss in pairs
-        ]
-        return Learned(fit(examples), words, state["judged"])
-    except (ValueError, TypeError, KeyError):
-        return None  # too few, or another version's
-
-
-def _state(value: bytes | None) -> dict[str, Any]:
+def _report(value: bytes | None) -> dict[str, Any]:
     try:
         told = None if value is None else msgspec.msgpack.decode(value)
     except msgspec.MsgspecError:
         return {}
-    return told if isinstance(told, dict) and isinstance(told.get("judged"), int) else {}
+    if isinstance(told, dict) and isinstance(told.get("judged"), int) and {"policy", "class"} <= told.keys():
+        return told
+    return {}
 
 
-def _rungs(state: dict[str, Any]) -> Rungs:
-    report = state.get("report")
-    rungs = report.get("rungs") if isinstance(report, dict) else None
+def _rungs(report: dict[str, Any]) -> Rungs:
+    rungs = report.get("rungs")
     return (str(rungs[0]), str(rungs[1])) if isinstance(rungs, list) and len(rungs) == 2 else ("", "")
 
 
-def _by_prompt(state: dict[str, Any]) -> bool:
-    return str(state.get("name", "")).partition("/")[0] == _BY_PROMPT
+def _by_prompt(report: dict[str, Any]) -> bool:
+    return str(report.get("class", "")).partition("/")[0] == _BY_PROMPT
 
 
-def _worth(state: dict[str, Any]) -> tuple[bool, int]:
+def _worth(report: dict[str, Any]) -> tuple[bool, int]:
     """Which class is learnt from: one by the prompt alone, if it has enough pairs; else the largest."""
-    judged = int(state.get("judged", -1))
-    return (_by_prompt(state) and judged >= 100, judged)
+    judged = int(report.get("judged", -1))
+    return (_by_prompt(report) and judged >= 100, judged)

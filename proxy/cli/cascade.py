@@ -73,6 +73,7 @@ def standing(told: Mapping[str, Any]) -> Iterator[str]:
     observed = ", observed only" if told["observing"] else ""
     yield f"{told['policy']}, {told['class']}: {status}{observed} ({small} before {large})"
     lines = {
+        "traffic": _traffic(told),
         "means": _means(told, small, large),
         "proof": f"{told['pairs']:,} judged, p = {told['p']:.2g} (score {told['score']}, cert {told['certificate']})",
         "needs": _needs(told),
@@ -85,6 +86,13 @@ def standing(told: Mapping[str, Any]) -> Iterator[str]:
         if text:
             yield f"  {name:<8} {text}"
     yield from _evidence(told)
+
+
+def _traffic(told: Mapping[str, Any]) -> str:
+    if "cluster" not in told:
+        return ""
+    number, count, share = told["cluster"]
+    return f"cluster {number} of {count}, {share:.0%} of the requests that they were learnt from"
 
 
 def _means(told: Mapping[str, Any], small: str, large: str) -> str:
@@ -109,6 +117,9 @@ def _needs(told: Mapping[str, Any]) -> str:
         return ""
     if told["status"] == "infeasible":
         return "a cheaper small model or a better one; `weir cascade reset` tries again"
+    if "clusters" in told:
+        seen, of = told["clusters"]["seen"], told["clusters"]["of"]
+        return f"about {max(1, of - seen):,} more requests at a worker; then clusters are learnt, and proven one by one"
     needed = told["pairs_needed"]
     if needed is None:
         return (

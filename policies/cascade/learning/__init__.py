@@ -6,5 +6,7 @@ Pure: no clock, no I/O, no randomness of its own. What is measured is the judge'
 |---|---|
 | `features` | a prompt and a small answer as numbers |
 | `score` | P(escalating benefits) of such numbers, fitted to pairs |
+| `clustering` | texts divided by what they are about |
+| `apart` | all of these fitted in a process of their own |
 | `certificate` | which threshold of that score is proven to lose at most ε, and when that stopped being true |
 """

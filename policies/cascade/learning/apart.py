@@ -1,10 +1,10 @@
-"""Fits a score in a process of its own: `python -m policies.cascade.learning.apart`, examples in, score out.
+"""Fits in a process of its own: `python -m policies.cascade.learning.apart JOB`, what it is fitted to in, the fit out.
 
 Rules:
 1. A fit takes seconds of a processor. It is nobody's haste: the process has the lowest priority and one thread, so that
    workers come first, and it holds no worker's lock.
-2. Where a process can't be started a thread does it; where it fails there is no score this time. What it is given are
-   features, no texts.
+2. Where a process can't be started a thread does it; where it fails there is no fit this time. What it is given are
+   features and vectors, no texts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -21,20 +21,50 @@ TIMEOUT_S: Final = 300.0
 _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
+class Vectors(msgspec.Struct, frozen=True):
+    """Unit vectors in half precision, one after the other, and how many clusters they are to be divided into."""
+
+    count: int
+    dimensions: int
+    data: bytes
+
+
+class Divided(msgspec.Struct, frozen=True):
+    """Clusters: their centres in single precision, and the share of the vectors that each has."""
+
+    centres: bytes
+    shares: list[float]
+
+
 async def fitted_apart(examples: Sequence[tuple[bytes, float]]) -> bytes | None:
     """The bytes of a score fitted to packed features and their losses; None where none could be made."""
+    return await _apart("score", msgspec.msgpack.encode(list(examples)))
+
+
+async def fitted_to_prompts_apart(state: bytes, words: bool) -> bytes | None:
+    """The same, of prompts alone, from what is kept of a class of traffic (`Evidence.state`, packed)."""
+    return await _apart("words" if words else "numbers", state)
+
+
+async def clustered_apart(vectors: Vectors) -> Divided | None:
+    """Vectors divided into clusters; None where that couldn't be done."""
+    told = await _apart("clusters", msgspec.msgpack.encode(vectors))
+    return None if told is None else msgspec.msgpack.decode(told, type=Divided)
+
+
+async def _apart(job: str, given: bytes) -> bytes | None:
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "policies.cascade.learning.apart"),
+            *(sys.executable, "-m", "policies.cascade.learning.apart", job),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             env={**os.environ, **_ENVIRONMENT},
         )
     except OSError:
-        return await asyncio.to_thread(fitted, examples)
+        return await asyncio.to_thread(_JOBS[job], given)
     try:
-        told, _ = await asyncio.wait_for(process.communicate(msgspec.msgpack.encode(list(examples))), TIMEOUT_S)
+        told, _ = await asyncio.wait_for(process.communicate(given), TIMEOUT_S)
     except (TimeoutError, asyncio.CancelledError) as error:
         process.kill()
         await process.wait()
@@ -44,22 +74,68 @@ async def fitted_apart(examples: Sequence[tuple[bytes, float]]) -> bytes | None:
     return told if process.returncode == 0 and told else None
 
 
-def fitted(examples: Sequence[tuple[bytes, float]]) -> bytes | None:
-    """The same, here."""
-    from policies.cascade.learning.features import unpacked
+# --- in that process
+
+
+def _score(given: bytes) -> bytes | None:
+    return _fitted(msgspec.msgpack.decode(given, type=list[tuple[bytes, float]]))
+
+
+def _words(given: bytes) -> bytes | None:
+    return _fitted(_kept(given))
+
+
+def _numbers(given: bytes) -> bytes | None:
+    return _fitted(_kept(given), words=False)
+
+
+class _State(msgspec.Struct):
+    """Of what is kept of a class, what a score is fitted to."""
+
+    examples: list[tuple[bytes, float]]
+
+
+def _kept(given: bytes) -> list[tuple[bytes, float]]:
+    try:
+        return msgspec.msgpack.decode(given, type=_State).examples
+    except msgspec.MsgspecError:
+        return []  # another version's
+
+
+def _fitted(examples: Sequence[tuple[bytes, float]], words: bool = True) -> bytes | None:
+    from policies.cascade.learning.features import unpacked, wordless
     from policies.cascade.learning.score import Example, fit
 
     try:
-        return fit([Example(unpacked(packed), (1 - loss) / 2, (1 + loss) / 2) for packed, loss in examples]).dumps()
+        read = [(unpacked(packed), loss) for packed, loss in examples]
+        return fit([Example(x if words else wordless(x), (1 - loss) / 2, (1 + loss) / 2) for x, loss in read]).dumps()
     except ValueError:
         return None
 
 
+def _clusters(given: bytes) -> bytes | None:
+    import numpy as np
+
+    from policies.cascade.learning.clustering import clustered
+
+    told = msgspec.msgpack.decode(given, type=Vectors)
+    vectors = np.frombuffer(told.data, np.float16).astype(np.float32).reshape(-1, told.dimensions)
+    centres, shares = clustered(vectors, told.count)
+    return msgspec.msgpack.encode(Divided(centres.astype(np.float32).tobytes(), shares))
+
+
+_JOBS: Final[dict[str, Callable[[bytes], bytes | None]]] = {
+    "score": _score,
+    "words": _words,
+    "numbers": _numbers,
+    "clusters": _clusters,
+}
+
+
 def main() -> None:
-    """Examples on stdin, a score on stdout."""
+    """What it is fitted to on stdin, the fit on stdout."""
     os.nice(19)
-    examples = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=list[tuple[bytes, float]])
-    sys.stdout.buffer.write(fitted(examples) or b"")
+    sys.stdout.buffer.write(_JOBS[sys.argv[1]](sys.stdin.buffer.read()) or b"")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ except ImportError as missing:  # pragma: no cover - an installation without the
 
 Numbers = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int32]
-VERSION: Final = 1
+VERSION: Final = 2
 PLACES: Final = 8192
 _HEAD, _TAIL = 2400, 1200  # characters that are read of a long text
 _PROMPT_SALT, _ANSWER_SALT = 1, 0x5EED
@@ -61,7 +61,7 @@ ANSWER: Final = (
     "answered", "length", "lines", "digits", "commas", "equations", "formulas", "code", "emphasis", "asks", "repeated",
     "doubts", "refusal", "short", "ends", "cut_off", "calls", "from_prompt", "figures", "figures_from_prompt",
     "figures_left", "sums", "sums_wrong", "ratio", "told", "logprob_mean", "logprob_least", "logprob_p10",
-    "logprob_p25", "unsure", "logprob_first", "logprob_last",
+    "logprob_p25", "unsure", "logprob_first", "logprob_last", "self_doubt",
 )  # fmt: skip
 NAMES: Final = (*(f"prompt_{name}" for name in PROMPT), *(f"answer_{name}" for name in ANSWER))
 _HEADER: Final = struct.Struct("<BHH")
@@ -127,8 +127,10 @@ def answer_features(
     *,
     tool_calls: int = 0,
     prompt: Features | None = None,
+    doubt: float = 0.0,
 ) -> Features:
-    """Of a small model's answer: `logprobs` of the tokens that it chose, where the upstream told them."""
+    """Of a small model's answer: `logprobs` of the tokens that it chose, where the upstream told them; `doubt`: the log
+    odds that it is wrong, by who was asked that; 0 where nobody knows."""
     asked = "" if prompt is None else prompt.text
     size, text = len(text), _bounded(text)
     found, lower = _words(text, _ANSWER_SALT), text.lower()
@@ -162,6 +164,7 @@ def answer_features(
         math.log1p(wrong),
         math.log1p(size) - math.log1p(len(asked)),
         *_logprobs(logprobs),
+        doubt / 2,  # a score looks no further than 4
     )
     return Features(np.array(numbers, np.float32), found)
 
@@ -172,6 +175,13 @@ def joined(prompt: Features, answer: Features | None) -> Features:
         return Features(np.concatenate([prompt.numbers, np.zeros(len(ANSWER), np.float32)]), prompt.words)
     numbers = np.concatenate([prompt.numbers, answer.numbers])
     return Features(numbers, np.unique(np.concatenate([prompt.words, answer.words])))
+
+
+def wordless(features: Features) -> Features:
+    """The prompt's numbers alone, without words and without what an answer said."""
+    numbers = features.numbers.copy()
+    numbers[len(PROMPT) :] = 0.0
+    return Features(numbers, np.empty(0, np.int32))
 
 
 def explained(features: Features) -> dict[str, float]:

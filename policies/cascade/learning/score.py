@@ -42,6 +42,7 @@ _PRIOR: Final = {
     "answer_cut_off": 2.0,
     "answer_sums_wrong": 1.0,
     "answer_doubts": 0.3,
+    "answer_self_doubt": 1.0,
 }
 _PRIOR_OFFSET: Final = -0.6
 

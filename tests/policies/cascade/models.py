@@ -22,7 +22,7 @@ Says = Callable[[dict[str, Any]], Any]
 
 
 def message(text: str = "", end: str = "stop", logprob: float = -0.01, **more: Any) -> dict[str, Any]:
-    """A choice."""
+    """A choice; `top` are the likeliest first tokens with their log probabilities; `silent`: it tells none."""
     return {"text": text, "end": end, "logprob": logprob, **more}
 
 
@@ -33,6 +33,7 @@ class Models:
     url: str = ""
     says: dict[str, Any] = field(default_factory=lambda: {SMALL: "42", LARGE: "42", JUDGE: "equal"})
     asked: list[dict[str, Any]] = field(default_factory=list)
+    pauses: dict[str, asyncio.Event] = field(default_factory=dict)  # before all but the first event of a stream
 
     def models_asked(self) -> list[str]:
         return [request["model"] for request in self.asked]
@@ -45,7 +46,13 @@ class Models:
                 self.asked.append(request)
                 status, kind, body = self.answer(request)
                 lines = f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
-                writer.write(lines.encode() + body)
+                head, told = lines.encode(), body
+                if (pause := self.pauses.get(request["model"])) is not None and request.get("stream"):
+                    first, _, told = body.partition(b"\n\n")
+                    writer.write(head + first + b"\n\n")
+                    head = b""
+                    await pause.wait()
+                writer.write(head + told)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -63,9 +70,13 @@ class Models:
 
 
 def _logprobs(request: dict[str, Any], pieces: list[str], choice: dict[str, Any]) -> Any:
-    if not request.get("logprobs"):
+    if not request.get("logprobs") or choice.get("silent"):
         return None
-    return {"content": [{"token": piece, "logprob": choice["logprob"]} for piece in pieces]}
+    told: list[dict[str, Any]] = [{"token": piece, "logprob": choice["logprob"]} for piece in pieces]
+    if request.get("top_logprobs"):
+        top = choice.get("top", {})
+        told[0]["top_logprobs"] = [{"token": token, "logprob": logprob} for token, logprob in top.items()]
+    return {"content": told}
 
 
 def _pieces(text: str) -> list[str]:

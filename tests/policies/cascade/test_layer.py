@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ import orjson
 import pytest
 
 from policies import allow, cascade
+from policies.cascade.held import Held
+from policies.cascade.learning.features import explained, unpacked
 from proxy.config.upstreams import Price
 from proxy.pricing import RateCards
 from proxy.simulator import Simulator
@@ -17,6 +22,7 @@ from tests.plane.conftest import Serve
 from tests.plane.questions import STREAMED, UNARY, Kind, events, text
 from tests.plane.running import entry, key, running
 from tests.policies.cascade.models import LARGE, SMALL, Models, cascading, certify, layer, message
+from tests.wire.raw import chat, post
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 JSON = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
@@ -273,6 +279,41 @@ async def test_prefix_refuses(serve: Serve, models: Models) -> None:
         answer = await plane.chat(model=LARGE, stream=True)
     assert text(answer) == LONG
     assert (answer.header(b"x-weir-cascade") or b"").startswith(b"large")
+
+
+async def test_prefix_by_time(serve: Serve, models: Models) -> None:
+    """A beginning that takes too long is decided by what has come: the client reads it before the rest is there."""
+    models.says.update({SMALL: LONG, LARGE: LONG})
+    pause = models.pauses[SMALL] = asyncio.Event()
+    options = {"until_certified": "small", "shadow_rate": "0%", "prefix_time": "1ms"}
+    async with cascading(serve, models, **options) as plane, await plane.connect() as client:
+        await client.send(post("/v1/chat/completions", chat(True, model=LARGE)))
+        seen = await client.read_until(b"word0")
+        pause.set()
+        seen += await client.read_until(b"[DONE]")
+    assert b"x-weir-cascade: small; gathering" in seen
+    assert b"word199" in seen
+
+
+async def test_shadows_at_their_pace(serve: Serve, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the background, too, what had come in time is what the score is made of; compared is all of it."""
+    models.says.update({SMALL: LONG, LARGE: LONG})
+    pause, until = models.pauses.setdefault(SMALL, asyncio.Event()), Held.until
+
+    async def watched(held: Held, enough: Callable[[], bool], within_s: float | None = None) -> bool:
+        try:
+            return await until(held, enough, within_s)
+        finally:
+            pause.set()
+
+    monkeypatch.setattr(Held, "until", watched)
+    async with cascading(serve, models, prefix_time="1ms") as plane:
+        await plane.chat(model=LARGE, stream=True)
+        await plane.quiet()
+        (evidence,) = layer(plane).classes
+    ((packed, loss),) = evidence.examples
+    assert explained(unpacked(packed))["answer_length"] == pytest.approx(math.log1p(len("word0")))
+    assert loss == 0.0
 
 
 async def test_streaming_by_request(serve: Serve, models: Models) -> None:

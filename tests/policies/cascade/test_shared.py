@@ -43,7 +43,7 @@ async def test_restart(serve: Serve, models: Models) -> None:
     async with cascading(serve, models, **settings) as plane:
         await certify(plane)
         before = next(iter(layer(plane).classes)).report()
-    async with cascading(serve, models, **settings) as plane:
+    async with cascading(serve, models, shadow_rate="0%", **settings) as plane:
         answer = await plane.chat(model=LARGE)
         (evidence,) = layer(plane).classes
     assert (answer.header(b"x-weir-cascade") or b"").startswith(b"small; certified")

@@ -128,7 +128,7 @@ def test_a_score_survives_bytes(fitted: Score) -> None:
     assert again.version == fitted.version != prior().version
     assert again.benefit(one) == fitted.benefit(one)
     assert again.grid(0.02) == fitted.grid(0.02)
-    for data in (b"", b"x" * 60, fitted.dumps()[:-1], fitted.dumps().replace(b"wcs1\x01", b"wcs1\x02", 1)):
+    for data in (b"", b"x" * 60, fitted.dumps()[:-1], fitted.dumps().replace(b"wcs1\x02", b"wcs1\x03", 1)):
         with pytest.raises(ValueError, match="score"):
             Score.loads(data)
 
@@ -154,7 +154,7 @@ def test_too_few_examples_are_refused() -> None:
         fit(examples(FEWEST - 1))
 
 
-@pytest.mark.parametrize("data", [b"", b"\x02\x00\x00\x00\x00", b"\x01\x05\x00\x05\x00abc"])
+@pytest.mark.parametrize("data", [b"", b"\x01\x00\x00\x00\x00", b"\x02\x05\x00\x05\x00abc"])
 def test_features_of_another_version_are_refused(data: bytes) -> None:
     """Cut short, too."""
     with pytest.raises(ValueError, match="features"):
