@@ -2,7 +2,7 @@
 
 Rules:
 1. Nothing cold happens here: no database, no file, no DNS wait, no formatting of logs.
-2. A configuration is one `Generation`, swapped whole. An exchange keeps the state that it began with.
+2. An exchange keeps the `Generation` that it began with.
 3. Every accepted request gets an answer, or an abort that its client can see; every exchange ends once, in the
    journal, before its last byte leaves.
 """
@@ -13,33 +13,25 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from proxy import chain as chains
 from proxy import idempotency, told
-from proxy.answer import AnswerLimits
 from proxy.body import Body
-from proxy.chain import Chain, Services
-from proxy.clients.identity import Keys, identities_of
 from proxy.clients.keys import KeyRecord
-from proxy.config import Configuration, PolicyEntry, Registry, installed
+from proxy.config import Configuration, Registry, installed
 from proxy.control import Lookup
-from proxy.deferred import Grounds, reached
-from proxy.dispatch import Dispatch
 from proxy.endpoints import Endpoint, endpoint_of
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Exchange, Heads, Request
 from proxy.feedback import Feedback
 from proxy.form import model_in
-from proxy.generation import Generation
+from proxy.generation import Generation, Generations, Surroundings
 from proxy.intake import Known, check_media_type, is_form, model_of, understood, wishes
 from proxy.journal import Ended, Journal
 from proxy.metrics import Metrics
 from proxy.objects import batches
-from proxy.objects.makers import RemoteObjects
 from proxy.own import OWN, PROBES, no_such_path, own, probe_or_preflight
 from proxy.pressure.overload import Gate, answer
 from proxy.pricing import RateCards
@@ -48,15 +40,13 @@ from proxy.remembered import Bodies
 from proxy.response import Outcome, Response
 from proxy.state.protocol import Store
 from proxy.state.purse import Purse
+from proxy.tasks import Tasks, whereabouts
 from proxy.tokens import Counter, Estimator
-from proxy.upstreams import Routes, Upstream
 from proxy.wire.call import BodyReader, Call, InFlight, Intake, http_date
 from proxy.wire.connect import Connector
 from proxy.wire.head import Head
 from proxy.wire.ticker import Ticker
 
-T = TypeVar("T")
-_LEVELS: Final = {"deployment_closed": "info", "upstream_key_accepted": "info", "upstream_key_aside": "error"}
 _COMPLETE: Final = Outcome.COMPLETE  # looked up once: a member of an enumeration costs as much as a call
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -84,215 +74,66 @@ class DataPlane:
         counter: Counter | None = None,
         owner: str = "",
     ) -> None:
-        self.store = store
+        self._loop = asyncio.get_running_loop()
+        self.journal = journal
+        self.metrics = metrics
+        self.lookup = lookup
+        self.log = log
+        self.bypass = False
+        self.draining = False
+        self.tokens = Estimator(counter)
+        self.bodies = Bodies()
+        self.tasks = Tasks(metrics, log)
+        self.in_flight = InFlight(configuration.deployment.limits.in_flight_bytes)
+        self.gate = Gate(self._loop.time)
         owner = owner or f"{socket.gethostname()}/{journal.worker}/{os.getpid()}"
         self.purse = None if store is None else Purse(store, owner, configuration.deployment.workers)
         self._idempotency = idempotency.Keys(store)
-        self.tokens = Estimator(counter)
-        self.bodies = Bodies()
-        self.journal = journal
-        self.metrics = metrics
-        self.connector = connector
-        self.ticker = ticker
-        self.log = log
-        self.lookup = lookup
-        self._feedback = Feedback(journal, store, lookup, metrics, self.spawn)
-        self._registry = installed() if registry is None else registry  # looked for once: it reads the disk
-        self.bypass = False
-        self.draining = False
-        self._env = env
-        self._cards = cards
-        self._keys = keys
-        self._signing: Mapping[str, list[dict[str, Any]]] = {}  # public keys of issuers
-        self._loop = asyncio.get_running_loop()
-        self._background: set[asyncio.Task[Any]] = set()
-        self._upstreams: dict[str, Upstream] = {}
-        self._chains: list[Chain] = []  # the present one, and those that running exchanges still use
-        self._version = object()  # changes with whatever `Known` was found out from
-        self.in_flight = InFlight(configuration.deployment.limits.in_flight_bytes)
-        self.gate = Gate(self._loop.time)
+        self._feedback = Feedback(journal, store, lookup, metrics, self.tasks.spawn)
         self._batches = batches.Batches()
-        self.state = self._build(configuration, None)
-        self._set_gate()
-
-    # --- configuration
-
-    def _build(self, configuration: Configuration, previous: Generation | None) -> Generation:
-        upstreams = {}
-        try:
-            for name, config in configuration.deployment.upstreams.items():
-                upstreams[name] = self._kept(name, configuration, previous) or Upstream(
-                    name, config, configuration, self.connector, self.ticker, self._env, self._tell
-                )
-            state = self._compiled(configuration, previous, upstreams)
-        except BaseException:
-            for name, upstream in upstreams.items():
-                if self._upstreams.get(name) is not upstream:
-                    upstream.pool.close()
-            raise
-        self._upstreams = upstreams
-        return state
-
-    def _compiled(
-        self, configuration: Configuration, previous: Generation | None, upstreams: dict[str, Upstream]
-    ) -> Generation:
-        deployment, limits = configuration.deployment, configuration.deployment.limits
-        answer_limits = AnswerLimits(
-            limits.unary_buffer_bytes, limits.stream_buffer_bytes, limits.event_bytes, limits.unparsed_event_bytes
+        self.surroundings = Surroundings(
+            journal=journal,
+            metrics=metrics,
+            connector=connector,
+            ticker=ticker,
+            env=env,
+            lookup=lookup,
+            log=log,
+            registry=installed() if registry is None else registry,  # looked for once: it reads the disk
+            store=store,
+            purse=self.purse,
+            tokens=self.tokens,
+            bodies=self.bodies,
+            spares=self.gate.spares,
+            tasks=self.tasks,
+            on_end=self._ended,
         )
-        routes, shared = Routes(configuration, upstreams, self._loop.time), deployment.keys == "required"
-        dispatch = Dispatch(
-            routes,
-            self.journal,
-            self.metrics,
-            answer_limits,
-            self._cards,
-            shared,
-            self.tokens,
-            self.log,
-            configuration.policy_hash,
-        )
-        chain = chains.build(
-            configuration,
-            dispatch,
-            lambda entry: self._services(entry, configuration),
-            previous.chain if previous else None,
-            self._registry,
-            discard=lambda policy: self.spawn(chains.close(policy), "close policy"),
-        )
-        self.metrics.adopt(deployment.models)
-        before = None if previous is None else previous.identities
-        identities = identities_of(configuration, self._keys, before, self._signing, self._unknown_key)
-        state = Generation(configuration, chain, dispatch, identities, self.spawn, self._ended)
-        self._chains.append(chain)
-        for at, item in enumerate(chain.built):
-            begin: Any = getattr(item.policy, "begin", None)
-            if begin is not None:  # it works in the background too, by the layers inside of it
-                inside = chains.compose(chain.built[at + 1 :], dispatch, frozenset())
-                joining = [item for item in chain.built[:at] if item.essential]
-                begin(Grounds(inside, chains.compose(joining, reached, frozenset()), dispatch, state.on_end))
-        return state
+        self.generations = Generations(self.surroundings, configuration, keys, cards)
+        self._adopted()
 
-    def _kept(self, name: str, configuration: Configuration, previous: Generation | None) -> Upstream | None:
-        """The upstream of the state before, with its connections, if nothing about it changed."""
-        if previous is None or name not in self._upstreams:
-            return None
-        old, new = previous.configuration.deployment, configuration.deployment
-        same = (old.upstreams[name], old.timeouts, old.keys) == (new.upstreams[name], new.timeouts, new.keys)
-        return self._upstreams[name] if same else None
-
-    def _tell(self, event: str, **fields: Any) -> None:
-        """Something happened to a deployment that operators want to know of."""
-        self.metrics.count(event)
-        self.log(_LEVELS.get(event, "warning"), event, **fields)
-
-    def _services(self, entry: PolicyEntry, configuration: Configuration) -> Services:
-        return Services(
-            entry.name,
-            entry.source,
-            entry.mode == "observe",
-            configuration,
-            self.metrics,
-            self._loop.time,
-            self.log,
-            RemoteObjects(self.lookup),
-            self.store,
-            self.spawn,
-            self.purse,
-            self.lookup,
-            self.tokens,
-            self.bodies,
-            self.gate.spares,
-        )
+    @property
+    def state(self) -> Generation:
+        """The configuration that new exchanges begin with."""
+        return self.generations.now
 
     async def reconfigure(self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None) -> None:
         """Swaps in another configuration; raises, and changes nothing, if it can't be built."""
-        old, old_upstreams = self.state, self._upstreams
-        old_keys, old_cards = self._keys, self._cards
-        self._keys, self._cards = keys, cards if cards is not None else self._cards
-        try:
-            state = self._build(configuration, old)
-        except BaseException:
-            self._keys, self._cards = old_keys, old_cards
-            raise
-        self.in_flight.limit = configuration.deployment.limits.in_flight_bytes
-        self.state = state
-        self._set_gate()
-        self._version = object()
-        await self.warm()
-        for name, upstream in old_upstreams.items():
-            if self._upstreams.get(name) is not upstream:
-                upstream.pool.close()
-        self.spawn(self._retire(old), "retire chain")
+        await self.generations.replace(configuration, keys, cards)
+        self._adopted()
 
-    def _set_gate(self) -> None:
-        configuration = self.state.configuration
-        high = self.state.ranks.high or configuration.honour.priority == "any"
-        self.gate.adopt(configuration.deployment.overload, high=high)
-
-    async def _retire(self, old: Generation) -> None:
-        """Closes what no later chain took over, once the last exchange that uses it has ended."""
-        await old.chain.idle()
-        self._chains.remove(old.chain)
-        await chains.close_dropped(old.chain, self._chains)
-
-    def set_keys(self, keys: list[KeyRecord]) -> None:
-        """Takes over another table of virtual keys, from the next request on."""
-        self._keys = keys
-        self._version = object()
-        if isinstance(self.state.identities, Keys):
-            self.state.identities.replace(keys)
-
-    def set_signing(self, signing: Mapping[str, list[dict[str, Any]]]) -> None:
-        """Takes over other public keys of issuers: what was signed by those that are gone counts no longer."""
-        if signing == self._signing:
-            return
-        self._signing = signing
-        self._version = object()
-        if isinstance(self.state.identities, Keys) and self.state.identities.tokens is not None:
-            self.state.identities.tokens.adopt(signing)
-
-    def _unknown_key(self, issuer: str) -> None:
-        self.lookup("signing", issuer=issuer)
-
-    async def warm(self) -> None:
-        """Opens the connections that the configuration wants ahead of the first request."""
-        for upstream in self._upstreams.values():
-            if upstream.config.pool.warm:
-                self.spawn(upstream.pool.warm(upstream.config.pool.warm), "warm")
-
-    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """A background task that this worker holds and ends."""
-        task = self._loop.create_task(work, name=name)
-        self._background.add(task)
-        task.add_done_callback(self._reaped)
-        return task
-
-    def _reaped(self, task: asyncio.Task[Any]) -> None:
-        self._background.discard(task)
-        if task.cancelled() or (error := task.exception()) is None or isinstance(error, (WeirError, TimeoutError)):
-            return
-        self.log("error", "background_failed", task=task.get_name(), error=f"{type(error).__name__}: {_where(error)}")
-        self.metrics.count("background_failures")
+    def _adopted(self) -> None:
+        """What holds for all requests of this worker follows the present configuration."""
+        now = self.generations.now
+        configuration, deployment = now.configuration, now.configuration.deployment
+        self.in_flight.limit = deployment.limits.in_flight_bytes
+        self.gate.adopt(deployment.overload, high=now.ranks.high or configuration.honour.priority == "any")
 
     async def aclose(self, patience_s: float = 0.0) -> None:
         """Ends background work (waiting a little for it), connections and policies."""
-        if self._background and patience_s:
-            await asyncio.wait(self._background, timeout=patience_s)
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        for upstream in self._upstreams.values():
-            upstream.pool.close()
-        while self._chains:
-            await chains.close_dropped(self._chains.pop(), self._chains)
+        await self.tasks.aclose(patience_s)
+        await self.generations.aclose()
         if self.purse is not None:
             await self.purse.aclose()
-
-    @property
-    def upstream_connections(self) -> int:
-        """Open connections to all upstreams."""
-        return sum(upstream.pool.open for upstream in self._upstreams.values())
 
     # --- proxy.wire.server.Application
 
@@ -304,15 +145,15 @@ class DataPlane:
             return self._admit(head)
         except WeirError as error:
             error.typed = head.path.startswith("/v1/messages")
-            if self.state.cors is not None:  # else a page couldn't read why
-                error.headers = (*error.headers, *self.state.cors.answer(head.headers))
+            if self.generations.now.cors is not None:  # else a page couldn't read why
+                error.headers = (*error.headers, *self.generations.now.cors.answer(head.headers))
             raise
 
     def _holds(self, known: Known | None) -> bool:
-        return known is not None and known.version is self._version and known.until > time.time()
+        return known is not None and known.version is self.generations.version and known.until > time.time()
 
     def _admit(self, head: Head) -> Intake:
-        state = self.state
+        state = self.generations.now
         limits = state.limits
         endpoint = endpoint_of(head.method, head.path)
         if endpoint is None or head.method == "OPTIONS":
@@ -337,12 +178,12 @@ class DataPlane:
             self._feedback.later(identity, wished.feedback)
         rank = state.ranks.of(identity, wished.priority, state.configuration.honour.priority)
         typed = endpoint.name.startswith("messages")
-        return Known(identity, endpoint, wished, Heads(head.headers), self._version, until, rank, typed)
+        return Known(identity, endpoint, wished, Heads(head.headers), self.generations.version, until, rank, typed)
 
     def shed(self, intake: Intake) -> bytes | None:
         """The ready answer to a request that is refused because this worker has too much to do; None to go on."""
         known = intake.known
-        if known is None or known.endpoint is OWN or self.state.cors is not None or not self._holds(known):
+        if known is None or known.endpoint is OWN or self.generations.now.cors is not None or not self._holds(known):
             return None  # the ordinary way knows what to say
         return answer(known.typed) if self.gate.refuses(known.rank) else None
 
@@ -350,12 +191,12 @@ class DataPlane:
         """Answers one request. Raises nothing but CancelledError, when the client is gone."""
         known = call.intake.known
         if known is None:
-            return probe_or_preflight(call, self.state.cors, self.draining)
+            return probe_or_preflight(call, self.generations.now.cors, self.draining)
         if known.endpoint is OWN:
-            policies = [item.policy for item in self.state.chain.built]
+            policies = [item.policy for item in self.generations.now.chain.built]
             return own(call, known.identity, self.lookup, self._feedback, policies)
         if self.gate.enters(known.rank):
-            return self._exchange(call, known, self.state)
+            return self._exchange(call, known, self.generations.now)
         return self._waits(call, known)
 
     async def _waits(self, call: Call, known: Known) -> None:
@@ -363,13 +204,13 @@ class DataPlane:
         try:
             await self.gate.wait(known.rank)
         except WeirError as error:
-            state = self.state
+            state = self.generations.now
             headers = [] if state.cors is None else state.cors.answer(call.head.headers)
             error.typed = known.typed
             call.send_error(error, headers)
             error.let_go()
             return
-        await self._exchange(call, known, self.state)
+        await self._exchange(call, known, self.generations.now)
 
     async def _exchange(self, call: Call, known: Known, state: Generation) -> None:
         endpoint, wished = known.endpoint, known.wishes
@@ -428,7 +269,7 @@ class DataPlane:
             self._end(exchange, Outcome.ABORTED)
             raise
         except Exception as error:
-            self.log("error", "internal_error", exchange=exchange.id, error=f"{type(error).__name__}: {_where(error)}")
+            self.log("error", "internal_error", exchange=exchange.id, error=whereabouts(error))
             self.metrics.count("internal_errors")
             failure = WeirError(
                 500, "The proxy failed on this request. The operator has been told.", type="server_error"
@@ -546,13 +387,3 @@ class DataPlane:
             given.append((b"date", http_date()))  # the upstream's isn't there
         headers = told.fields(given, exchange, state.cors, call.head.headers, True)
         call.send(error.status, headers, error.body_with_type() if anthropic else error.body())
-
-
-def _where(error: BaseException) -> str:
-    """Where an error was raised, without its text, which may hold what must not be logged."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return "?"
-    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"

@@ -113,7 +113,10 @@ class Worker:
                 except Exception as error:  # an order that fails must not end the worker, which has requests to answer
                     self._log("error", "order_failed", order=message["type"], error=type(error).__name__)
             # The supervisor is gone. Requests go on; the next one finds us.
-            if self._drain is not None or not self._servers:
+            if self._drain is not None:
+                return
+            if not self._servers:  # it would never serve, and only keep its address from the next one
+                self._stopped.set()
                 return
             self._channel = await Channel.open(await handed_over(self._home, self._listeners))
 
@@ -122,9 +125,9 @@ class Worker:
             case "configure":
                 await self._configure(message)
             case "keys" if self._plane is not None:
-                self._plane.set_keys(self._keys_of(message))
+                self._plane.generations.set_keys(self._keys_of(message))
             case "signing" if self._plane is not None:
-                self._plane.set_signing(message["keys"])
+                self._plane.generations.set_signing(message["keys"])
             case "bypass" if self._plane is not None:
                 self._plane.bypass = bool(message["on"])
             case "snapshot":
@@ -157,7 +160,7 @@ class Worker:
             return
         assert self._plane is not None
         self._plane.bypass = bool(message.get("bypass"))
-        self._plane.set_signing(message.get("signing", {}))
+        self._plane.generations.set_signing(message.get("signing", {}))
         self._adopt(configuration)
         self._channel.send("configured", hash=configuration.hash)
         if not self._servers:
@@ -227,7 +230,7 @@ class Worker:
         if self._store is not None:
             self._remembering = self._loop.create_task(self._remember(self._plane, self._store), name="lessons")
         self._watch = Watch(self._loop, self._plane.gate, self._pressure, self._accept)
-        await self._plane.warm()
+        self._plane.generations.warm()
 
     def _adopt(self, configuration: Configuration) -> None:
         self._timeouts = configuration.deployment.timeouts
@@ -261,13 +264,13 @@ class Worker:
     def _few_descriptors(self, plane: DataPlane) -> bool:
         """Whether one more client could leave a request without a descriptor for its upstream."""
         clients = len(self._connections)
-        return clients + max(clients, plane.upstream_connections) + _RESERVED >= self._descriptors
+        return clients + max(clients, plane.generations.upstream_connections) + _RESERVED >= self._descriptors
 
     def _pressure(self) -> float:
         """How much is used of what isn't time: bytes of bodies, descriptors. 1 is too much."""
         assert self._plane is not None
         in_flight = self._plane.in_flight
-        descriptors = len(self._connections) + self._plane.upstream_connections + _RESERVED
+        descriptors = len(self._connections) + self._plane.generations.upstream_connections + _RESERVED
         return max(in_flight.held / (0.8 * in_flight.limit), descriptors / (0.95 * self._descriptors))
 
     # --- cold work
@@ -295,7 +298,7 @@ class Worker:
             gauges = self._metrics.gauges
             gauges.connections = len(self._connections)
             gauges.bytes_in_flight = self._plane.in_flight.held
-            gauges.upstream_connections = self._plane.upstream_connections
+            gauges.upstream_connections = self._plane.generations.upstream_connections
             self._metrics.deployments = self._plane.state.dispatch.routes.standing()
             gauges.tasks = len(asyncio.all_tasks(self._loop))
             self._count_overload(self._plane.gate)

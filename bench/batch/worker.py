@@ -55,7 +55,7 @@ class Worker:
             self.wall.now = float(line)
             assert self.layer is not None and self.layer.engine is not None
             await self.layer.engine.step()
-            while plane.plane._background:
+            while plane.plane.tasks.running:
                 await asyncio.sleep(0.001)
             say(len(self.layer.engine.live))
 

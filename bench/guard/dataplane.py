@@ -73,7 +73,7 @@ class Plane:
         return ServerConnection(self._plane, ServerLimits(), self._ticker, self._connections)
 
     async def warm(self) -> None:
-        await self._plane.warm()
+        self._plane.generations.warm()
 
     async def close(self) -> None:
         """End what runs; nothing is left on the loop."""

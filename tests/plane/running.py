@@ -133,16 +133,17 @@ class Plane:
     async def quiet(self, within_s: float = 5.0) -> None:
         """Waits until no exchange runs and no background work is left; fails if that doesn't come."""
         deadline = asyncio.get_running_loop().time() + within_s
-        while self.plane.metrics.gauges.exchanges or self.plane._background:
+        while self.plane.metrics.gauges.exchanges or self.plane.tasks.running:
             assert asyncio.get_running_loop().time() < deadline, (
-                f"{self.plane.metrics.gauges.exchanges} exchanges and {self.plane._background} still run"
+                f"{self.plane.metrics.gauges.exchanges} exchanges and {self.plane.tasks.running} still run"
             )
             await asyncio.sleep(0.002)
 
     def reused(self) -> int:
         """Upstream connections that are busy: open, but not idle."""
         return sum(
-            sum(connection._busy for connection in upstream.pool._open) for upstream in self.plane._upstreams.values()
+            sum(connection._busy for connection in upstream.pool._open)
+            for upstream in self.plane.generations.upstreams.values()
         )
 
 
@@ -163,10 +164,10 @@ async def running(
 ) -> AsyncIterator[Plane]:
     """A data plane whose upstream is at `url`; `settings` are of the deployment file, `upstream` of its upstream."""
     loop, home = asyncio.get_running_loop(), directory / "home"
-    changes = settings.pop("upstream", {})
+    given = {"url": url, **settings.pop("upstream", {})}
     upstreams = settings.pop("upstreams", None) or {
-        "up": upstream(url, **changes),
-        "claude": upstream(url, **{"auth": "x-api-key", "provider": "anthropic", **changes}),
+        "up": upstream(**given),
+        "claude": upstream(**{"auth": "x-api-key", "provider": "anthropic", **given}),
     }
 
     def remake(policies: Iterable[PolicyEntry] = policies, **changed: Any) -> Configuration:

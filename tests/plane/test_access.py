@@ -105,7 +105,7 @@ async def test_revoked_on_an_open_connection(serve: Serve) -> None:
     async with serve(keys=[key("wk-good")]) as plane, await plane.connect() as client:
         asked = post("/v1/chat/completions", chat(), GOOD)
         assert (await client.ask(asked)).status == 200
-        plane.plane.set_keys([key("wk-good", revoked=1.0)])
+        plane.plane.generations.set_keys([key("wk-good", revoked=1.0)])
         assert (await client.ask(asked)).status == 401
 
 
@@ -215,7 +215,7 @@ async def test_secrets_reach_no_sink(serve: Serve, simulator: Simulator, policy:
 def _reprs(plane: Plane) -> bytes:
     """What a stray `print` of the parts would show."""
     state = plane.plane.state
-    upstreams = list(plane.plane._upstreams.values())
+    upstreams = list(plane.plane.generations.upstreams.values())
     return repr([state.configuration, state.chain, upstreams, state.dispatch, plane.plane.journal]).encode()
 
 

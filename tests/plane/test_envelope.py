@@ -191,7 +191,7 @@ async def test_kill_switch(serve: Serve) -> None:
 
 async def reload(plane: Plane, *policies: Any, **settings: Any) -> None:
     made = plane.remake(policies, **settings)
-    await plane.plane.reconfigure(made, plane.plane._keys, None)
+    await plane.plane.reconfigure(made, plane.plane.generations._keys, None)
 
 
 async def test_unchanged_policies_live_on(serve: Serve) -> None:
@@ -290,7 +290,7 @@ async def test_what_cannot_be_built_changes_nothing(serve: Serve) -> None:
     async with serve(policies=[entry("marks", 1, name="old")], registry={"marks": module}) as plane:
 
         def pools() -> int:
-            return sum(isinstance(item, Pool) for item in plane.plane.ticker._watched)
+            return sum(isinstance(item, Pool) for item in plane.plane.surroundings.ticker._watched)
 
         before = pools()
         with pytest.raises(ValueError, match="can't be built"):

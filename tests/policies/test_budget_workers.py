@@ -88,8 +88,8 @@ async def told(planes: list[Plane]) -> None:
 
 
 def store_of(planes: list[Plane]) -> Store:
-    assert planes[0].plane.store is not None
-    return planes[0].plane.store
+    assert planes[0].plane.surroundings.store is not None
+    return planes[0].plane.surroundings.store
 
 
 def worst_of(planes: list[Plane]) -> int:
