@@ -2,7 +2,8 @@
 
 `Wheel` has one timer for all answers and wakes those that are due in the same millisecond together. A frame is
 `(due, what, output)`: `what` are bytes or an `Act` that ends the answer, `output` the tokens produced once it is
-written. Frames past their time are written at once, so a late wheel delays an answer but never stretches it.
+written. Frames past their time are written at once, so a late wheel delays an answer but never stretches it. A wheel
+can be stopped: then only what is due at once is written until it turns again.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Player:
         self._single = single
         self._pending: Frame | None = None
         self._parked = False
-        self.begun = wheel.loop.time()
+        self.begun = wheel.now()
         self.produced = 0
         self.written = 0
         self.over = False
@@ -70,7 +71,7 @@ class Player:
             return
         outlet, frames = self._outlet, self._frames
         frame = self._pending or next(frames, None)
-        horizon = self._wheel.loop.time() - self.begun + 0.0005
+        horizon = self._wheel.now() - self.begun + 0.0005
         while frame is not None:
             due, what, produced = frame
             if due > horizon or outlet.paused:
@@ -103,7 +104,7 @@ class Player:
 class Wheel:
     """Wakes players at their millisecond, all of one millisecond in one turn of the loop."""
 
-    __slots__ = ("_buckets", "_due", "_timer", "_timer_tick", "loop")
+    __slots__ = ("_buckets", "_due", "_stopped_s", "_timer", "_timer_tick", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -111,6 +112,20 @@ class Wheel:
         self._due: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_tick = 0
+        self._stopped_s: float | None = None
+
+    def now(self) -> float:
+        """The loop's time, or that at which it was stopped."""
+        return self.loop.time() if self._stopped_s is None else self._stopped_s
+
+    def stop(self) -> None:
+        """Time stands still."""
+        self._stopped_s = self.loop.time()
+
+    def turn_on(self) -> None:
+        """Time goes on, and what it missed is over."""
+        self._stopped_s = None
+        self._turn()
 
     def wake(self, when: float, player: Player) -> None:
         """Advance `player` at loop time `when`, rounded to the millisecond."""
@@ -124,7 +139,7 @@ class Wheel:
         if self._timer is None or tick < self._timer_tick:
             self._arm()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Wake nobody any more."""
         if self._timer is not None:
             self._timer.cancel()
@@ -139,6 +154,8 @@ class Wheel:
 
     def _turn(self) -> None:
         self._timer = None
+        if self._stopped_s is not None:
+            return
         now = round(self.loop.time() * 1000)
         while self._due and self._due[0] <= now:
             for player in self._buckets.pop(heappop(self._due)):

@@ -7,7 +7,8 @@ import gc
 import signal
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -90,7 +91,7 @@ class Simulator:
             return
         server, self._server = self._server, None
         server.close()
-        self._wheel.stop()
+        self._wheel.close()
         for connection in list(self._connections):
             connection.abort()
         await server.wait_closed()
@@ -126,7 +127,17 @@ class Simulator:
         """What it does in batches; their clock can be set (`wall`), and so can what becomes of them (`terms`)."""
         return self._provider.batches
 
-    async def until(self, true: Callable[[State], object], timeout_s: float = 5) -> State:
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Its time stands still: of answers, only what comes at once is written before the block ends."""
+        assert self._wheel is not None
+        self._wheel.stop()
+        try:
+            yield
+        finally:
+            self._wheel.turn_on()
+
+    async def until(self, true: Callable[[State], object], timeout_s: float = 60) -> State:
         """Wait until `true(state)`. Raises TimeoutError."""
         return await self._record.until(true, timeout_s)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +11,8 @@ import pytest
 
 from proxy.simulator import Simulator
 from tests.cli.conftest import Weir
-from tests.cli.test_serve import Served, served
+from tests.cli.test_serve import Served, served, until
+from tests.patience import PATIENCE_S
 
 FILES = """
 version: 1
@@ -29,6 +29,7 @@ version: 1
 policies:
   - use: cache
     exact: {sampled: true, tags: [feature]}
+    store_timeout: 60s
 """
 ASK = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "How high is the river?"}]}
 
@@ -48,9 +49,14 @@ def ask(proxy: Served, **headers: str) -> tuple[str, str]:
 
 def hit(proxy: Served, **headers: str) -> str:
     """Asks until it is a hit; the entry."""
-    until = time.monotonic() + 20
-    while (told := ask(proxy, **headers))[0] != "hit":
-        assert time.monotonic() < until
+    told = ("", "")
+
+    def is_hit() -> bool:
+        nonlocal told
+        told = ask(proxy, **headers)
+        return told[0] == "hit"
+
+    until(is_hit)
     return told[1]
 
 
@@ -58,7 +64,7 @@ def look(proxy: Served, weir: Weir, simulator: Simulator) -> None:
     home = ("--home", str(proxy.home))
     found = hit(proxy)
     for _ in range(20):
-        ask(proxy)
+        hit(proxy)
     told = json.loads(weir("cache", "stats", "--json", *home).stdout)
     assert told["stored"] == {"entries": 1, "exact": True}
     assert told["policies"]["cache"]["hit"] >= 20
@@ -75,9 +81,7 @@ def look(proxy: Served, weir: Weir, simulator: Simulator) -> None:
     assert weir("cache", "evict", found, *home).stdout == "1 entry evicted\n"
     gone = weir("cache", "get", found, *home)
     assert (gone.returncode, "no such entry" in gone.stderr) == (1, True)
-    until = time.monotonic() + 20
-    while ask(proxy)[0] == "hit":  # until the worker that answers has heard of it
-        assert time.monotonic() < until
+    until(lambda: ask(proxy)[0] != "hit")  # the worker that answers has heard of it
     assert simulator.state.requests > calls
     assert hit(proxy) == found
 
@@ -85,6 +89,7 @@ def look(proxy: Served, weir: Weir, simulator: Simulator) -> None:
     hit(proxy, **{"x-weir-tags": "feature=help"})
     for wrong in ([], [found, "--model", "x"], ["--model", "x", "--tenant", "y"]):
         assert weir("cache", "evict", *wrong, *home).returncode == 2
+    until(lambda: weir("cache", "get", found, *home).returncode == 0)  # no answer waits for its keeping
 
 
 async def test_a_running_cache(simulator: Simulator, weir: Weir, tmp_path: Path) -> None:
@@ -95,6 +100,8 @@ async def test_a_running_cache(simulator: Simulator, weir: Weir, tmp_path: Path)
     def run() -> None:
         with served(tmp_path, "--config", "weir.yaml") as proxy:
             look(proxy, weir, simulator)
+            proxy.process.terminate()
+            proxy.process.wait(PATIENCE_S)
         calls = simulator.state.requests
         with served(tmp_path, "--config", "weir.yaml") as proxy:
             assert ask(proxy)[0] == "hit"

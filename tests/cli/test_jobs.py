@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import pytest
 
 from proxy.simulator import Simulator
 from tests.cli.conftest import Weir
-from tests.cli.test_serve import Served, served
+from tests.cli.test_serve import Served, served, until
+from tests.patience import PATIENCE_S
 
 FILES = """
 version: 1
@@ -74,7 +74,7 @@ async def test_jobs_outlive_a_restart(
             assert weir("jobs", "cancel", dropped, *home).stdout == "1 job is being cancelled\n"
             until(lambda: shown(weir, home, dropped)["status"] == "cancelled")
             proxy.process.terminate()
-            proxy.process.wait(30)
+            proxy.process.wait(PATIENCE_S)
         policies.write_text(POLICIES.format(gather="100ms"))
         with served(tmp_path, "--config", "weir.yaml") as proxy:
             until(lambda: shown(weir, home, kept)["status"] == "completed")
@@ -87,13 +87,6 @@ async def test_jobs_outlive_a_restart(
         assert simulator.invoice().total.requests == 1
 
     await asyncio.to_thread(run)
-
-
-def until(true: Any, within_s: float = 30.0) -> None:
-    end = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def test_nothing_runs_here(weir: Weir, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from proxy.journal import Journal
+from tests.children import at_our_end
 from tests.cli.conftest import Weir
 
 
@@ -110,7 +112,8 @@ def test_tail_follows(tmp_path: Path) -> None:
     """With -f, an exchange that ends later has its line, also from a segment that is new."""
     write(tmp_path, 0, "early")
     command = [sys.executable, "-m", "proxy.cli", "journal", "tail", "-f", "--home", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"NO_COLOR": "1"}) as process:
+    env, bound = os.environ | {"NO_COLOR": "1"}, at_our_end(signal.SIGKILL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, preexec_fn=bound) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline().startswith("TIME")

@@ -20,7 +20,9 @@ import pytest
 
 from proxy.admin.client import AdminClient
 from proxy.admin.running import running_in
+from tests.children import at_our_end
 from tests.cli.conftest import Weir
+from tests.patience import PATIENCE_S
 
 PORTS = {"WEIR_LISTEN": "127.0.0.1:0", "WEIR_OPS": "127.0.0.1:0", "WEIR_ADMIN": "127.0.0.1:0"}
 READY = '"event":"ready"'
@@ -45,7 +47,7 @@ class Served:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.origin + path, data, {"content-type": "application/json", **headers})
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return answer.status, dict(answer.headers), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, dict(error.headers), error.read()
@@ -60,7 +62,13 @@ def served(directory: Path, *arguments: str, **env: str) -> Iterator[Served]:
     said = directory / "stdout"
     with said.open("w") as stdout:
         process = subprocess.Popen(
-            command, cwd=directory, env=clean | PORTS | env, stdout=stdout, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=directory,
+            env=clean | PORTS | env,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=at_our_end(signal.SIGTERM),
         )
     assert process.stderr is not None
     workers: list[int] = []
@@ -68,7 +76,7 @@ def served(directory: Path, *arguments: str, **env: str) -> Iterator[Served]:
         lines: list[str] = []
         while READY not in (line := process.stderr.readline()):
             lines.append(line)
-            assert line, f"weir serve ended: {process.wait(30)}\n{said.read_text()}{''.join(lines)}"
+            assert line, f"weir serve ended: {process.wait(PATIENCE_S)}\n{said.read_text()}{''.join(lines)}"
         workers += [worker.pid for worker in AdminClient(home).status().workers]
         yield Served(process, home, "".join(lines) + line)
     finally:
@@ -77,7 +85,7 @@ def served(directory: Path, *arguments: str, **env: str) -> Iterator[Served]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.stderr.close()
-        process.wait(30)
+        process.wait(PATIENCE_S)
 
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 5}
@@ -143,7 +151,7 @@ def test_drain_ends_it_with_its_simulator(weir: Weir, tmp_path: Path) -> None:
     """`weir drain` ends the proxy with status 0, and the demo's simulator with it."""
     with served(tmp_path, "--demo") as running:
         assert weir("drain", "--home", str(running.home)).stdout == "draining\n"
-        assert running.process.wait(30) == 0
+        assert running.process.wait(PATIENCE_S) == 0
         assert running.process.stderr is not None
         running.process.stderr.read()  # ends when the last process that holds it does, the simulator included
 
@@ -157,9 +165,9 @@ def test_simulator_does_not_survive_its_proxy(tmp_path: Path) -> None:
         (simulator,) = [int(pid) for pid in children if b"proxy.simulator" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         gone = os.pidfd_open(simulator)
         running.process.kill()
-        running.process.wait(30)
+        running.process.wait(PATIENCE_S)
         with contextlib.closing(os.fdopen(gone)):
-            assert select.select([gone], [], [], 30)[0], "the simulator still runs"
+            assert select.select([gone], [], [], PATIENCE_S)[0], "the simulator still runs"
 
 
 def test_interrupt_drains(tmp_path: Path) -> None:
@@ -167,7 +175,7 @@ def test_interrupt_drains(tmp_path: Path) -> None:
     with served(tmp_path, "--upstream", "http://127.0.0.1:9/v1") as running:
         assert "http://127.0.0.1:9/v1" in running.said
         running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(30) == 0
+        assert running.process.wait(PATIENCE_S) == 0
 
 
 def test_options_win_over_the_file_and_stay_at_reload(weir: Weir, tmp_path: Path) -> None:
@@ -234,8 +242,9 @@ def test_taken_port_is_one_line(weir_process: Weir, demo: Served, tmp_path: Path
     assert "Traceback" not in done.stderr
 
 
-def until(true: Callable[[], bool], patience_s: float = 30) -> None:
-    """Ask again and again: every try is a round trip to the proxy, so nothing is slept through."""
+def until(true: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Ask again and again, with pauses that leave the processor to whom it is waited for."""
     end = time.monotonic() + patience_s
     while not true():
         assert time.monotonic() < end, "did not come true"
+        time.sleep(0.02)

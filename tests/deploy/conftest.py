@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
+import signal
 import subprocess
 import sys
 import threading
@@ -18,17 +18,13 @@ from typing import Any
 
 import pytest
 
+from proxy.simulator.ports import free_port
+from tests.children import at_our_end
 from tests.cli.conftest import environment
+from tests.patience import PATIENCE_S
 
 
-def free_address() -> str:
-    """An address that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
-
-
-def until(found: Callable[[], Any], what: str, within_s: float = 30.0) -> Any:
+def until(found: Callable[[], Any], what: str, within_s: float = PATIENCE_S) -> Any:
     """What `found` returns as soon as it is something."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -42,12 +38,13 @@ def until(found: Callable[[], Any], what: str, within_s: float = 30.0) -> Any:
 @contextlib.contextmanager
 def process(*command: str, **options: Any) -> Iterator[None]:
     """A process for as long as the block runs."""
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+    nowhere, bound = subprocess.DEVNULL, at_our_end(signal.SIGTERM)
+    running = subprocess.Popen(command, stdout=nowhere, stderr=nowhere, preexec_fn=bound, **options)
     try:
         yield
     finally:
         running.terminate()
-        running.wait(20)
+        running.wait(PATIENCE_S)
 
 
 @dataclass
@@ -103,7 +100,7 @@ class Demo:
         body = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}).encode()
         headers |= {"content-type": "application/json", "authorization": "Bearer sk-demo"}
         request = urllib.request.Request(f"http://{self.wait()}/v1/chat/completions", body, headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             exchange: str = answer.headers["x-weir-exchange"]
             return exchange
 
@@ -112,7 +109,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """It starts while others do; `wait` says when it serves, and where."""
     directory = tmp_path_factory.mktemp("demo")
-    home, ops = directory / "home", free_address()
+    home, ops = directory / "home", f"127.0.0.1:{free_port()}"
     (directory / "policies.yaml").write_text("version: 1\npolicies:\n  - {use: trace}\n")
 
     def serves() -> str:

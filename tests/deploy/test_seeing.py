@@ -18,9 +18,10 @@ import pytest
 import yaml
 
 from proxy.cli.app import run
+from proxy.simulator.ports import free_port
 from proxy.tracing.parent import span_of
 from tests.cli.test_docs import COMMANDS, options
-from tests.deploy.conftest import Demo, free_address, process, until
+from tests.deploy.conftest import Demo, process, until
 from tests.deploy.files import DEPLOY, ROOT, program, ran, said
 
 PROMETHEUS = "on Debian: apt-get install prometheus"
@@ -194,7 +195,7 @@ def test_top_shows_the_real_one(demo: Demo, capsys: pytest.CaptureFixture[str]) 
 
 @contextlib.contextmanager
 def _prometheus(binary: str, directory: Path) -> Iterator[str]:
-    address = free_address()
+    address = f"127.0.0.1:{free_port()}"
     flags = (f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb")
     with process(binary, *flags, f"--web.listen-address={address}", cwd=directory):
         until(

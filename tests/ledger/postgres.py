@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
+from typing import Final
+
+from tests.children import at_our_end
+from tests.patience import PATIENCE_S
+
+ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin"}
 
 
 class PostgresMissing(Exception):
@@ -40,7 +48,9 @@ class Postgres:
     """One server. `stop` and `start` keep its data."""
 
     def __init__(self) -> None:
-        self._initdb, self._ctl = _program("initdb"), _program("pg_ctl")
+        self._initdb = _program("initdb")
+        self._server = str(Path(self._initdb).with_name("postgres"))
+        self._process: subprocess.Popen[bytes] | None = None
         self._user = _user()
         self.directory = Path(tempfile.mkdtemp(prefix="weir-pg-", dir="/tmp"))
         if self._user:
@@ -50,20 +60,46 @@ class Postgres:
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(
-            command, cwd="/", timeout=60, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, **self._user
+            command, cwd="/", timeout=60, capture_output=True, text=True, env=ENVIRONMENT, **self._user
         )
         if done.returncode:
             raise PostgresMissing(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()[-300:]}")
 
     def start(self) -> None:
         """Accepts connections when it returns."""
-        options = f"-c listen_addresses='' -k {self.directory} -c fsync=off -c shared_buffers=32MB"
-        log = str(self.directory / "log")
-        self._run(self._ctl, "-D", str(self._data), "-l", log, "-o", options, "-w", "start")
+        options = ("-c", "listen_addresses=", "-k", str(self.directory), "-c", "fsync=off", "-c", "shared_buffers=32MB")
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                (self._server, "-D", str(self._data), *options),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=ENVIRONMENT,
+                preexec_fn=at_our_end(signal.SIGQUIT),
+                **self._user,
+            )
+        end_s = time.monotonic() + PATIENCE_S
+        while not self._accepts():
+            said = (self.directory / "log").read_text()[-1000:]
+            assert self._process.poll() is None and time.monotonic() < end_s, f"PostgreSQL doesn't start: {said}"
+            time.sleep(0.02)
+
+    def _accepts(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(host=str(self.directory), user="weir", dbname="postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def stop(self) -> None:
         """Ends at once, as if it had crashed."""
-        self._run(self._ctl, "-D", str(self._data), "-m", "immediate", "-w", "stop")
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(PATIENCE_S)
+            self._process = None
 
     def database(self, name: str) -> str:
         """The address of a new database."""
@@ -75,8 +111,5 @@ class Postgres:
 
     def remove(self) -> None:
         """Ends it and forgets its data."""
-        try:
-            self.stop()
-        except PostgresMissing:
-            pass  # it isn't running
+        self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)

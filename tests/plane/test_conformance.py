@@ -282,12 +282,21 @@ async def test_deadline_ends_waiting(serve: Serve, simulator: Simulator) -> None
     assert simulator.requests == []
 
 
+async def present(plane: Plane, count: int) -> None:
+    """So many requests have come in."""
+    while plane.metrics.gauges.exchanges < count:
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 async def test_coalesce(serve: Serve, simulator: Simulator, stream: bool) -> None:
     """Requests that overlap get one call's answer, and share what it cost."""
     coalesce = Coalesce()
     async with chain(serve, coalesce) as plane:
-        answers = await asyncio.gather(*(plane.chat("x-sim-ttft-ms: 50", stream=stream) for _ in range(4)))
+        with simulator.still():
+            asking = [asyncio.create_task(plane.chat("x-sim-ttft-ms: 10", stream=stream)) for _ in range(4)]
+            await present(plane, 4)
+        answers = await asyncio.gather(*asking)
         await plane.quiet()
         assert len({_plain(answer) for answer in answers}) == 1
         assert answers[0].status == 200
@@ -307,10 +316,12 @@ async def test_coalesce(serve: Serve, simulator: Simulator, stream: bool) -> Non
 async def test_coalesce_joins_midway(serve: Serve, simulator: Simulator) -> None:
     """Who comes while a shared stream runs gets all of it."""
     async with chain(serve, Coalesce()) as plane, await plane.connect() as first, await plane.connect() as second:
-        asked = post("/v1/chat/completions", chat(True), "x-sim-fault: stall:3:0.1")
-        await first.send(asked)
-        begun = await first.read_until(b"\r\n\r\n")
-        await second.send(asked)
+        asked = post("/v1/chat/completions", chat(True), "x-sim-fault: stall:3:0.01")
+        with simulator.still():
+            await first.send(asked)
+            begun = await first.read_until(b"\r\n\r\n")
+            await second.send(asked)
+            await present(plane, 2)
         one, two = await asyncio.gather(_rest(first, begun), second.answer())
         assert two.whole
         assert one.endswith(b"0\r\n\r\n")
@@ -321,7 +332,10 @@ async def test_coalesce_joins_midway(serve: Serve, simulator: Simulator) -> None
 async def test_coalesce_shares_failure(serve: Serve, simulator: Simulator) -> None:
     """A failed shared call fails for all who share it, each in its own answer."""
     async with chain(serve, Coalesce()) as plane:
-        answers = await asyncio.gather(*(plane.chat(fault="no-headers:0.05, error-500") for _ in range(3)))
+        with simulator.still():
+            asking = [asyncio.create_task(plane.chat(fault="no-headers:0.01, error-500")) for _ in range(3)]
+            await present(plane, 3)
+        answers = await asyncio.gather(*asking)
         await plane.quiet()
         assert {(answer.status, answer.error["code"]) for answer in answers} == {(502, "upstream_500")}
     assert len(simulator.requests) == 1
@@ -330,14 +344,16 @@ async def test_coalesce_shares_failure(serve: Serve, simulator: Simulator) -> No
 async def test_first_client_leaves_a_shared_call(serve: Serve, simulator: Simulator) -> None:
     """A shared call outlives the client that caused it, as long as somebody reads."""
     async with chain(serve, Coalesce()) as plane:
-        asked = post("/v1/chat/completions", chat(), "x-sim-fault: no-headers:0.15")
+        asked = post("/v1/chat/completions", chat(), "x-sim-fault: no-headers:0.01")
         first, second = await plane.connect(), await plane.connect()
-        await first.send(asked)
-        await simulator.until(lambda state: state.active == 1)
-        await second.send(asked)
-        while plane.metrics.gauges.exchanges < 2:
-            await asyncio.sleep(0)
-        first.close()
+        with simulator.still():
+            await first.send(asked)
+            await simulator.until(lambda state: state.active == 1)
+            await second.send(asked)
+            await present(plane, 2)
+            first.close()
+            while plane.metrics.gauges.exchanges == 2:
+                await asyncio.sleep(0)
         assert (await second.answer()).status == 200
         second.close()
         await plane.quiet()
@@ -348,7 +364,7 @@ async def test_first_client_leaves_a_shared_call(serve: Serve, simulator: Simula
 async def test_micro_batch(serve: Serve, simulator: Simulator) -> None:
     """Embeddings asked for together go up as one; each client gets its own vector and pays its share."""
     inputs = [f"text {number}" for number in range(5)]
-    async with chain(serve, MicroBatch()) as plane:
+    async with chain(serve, MicroBatch(window_s=0.4)) as plane:
         ask = {"model": "text-embedding-3-small", "encoding_format": "float"}
         answers = await asyncio.gather(*(plane.post("/v1/embeddings", {**ask, "input": one}) for one in inputs))
         await plane.quiet()
@@ -449,7 +465,7 @@ async def test_leaving(serve: Serve, simulator: Simulator, layer: str, moment: s
 async def test_leaving_a_batch(serve: Serve, simulator: Simulator) -> None:
     """A client that leaves a batch takes nothing from the others."""
     ask = {"model": "text-embedding-3-small", "input": "hello"}
-    async with chain(serve, MicroBatch(window_s=0.05)) as plane:
+    async with chain(serve, MicroBatch(window_s=0.4)) as plane:
         client = await plane.connect()
         await client.send(post("/v1/embeddings", orjson.dumps(ask)))
         while plane.metrics.gauges.exchanges < 1:

@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 
 from proxy import journal
 from proxy.simulator import Simulator
+from tests.children import at_our_end
 from tests.plane.conftest import Serve
 from tests.plane.patterns import Budget, module
 from tests.plane.running import Plane, entry
@@ -72,7 +73,11 @@ def test_kill_9(tmp_path: Path) -> None:
     """What a killed process had sent is in the journal as reserved, what it had settled as settled: nothing is lost."""
     root = Path(__file__).parents[2]
     with subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(tmp_path)], stdout=subprocess.PIPE, cwd=root, text=True
+        [sys.executable, "-c", WORKER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=root,
+        text=True,
+        preexec_fn=at_our_end(signal.SIGKILL),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -20,6 +20,7 @@ from proxy.simulator import Simulator
 from proxy.state.memory import MemoryStore
 from proxy.state.protocol import Granted, Hold, Refused, StateLost
 from proxy.tokens import Estimator
+from tests.patience import PATIENCE_S
 from tests.plane.conftest import Serve
 from tests.plane.running import Plane, entry, key, running
 
@@ -393,15 +394,17 @@ async def test_reading_again_is_free(serve: Serve, simulator: Simulator) -> None
         assert (batch.status, batch.error["code"]) == (403, "unpriced_endpoint")
 
 
-async def test_the_deadline_comes_first(serve: Serve, simulator: Simulator) -> None:
+async def test_the_deadline_comes_first(serve: Serve, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits past the time that the request may take: the client learns why before it is over."""
+    monkeypatch.setattr("policies.budget.gate._EARLY_S", 1.5)
     policies = [entry("budget", limit="0.0005 USD/rolling 1h", max_wait="1h")]
     async with serve(policies=policies, registry=REGISTRY, store=MemoryStore()) as plane:
-        async with asyncio.timeout(10):
-            first = asyncio.create_task(plane.chat("x-sim-ttft-ms: 2000", max_tokens=300))
-            while not simulator.requests:
-                await asyncio.sleep(0.01)
-            second = await plane.chat("x-weir-deadline: 500ms", max_tokens=300)
+        async with asyncio.timeout(PATIENCE_S):
+            with simulator.still():
+                first = asyncio.create_task(plane.chat("x-sim-ttft-ms: 10", max_tokens=300))
+                while not simulator.requests:
+                    await asyncio.sleep(0.01)
+                second = await plane.chat("x-weir-deadline: 2s", max_tokens=300)
             assert (second.status, second.error["code"]) == (429, "budget_reserved")
             assert second.header(b"retry-after") is not None
             assert (await first).status == 200

@@ -8,12 +8,14 @@ import socket
 from contextlib import AsyncExitStack
 from typing import Any
 
+import orjson
 import pytest
 
 from policies import coalesce
 from proxy.exchange import Forward, Request, Response
 from proxy.simulator import Simulator
 from proxy.state.memory import MemoryStore
+from tests.patience import PATIENCE_S
 from tests.plane.conftest import Serve
 from tests.plane.patterns import module
 from tests.plane.questions import ALL, Kind, events
@@ -29,6 +31,19 @@ def said(answer: Answer) -> list[bytes]:
     return events(answer) or [answer.body]
 
 
+async def together(plane: Plane, simulator: Simulator, *asks: bytes) -> list[Answer]:
+    """The answers to requests that are all there before the first of them is answered, in their order."""
+    with simulator.still():
+        asking = [asyncio.create_task(plane.send(asked)) for asked in asks]
+        await until(lambda: plane.metrics.gauges.exchanges == len(asks))
+    return await asyncio.gather(*asking)
+
+
+def chats(count: int, *lines: str, **fields: Any) -> list[bytes]:
+    """So many requests for one slow answer."""
+    return [post("/v1/chat/completions", chat(**fields), SLOW, *lines)] * count
+
+
 def own_ends(plane: Plane) -> list[dict[str, Any]]:
     return [record for record in plane.journal("ended") if record["kind"] == "client"]
 
@@ -38,7 +53,7 @@ async def test_one_call_for_all(serve: Serve, simulator: Simulator, kind: Kind) 
     """Every understood endpoint, streamed and not: one call, equal answers, shares that add up to the invoice."""
     fields = {**kind.fields, **({"store": False} if "responses" in kind.name else {})}
     async with serve(policies=[SAMPLED]) as plane:
-        answers = await asyncio.gather(*(plane.post(kind.path, fields, SLOW) for _ in range(7)))
+        answers = await together(plane, simulator, *[post(kind.path, orjson.dumps(fields), SLOW)] * 7)
         await plane.quiet()
         assert {answer.status for answer in answers} == {200}
         assert len({tuple(said(answer)) for answer in answers}) == 1
@@ -71,7 +86,7 @@ async def test_a_thousand(serve: Serve, simulator: Simulator, stream: bool) -> N
     async with serve(policies=[SAMPLED, entry("gate")], registry=registry) as plane:
         asked = post("/v1/chat/completions", chat(stream))
         asking = [asyncio.create_task(plane.send(asked)) for _ in range(1000)]
-        await until(lambda: plane.metrics.gauges.exchanges == 1000, 30)
+        await until(lambda: plane.metrics.gauges.exchanges == 1000)
         gate.set()
         answers = await asyncio.gather(*asking)
         assert simulator.state.requests == 1
@@ -85,15 +100,16 @@ async def test_a_late_follower(serve: Serve, simulator: Simulator) -> None:
     """Who joins in mid-stream is given at once what there is, and then what follows."""
     async with serve(policies=[SAMPLED]) as plane, await plane.connect() as first, await plane.connect() as second:
         asked = post("/v1/chat/completions", chat(True), "x-sim-fault: stall:3:0.2")
-        await first.send(asked)
-        begun = await first.read_until(b"\r\n\r\n")
-        while begun.count(b"data:") < 3:
-            begun += await first.read()
-        await second.send(asked)
-        prefix = b""
-        while prefix.count(b"data:") < 3:
-            prefix += await second.read()
-        assert b"[DONE]" not in prefix
+        with simulator.still():
+            await first.send(asked)
+            begun = await first.read_until(b"\r\n\r\n")
+            while begun.count(b"data:") < 3:
+                begun += await first.read()
+            await second.send(asked)
+            prefix = b""
+            while prefix.count(b"data:") < 3:
+                prefix += await second.read()
+            assert b"[DONE]" not in prefix
         rest = b""
         while b"0\r\n\r\n" not in rest:
             rest += await second.read()
@@ -110,14 +126,16 @@ async def test_the_leader_leaves(serve: Serve, simulator: Simulator, stream: boo
     async with serve(policies=[SAMPLED]) as plane:
         fault = "x-sim-fault: stall:3:0.3" if stream else "x-sim-ttft-ms: 300"
         asked = post("/v1/chat/completions", chat(stream), fault, *deadline)
-        async with await plane.connect() as leader:
-            await leader.send(asked)
-            if stream:
-                await leader.read_until(b"data:")
-            else:
-                await until(lambda: simulator.state.requests == 1)
-            others = [asyncio.create_task(plane.send(asked)) for _ in range(3)]
-            await until(lambda: plane.metrics.gauges.exchanges == 4)
+        with simulator.still():
+            async with await plane.connect() as leader:
+                await leader.send(asked)
+                if stream:
+                    await leader.read_until(b"data:")
+                else:
+                    await until(lambda: simulator.state.requests == 1)
+                others = [asyncio.create_task(plane.send(asked)) for _ in range(3)]
+                await until(lambda: plane.metrics.gauges.exchanges == 4)
+            await until(lambda: len(plane.connections) == 3)
         answers = await asyncio.gather(*others)
         await plane.quiet()
         assert simulator.state.requests == 1
@@ -149,8 +167,7 @@ async def test_the_last_one_ends_the_call(
         for number, client in enumerate(clients):
             assert plane.journal("settled") == []
             client.close()
-            if number < 2:
-                await asyncio.sleep(0.02)
+            await until(lambda left=2 - number: len(plane.connections) == left)  # type: ignore[misc]
         await plane.quiet()
         assert plane.settled()["outcome"] == "aborted"
         assert {ended["outcome"] for ended in own_ends(plane)} == {"aborted"}
@@ -162,11 +179,14 @@ async def test_own_deadlines(serve: Serve, simulator: Simulator) -> None:
     async with serve(policies=[SAMPLED]) as plane:
         for stream in (False, True):
             asked = chat(stream)
-            fault = "x-sim-fault: stall:3:0.4" if stream else "x-sim-ttft-ms: 400"
-            lines = ("x-weir-deadline: 150ms", "x-weir-deadline: 60s", "", "x-weir-deadline: 200ms")
+            fault = "x-sim-fault: stall:3:0.01" if stream else "x-sim-ttft-ms: 10"
+            lines = ("x-weir-deadline: 400ms", "x-weir-deadline: 60s", "", "x-weir-deadline: 500ms")
             asks = [post("/v1/chat/completions", asked, fault, *filter(None, [line])) for line in lines]
             before = simulator.state.requests
-            answers = await asyncio.gather(*(plane.send(one) for one in asks))
+            with simulator.still():
+                asking = [asyncio.create_task(plane.send(one)) for one in asks]
+                await asyncio.gather(asking[0], asking[3])
+            answers = await asyncio.gather(*asking)
             await plane.quiet()
             assert simulator.state.requests == before + 1
             ends = [b"deadline_exceeded" in answer.body for answer in answers]
@@ -181,9 +201,8 @@ async def test_not_across_tenants_or_users(serve: Serve, simulator: Simulator) -
     for share, calls in {"user": 4, "key": 3, "tenant": 2}.items():
         before = simulator.state.requests
         async with serve(policies=[entry("coalesce", sampled=True, share=share)], keys=keys) as plane:
-            answers = await asyncio.gather(
-                *(plane.chat(f"authorization: Bearer {who}", SLOW, user=user) for who, user in asks)
-            )
+            asked = [one for who, user in asks for one in chats(1, f"authorization: Bearer {who}", user=user)]
+            answers = await together(plane, simulator, *asked)
         assert {answer.status for answer in answers} == {200}
         assert simulator.state.requests - before == calls, share
 
@@ -202,20 +221,19 @@ async def test_what_differs_does_not_share(serve: Serve, simulator: Simulator) -
         {"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "same"}]},
     ]
     async with serve(policies=[SAMPLED]) as plane:
-        await asyncio.gather(
-            *(plane.post("/v1/chat/completions", {**base, **fields}, SLOW) for fields in different for _ in range(2)),
-            plane.post("/v1/chat/completions", {"n": 1, **base, "temperature": 1.0}, SLOW),
-            plane.post("/v1/chat/completions", dict(reversed(base.items())), SLOW),
-        )
+        same = [{"n": 1, **base, "temperature": 1.0}, dict(reversed(base.items()))]
+        asks = [*({**base, **fields} for fields in different * 2), *same]
+        await together(plane, simulator, *(post("/v1/chat/completions", orjson.dumps(ask), SLOW) for ask in asks))
         assert simulator.state.requests == len(different)
 
 
 async def test_sampled_requests_opt_in(serve: Serve, simulator: Simulator) -> None:
     """Unless the policy says otherwise only temperature 0 shares."""
     async with serve(policies=[entry("coalesce")]) as plane:
-        await asyncio.gather(*(plane.chat(SLOW) for _ in range(3)))
+        await together(plane, simulator, *chats(3))
         assert simulator.state.requests == 3
-        await asyncio.gather(*(plane.chat(SLOW, temperature=0) for _ in range(3)))
+        await plane.quiet()
+        await together(plane, simulator, *chats(3, temperature=0))
         assert simulator.state.requests == 4
 
 
@@ -225,8 +243,8 @@ async def test_failures_of_the_request_go_to_all(serve: Serve, simulator: Simula
     async with serve(policies=[SAMPLED]) as plane:
         for number, fault in enumerate(("error-500", "error-503", "rate-limit:1", "bad-request", "mid-error", "rst")):
             before = simulator.state.requests
-            asked = post("/v1/chat/completions", chat(stream, seed=number), f"x-sim-fault: no-headers:0.1, {fault}")
-            answers = await asyncio.gather(*(plane.send(asked) for _ in range(4)))
+            asked = post("/v1/chat/completions", chat(stream, seed=number), f"x-sim-fault: no-headers:0.01, {fault}")
+            answers = await together(plane, simulator, *[asked] * 4)
             await plane.quiet()
             assert simulator.state.requests == before + 1, fault
             told = {
@@ -246,8 +264,10 @@ async def test_refusals_are_of_one_key(serve: Serve, simulator: Simulator) -> No
     async with serve(policies=policies, keys=keys, store=MemoryStore()) as plane:
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(await plane.connect()) for _ in range(5)]
-            for client, who in zip(clients, ("wk-a", "wk-a", "wk-b", "wk-b", "wk-b"), strict=True):
-                await client.send(post("/v1/chat/completions", chat(), f"authorization: Bearer {who}", SLOW))
+            with simulator.still():
+                for client, who in zip(clients, ("wk-a", "wk-a", "wk-b", "wk-b", "wk-b"), strict=True):
+                    await client.send(post("/v1/chat/completions", chat(), f"authorization: Bearer {who}", SLOW))
+                await until(lambda: len(own_ends(plane)) == 2 and plane.metrics.gauges.exchanges == 3)
             answers = await asyncio.gather(*(client.answer() for client in clients))
         assert [answer.status for answer in answers] == [429, 429, 200, 200, 200]
         assert simulator.state.requests == 1
@@ -318,8 +338,8 @@ async def test_observing_changes_nothing(serve: Serve, simulator: Simulator) -> 
     """In `mode: observe` everybody asks for itself, and it is noted who wouldn't have."""
     async with serve(policies=[entry("coalesce", sampled=True, mode="observe")]) as plane:
         for stream in (False, True):
-            await asyncio.gather(*(plane.chat(SLOW, stream=stream) for _ in range(3)))
-        await plane.quiet()
+            await together(plane, simulator, *chats(3, stream=stream))
+            await plane.quiet()
         assert simulator.state.requests == 6
         actions = [decision["action"] for ended in own_ends(plane) for decision in ended["decisions"]]
         assert actions.count("would_follow") == 4
@@ -329,15 +349,15 @@ async def test_a_cached_answer_is_shared(serve: Serve, simulator: Simulator) -> 
     """With a cache inside: one miss for all, one kept answer, and hits afterwards."""
     policies = [SAMPLED, entry("cache", exact={"sampled": True})]
     async with serve(policies=policies, store=MemoryStore()) as plane:
-        first = await asyncio.gather(*(plane.chat(SLOW, stream=True) for _ in range(3)))
+        first = await together(plane, simulator, *chats(3, stream=True))
         assert [answer.header(b"x-weir-cache") for answer in first] == [b"miss"] * 3
         await plane.quiet()
-        again = await asyncio.gather(*(plane.chat(SLOW) for _ in range(3)))
+        again = await asyncio.gather(*map(plane.send, chats(3)))
         assert {answer.header(b"x-weir-cache") for answer in again} == {b"hit"}
         assert simulator.state.requests == 1
 
 
-async def until(happened: Any, within_s: float = 5.0) -> None:
+async def until(happened: Any, within_s: float = PATIENCE_S) -> None:
     """Waits for what the other side does."""
     async with asyncio.timeout(within_s):
         while not happened():

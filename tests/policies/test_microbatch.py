@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,18 +38,43 @@ class Gate:
         return await forward(request)
 
 
+class Windows:
+    """The policy's timers: windows that are over when the test says so."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._policy: Any = plane.plane.state.chain.built[0].policy
+        self._policy._loop = self
+        self._waiting: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    def call_later(self, _: float, act: Callable[..., object], *args: Any) -> SimpleNamespace:
+        timer = (act, args)
+        self._waiting.append(timer)
+        return SimpleNamespace(cancel=lambda: timer in self._waiting and self._waiting.remove(timer))
+
+    @property
+    def held(self) -> int:
+        """Inputs of batches that are yet to go."""
+        return sum(batch.items for batch in self._policy._open.values())
+
+    def close(self) -> None:
+        """All that are open are over."""
+        for act, args in list(self._waiting):
+            act(*args)
+
+
 async def together(serve: Serve, asks: list[dict[str, Any]], *lines: str, **options: Any) -> tuple[list[Answer], Any]:
     """One request that goes ahead alone, and these while it is under way. What came of these, and what was seen."""
     gate = Gate()
     registry = {"microbatch": microbatch, "gate": module(gate)}
-    policies = [entry("microbatch", window="100ms", **options), entry("gate")]
+    policies = [entry("microbatch", **options), entry("gate")]
     async with serve(policies=policies, registry=registry, keys=options.pop("keys", ())) as plane:
-        ahead = {name: value for name, value in asks[0].items() if name != "input"}
+        windows, ahead = Windows(plane), {name: value for name, value in asks[0].items() if name != "input"}
         first = asyncio.create_task(plane.post(PATH, {**ahead, "input": "ahead"}, *lines))
         await until(lambda: len(gate.sizes) == 1)
         asking = [asyncio.create_task(plane.post(PATH, ask, *lines)) for ask in asks]
-        await until(lambda: plane.metrics.gauges.exchanges == 1 + len(asks))
-        await until(lambda: sum(gate.sizes) >= 1 + sum(map(count, asks)))
+        await until(lambda: sum(gate.sizes) + windows.held == 1 + sum(map(count, asks)))
+        windows.close()
+        await until(lambda: sum(gate.sizes) == 1 + sum(map(count, asks)))
         gate.open.set()
         answers = await asyncio.gather(*asking)
         assert (await first).status == 200
@@ -115,13 +141,16 @@ async def test_not_across_keys_or_tenants(serve: Serve, simulator: Simulator) ->
     for share, calls in {"key": 6, "tenant": 4}.items():
         gate = Gate()
         registry = {"microbatch": microbatch, "gate": module(gate)}
-        policies = [entry("microbatch", window="50ms", share=share), entry("gate")]
+        policies = [entry("microbatch", share=share), entry("gate")]
         async with serve(policies=policies, registry=registry, keys=keys) as plane:
+            windows = Windows(plane)
             asking = [
                 asyncio.create_task(plane.post(PATH, asked(f"{who} {n}"), f"authorization: Bearer {who}"))
                 for n in range(4)
                 for who in ("wk-a", "wk-b", "wk-c")
             ]
+            await until(lambda gate=gate, windows=windows: sum(gate.sizes) + windows.held == 12)  # type: ignore[misc]
+            windows.close()
             await until(lambda gate=gate: sum(gate.sizes) == 12)  # type: ignore[misc]
             gate.open.set()
             answers = await asyncio.gather(*asking)
@@ -166,10 +195,13 @@ async def test_failures_go_to_all(serve: Serve, simulator: Simulator) -> None:
 async def faulty(serve: Serve, fault: str) -> tuple[list[Answer], list[Any]]:
     gate = Gate()
     registry = {"microbatch": microbatch, "gate": module(gate)}
-    async with serve(policies=[entry("microbatch", window="50ms"), entry("gate")], registry=registry) as plane:
+    async with serve(policies=[entry("microbatch"), entry("gate")], registry=registry) as plane:
+        windows = Windows(plane)
         first = asyncio.create_task(plane.post(PATH, asked("ahead")))
         await until(lambda: len(gate.sizes) == 1)
         asking = [asyncio.create_task(plane.post(PATH, asked(f"{n}"), fault=fault)) for n in range(3)]
+        await until(lambda: windows.held == 3)
+        windows.close()
         await until(lambda: len(gate.sizes) == 2)
         gate.open.set()
         answers = await asyncio.gather(*asking)
@@ -192,16 +224,19 @@ async def test_who_leaves(serve: Serve, simulator: Simulator) -> None:
     """A member that leaves before the batch went isn't in it; one whose deadline ends is told; the last one ends it."""
     gate = Gate()
     registry = {"microbatch": microbatch, "gate": module(gate)}
-    async with serve(policies=[entry("microbatch", window="80ms"), entry("gate")], registry=registry) as plane:
+    async with serve(policies=[entry("microbatch"), entry("gate")], registry=registry) as plane:
+        windows = Windows(plane)
         first = asyncio.create_task(plane.post(PATH, asked("ahead")))
         await until(lambda: len(gate.sizes) == 1)
         leaver = await plane.connect()
         await leaver.send(post(PATH, orjson.dumps(asked("leaves"))))
         await until(lambda: plane.metrics.gauges.exchanges == 2)
-        hasty = asyncio.create_task(plane.post(PATH, asked("hasty"), "x-weir-deadline: 150ms"))
+        hasty = asyncio.create_task(plane.post(PATH, asked("hasty"), "x-weir-deadline: 500ms"))
         stays = asyncio.create_task(plane.post(PATH, asked("stays")))
         await until(lambda: plane.metrics.gauges.exchanges == 4)
         leaver.close()
+        await until(lambda: plane.metrics.gauges.exchanges == 3 and windows.held == 2)
+        windows.close()
         await until(lambda: len(gate.sizes) == 2)
         assert gate.sizes == [1, 2]
         assert (await hasty).error["code"] == "deadline_exceeded"

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 from .process import alive, answers, running, until
 
 ADDRESS = re.compile(r"listening on http://127\.0\.0\.1:(\d+)\n")
 ESTABLISHED = "01"  # of /proc/net/tcp, include/net/tcp_states.h
-START_S = 10
+START_S = 20
 STARTS = 3
 
 
@@ -34,7 +36,7 @@ class Llama:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def gauge(self, name: str) -> int:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=PATIENCE_S) as answer:
             found = re.search(rf"^llamacpp:{name} (\d+)", answer.read().decode(), re.MULTILINE)
         assert found, f"llama.cpp has no metric {name}"
         return int(found[1])

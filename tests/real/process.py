@@ -5,7 +5,7 @@ Every wait is a poll with an end, and a process that ends too early fails with w
 
 from __future__ import annotations
 
-import socket
+import signal
 import subprocess
 import time
 import urllib.error
@@ -15,11 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-GRACE_S = 5.0
+from tests.children import at_our_end
+from tests.patience import PATIENCE_S
+
+GRACE_S = 20.0
 Seen = TypeVar("Seen")
 
 
-def until(look: Callable[[], Seen], within_s: float, *, every_s: float = 0.02, what: str = "it") -> Seen:
+def until(look: Callable[[], Seen], within_s: float = PATIENCE_S, *, every_s: float = 0.02, what: str = "it") -> Seen:
     """Look until what is seen is true; fail after `within_s`, naming `what` and the last sight."""
     end = time.monotonic() + within_s
     while True:
@@ -35,7 +38,13 @@ def running(command: Sequence[str], log: Path, env: Mapping[str, str] | None = N
     """A process with its output in `log`, ended when the block ends: asked first, then killed."""
     with log.open("w") as sink:
         process = subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, text=True
+            command,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=env,
+            text=True,
+            preexec_fn=at_our_end(signal.SIGTERM),
         )
     try:
         yield process
@@ -56,12 +65,6 @@ def alive(process: subprocess.Popen[str], log: Path) -> None:
     """Fail with the end of the log where the process is no more."""
     if process.poll() is not None:
         raise AssertionError(f"{process.args!r} ended with {process.returncode}:\n{log.read_text()[-4000:]}")
-
-
-def free_port() -> int:
-    """A port that was free a moment ago, for programs that can't say which one the system gave them."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def answers(url: str) -> bool:

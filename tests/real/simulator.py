@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .process import alive, answers, free_port, running, until
-from .weir import START_S
+from proxy.simulator.ports import free_port
+from tests.patience import PATIENCE_S
+
+from .process import alive, answers, running, until
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Simulator:
 
     def told(self, what: str) -> Any:
         """`state`, `requests` or `invoice`, as it stands."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/sim/{what}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/sim/{what}", timeout=PATIENCE_S) as answer:
             return json.load(answer)
 
     def requests(self) -> int:
@@ -44,5 +46,5 @@ def simulator_server(log: Path) -> Iterator[Simulator]:
             alive(process, log)
             return answers(f"{simulator.url}/models")
 
-        until(ready, START_S, what="the simulator ready")
+        until(ready, what="the simulator ready")
         yield simulator

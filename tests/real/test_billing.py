@@ -18,7 +18,6 @@ from .weir import Weir
 
 PRICED: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "The capital of Norway?"}]}
 NANODOLLARS_A_TOKEN = {"input": Fraction(150), "output": Fraction(600)}  # gpt-4o-mini: 0.15 and 0.60 USD a million
-SETTLED_S = 5
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def settlements(weir: Weir, *exchanges: str) -> list[dict[str, Any]]:
         found = {record["exchange"]: record for record in records if record["event"] == "settled"}
         return [found[exchange] for exchange in exchanges] if found.keys() >= set(exchanges) else []
 
-    return until(look, SETTLED_S, every_s=0.1, what=f"the settlement of {exchanges}")
+    return until(look, every_s=0.1, what=f"the settlement of {exchanges}")
 
 
 def settled(weir: Weir, exchange: str) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 import openai
 import pytest
 
+from tests.patience import PATIENCE_S
+
 from . import gguf_model
 from .llama import Llama, llama_server
 from .questions import FRESH
@@ -30,6 +32,7 @@ POLICIES = {
             "judge": {"equality": "json"},
             "shadow_rate": "100%",
             "logprobs": False,  # what random weights hold for likely isn't what a schema lets pass
+            "check": "small",  # nor is it True or False: that it may be asked is all that is seen here
         }
     ],
 }
@@ -90,6 +93,8 @@ def test_from_gathering_to_certified(cascading: Weir, larger: Llama) -> None:
         assert json.loads(told) == {"open": True}
 
         words: dict[str, Any] = {"response_format": openai.NOT_GIVEN, "max_tokens": 8}
+        checked = cascading.command("why", answer.headers["x-weir-exchange"])
+        assert "p_true" in checked and "attempt 2" in checked  # one that told no probabilities wouldn't be asked again
         escalated = ask(client, 1, **words)  # the small one doesn't come to an end
         assert escalated.headers["x-weir-cascade"].startswith("large; certified")
         with openai.OpenAI(base_url=larger.url, api_key="x", max_retries=0) as direct:
@@ -98,7 +103,7 @@ def test_from_gathering_to_certified(cascading: Weir, larger: Llama) -> None:
             )
     why = cascading.command("why", escalated.headers["x-weir-exchange"])
     assert "escalated" in why and "cut_off" in why
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + PATIENCE_S
     while not (found := json.loads(cascading.command("cascade", "status", "--json"))["cascades"]):
         assert time.monotonic() < deadline_s  # what it tells is a few seconds old
     (known,) = found

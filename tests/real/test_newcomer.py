@@ -16,7 +16,7 @@ import pytest
 from .llama import Llama
 from .process import alive, running, until
 from .questions import CHATS
-from .weir import COMMAND, START_S, Weir, environment
+from .weir import COMMAND, Weir, environment
 
 READY = re.compile(r"\bready listen=")
 ADDRESS = re.compile(r"serves +http://127\.0\.0\.1:(\d+)/v1\b")
@@ -35,7 +35,7 @@ def served(directory: Path, *options: str) -> Iterator[tuple[Weir, str]]:
             alive(process, log)
             return READY.search(log.read_text()) is not None
 
-        until(ready, START_S, what="weir serve ready")
+        until(ready, what="weir serve ready")
         said = log.read_text()
         address = ADDRESS.search(said)
         assert address, said
@@ -60,7 +60,11 @@ def test_the_demo_says_that_it_is_one_and_its_examples_run(tmp_path: Path) -> No
         if shutil.which("curl"):
             curl = subprocess.run(["sh", "-c", printed(CURL, said)], capture_output=True, text=True, timeout=60)
             assert '"choices"' in curl.stdout, curl.stdout + curl.stderr
-        assert "complete" in weir.command("journal", "tail", "--home", str(weir.home))
+        until(
+            lambda: "complete" in weir.command("journal", "tail", "--home", str(weir.home)),
+            every_s=0.2,
+            what="a line of the journal",
+        )
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
@@ -71,7 +75,7 @@ def test_an_unchanged_script_against_a_real_server_is_journalled(llama: Llama, t
         with openai.OpenAI(base_url=weir.url, api_key="any", max_retries=0) as client:
             answer = client.chat.completions.create(**CHATS["plain"], stream=stream)
             assert list(answer)
-        tail = until(lambda: _line(weir, "tiny-random"), 5, every_s=0.2, what="a line of the journal")
+        tail = until(lambda: _line(weir, "tiny-random"), every_s=0.2, what="a line of the journal")
         assert tail[4] == "24" and "complete" in tail
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .process import alive, answers, free_port, running, until
+from proxy.simulator.ports import free_port
 
-START_S = 30
+from .process import alive, answers, running, until
+
 COMMAND = (sys.executable, "-m", "proxy.cli")
 
 
@@ -54,7 +55,7 @@ def weir_server(deployment: Mapping[str, Any], directory: Path) -> Iterator[Weir
             alive(process, log)
             return answers(f"http://127.0.0.1:{server.ops}/readyz")
 
-        until(ready, START_S, what="weir serve ready")
+        until(ready, what="weir serve ready")
         yield server
 
 

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,15 +22,16 @@ from typing import Any
 
 from proxy.cli.app import run
 from proxy.simulator import Simulator
+from proxy.simulator.ports import free_port
 from proxy.simulator.scenario import Known, Scenario
+from tests.children import at_our_end
 from tests.ledger.postgres import Postgres
-from tests.real.process import free_port
+from tests.patience import PATIENCE_S
 from tests.security.canaries import CANARIES, Sinks
 from tests.state.servers import Server
 from tests.wire.raw import Answer, Raw, get, post
 
 COMMAND = (sys.executable, "-m", "proxy.cli")
-PATIENCE_S = 60.0
 PASSWORDS = {"CANARY_STATE": CANARIES["state-password"], "CANARY_LEDGER": CANARIES["ledger-password"]}
 QUESTION = "What is the word of the day?"
 C = CANARIES
@@ -80,7 +81,7 @@ class Life:
             "keys": "required",
             "teams": "teams.yaml",
             "policies": "policies.yaml",
-            "timeouts": {"total_s": 3, "stream_idle_s": 1, "header_s": 1, "body_idle_s": 1},
+            "timeouts": {"total_s": 3, "stream_idle_s": 1},
             "limits": {"body_bytes": "1 MiB", "upload_bytes": "1 MiB"},
             "log": {"level": "debug"},
             "upstreams": {
@@ -104,11 +105,12 @@ class Life:
 
     def policies(self) -> list[dict[str, Any]]:
         """A chain that sees everything."""
+        cache = {"use": "cache", "exact": {"ttl": "1h", "sampled": True}, "store_timeout": "10s"}
         hook = {"url": f"http://127.0.0.1:{self.simulator.port}/hook", "secret": "${CANARY_WEBHOOK}"}
         return [
             {"use": "budget", "limit": "1000 USD/month", "ladder": {"0.0001%": "warn"}, "webhook": hook},
             {"use": "ratelimit", "requests": "100000/minute"},
-            *([{"use": "cache", "exact": {"ttl": "1h", "sampled": True}}] if self.passwords else []),
+            *([cache] if self.passwords else []),
             {"use": "retry"},
         ]
 
@@ -127,20 +129,25 @@ class Life:
         }
         with (self.directory / "out").open("ab") as out, (self.directory / "err").open("ab") as err:
             self.process = await asyncio.create_subprocess_exec(
-                *COMMAND, "serve", "--config", str(self.config), stdout=out, stderr=err, env=self.env
+                *(*COMMAND, "serve", "--config", str(self.config)),
+                stdout=out,
+                stderr=err,
+                env=self.env,
+                preexec_fn=at_our_end(signal.SIGTERM),
             )
         await self.until_ready()
 
     async def until_ready(self) -> None:
         """Until the ops listener says so."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                assert self.process is not None
-                assert self.process.returncode is None, (self.directory / "err").read_text()[-3000:]
-                with contextlib.suppress(OSError):
-                    if (await self.http(self.ops, get("/readyz"))).status == 200:
-                        return
-                await asyncio.sleep(0.05)
+
+        async def is_ready() -> bool:
+            assert self.process is not None
+            assert self.process.returncode is None, (self.directory / "err").read_text()[-3000:]
+            with contextlib.suppress(OSError):
+                return (await self.http(self.ops, get("/readyz"))).status == 200
+            return False
+
+        await until(is_ready)
 
     async def stop(self) -> None:
         """A drain, to its end."""
@@ -160,7 +167,11 @@ class Life:
     async def try_to_start(self) -> None:
         """`weir serve` where something is missing: it ends by itself, or is ended."""
         made = await asyncio.create_subprocess_exec(
-            *COMMAND, "serve", "--config", str(self.config), stdout=PIPE, stderr=STDOUT, env={**self.env, **PASSWORDS}
+            *(*COMMAND, "serve", "--config", str(self.config)),
+            stdout=PIPE,
+            stderr=STDOUT,
+            env={**self.env, **PASSWORDS},
+            preexec_fn=at_our_end(signal.SIGTERM),
         )
         assert made.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
@@ -235,13 +246,34 @@ class Life:
         lines = (f"authorization: Bearer {token}", f"host: 127.0.0.1:{self.admin}")
         self.sinks.add("admin answers", (await self.http(self.admin, _post("/admin/reload", b"", *lines), "POST")).body)
 
+    async def status(self) -> dict[str, Any]:
+        """How it stands."""
+        found: dict[str, Any] = json.loads((await self.weir("status", "--json"))[1])
+        return found
+
     async def kill_worker(self, number: int) -> None:
         """A crash of one worker; another takes its place."""
-        assert self.process is not None
-        status = json.loads((await self.weir("status", "--json"))[1])
-        os.kill(status["workers"][0]["pid"], number)
-        await asyncio.sleep(0.2)
-        await self.until_ready()
+        before = await self.status()
+        os.kill(before["workers"][0]["pid"], number)
+
+        async def replaced() -> bool:
+            now = await self.status()
+            ready = [worker["ready"] for worker in now["workers"]]
+            return now["restarts"] > before["restarts"] and ready == [True] * len(before["workers"])
+
+        await until(replaced)
+
+    async def make_key(self) -> None:
+        """A virtual key; each worker knows it a moment later."""
+        _, made = await self.weir("keys", "create", "--team", "search")
+        self.key = self.sinks.extra["virtual-key"] = made.strip()
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Waits until it is so; it must become so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await holds():
+            await asyncio.sleep(0.05)
 
 
 def _command(words: Sequence[str], env: Mapping[str, str], directory: Path) -> tuple[int, str]:
@@ -295,7 +327,9 @@ async def life(directory: Path, passwords: Mapping[str, str] | None = None, **ch
             yield one
         finally:
             if one.process is not None and one.process.returncode is None:
-                one.process.kill()
+                for pid in _tree(one.process.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 await one.process.wait()
 
 
@@ -345,10 +379,16 @@ FAULTS = (
 async def requests(one: Life) -> None:
     """What clients send when all is well, and when nothing is."""
     for stream in (False, True):
-        told = await one.ask("/v1/chat/completions", chat(stream))
-        assert told is not None
-        assert told.status == 200, told.body
-        assert C["answer"].encode() in told.body, "the canary must be there to be found"
+
+        async def answered(stream: bool = stream) -> bool:
+            told = await one.ask("/v1/chat/completions", chat(stream))
+            if told is None or told.status == 401:  # of a worker that doesn't know the key yet
+                return False
+            assert told.status == 200, told.body
+            assert C["answer"].encode() in told.body, "the canary must be there to be found"
+            return True
+
+        await until(answered)
         await one.ask("/v1/responses", _json(model="gpt-4o-mini", input=f"{C['prompt']} {QUESTION}", stream=stream))
         words = [{"role": "user", "content": f"{C['prompt']} {QUESTION}"}]
         await one.ask("/v1/messages", _json(model="claude-sonnet-4-5", max_tokens=99, messages=words, stream=stream))
@@ -505,7 +545,11 @@ async def mistakes(one: Life) -> None:
     (one.home / "keys.json").rename(one.home / "keys.kept")
     (one.home / "keys.json").write_text('{"keys": [{"id": "' + C["inline-key"])
     await one.weir("keys", "list")
-    await asyncio.sleep(0.6)
+
+    async def told() -> bool:
+        return b"keys are damaged" in (one.directory / "err").read_bytes()
+
+    await until(told)
     (one.home / "keys.kept").rename(one.home / "keys.json")
     status, said = await one.weir("reload")
     assert status == 0, said
@@ -515,9 +559,7 @@ async def whole(directory: Path, **changes: Any) -> Sinks:
     """All of it, from the start to the end."""
     async with life(directory, **changes) as one:
         await one.start()
-        _, made = await one.weir("keys", "create", "--team", "search")
-        one.key = one.sinks.extra["virtual-key"] = made.strip()
-        await asyncio.sleep(0.5)
+        await one.make_key()
         await requests(one)
         await abuse(one)
         one.look_at_processes()
@@ -540,12 +582,14 @@ async def fleet(directory: Path, redis: Server, postgres: Postgres) -> Sinks:
     state = f"redis://:${{CANARY_STATE}}@127.0.0.1:{redis.port}/0"
     async with life(directory, PASSWORDS, state=state, ledger=ledger) as one:
         await one.start()
-        _, made = await one.weir("keys", "create", "--team", "search")
-        one.key = one.sinks.extra["virtual-key"] = made.strip()
-        await asyncio.sleep(0.5)
-        for _ in range(2):
-            await one.ask("/v1/chat/completions", chat())
-            await one.ask("/v1/chat/completions", chat(True))
+        await one.make_key()
+
+        async def hit() -> bool:
+            answer = await one.ask("/v1/chat/completions", chat())
+            return answer is not None and answer.header(b"x-weir-cache") == b"hit"
+
+        await until(hit)
+        await one.ask("/v1/chat/completions", chat(True))
         await requests(one)
         one.look_at_processes()
         for change in (redis.kill, redis.start, postgres.stop):  # the new Redis knows no password: AUTH is an error

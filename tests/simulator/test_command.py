@@ -18,13 +18,15 @@ import pytest
 from proxy.simulator import fault_table
 from proxy.simulator.__main__ import main
 from proxy.simulator.certificates import Authority
+from tests.children import at_our_end
+from tests.patience import PATIENCE_S
 
 
 @contextmanager
 def running(*arguments: str) -> Iterator[str]:
     """The base URL of a simulator process, which ends cleanly afterwards."""
     command = [sys.executable, "-m", "proxy.simulator", "--port", "0", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=at_our_end(signal.SIGKILL)) as process:
         try:
             assert process.stdout is not None
             found = re.search(r"https?://\S+", process.stdout.readline())
@@ -32,19 +34,19 @@ def running(*arguments: str) -> Iterator[str]:
             yield found[0]
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_it_says_where_it_listens_and_ends_on_sigterm() -> None:
     """The first line has the URL; SIGTERM ends it with 0."""
     with running("--ttft", "1ms") as url:
-        assert b'"object":"list"' in urllib.request.urlopen(f"{url}/models", timeout=10).read()
+        assert b'"object":"list"' in urllib.request.urlopen(f"{url}/models", timeout=PATIENCE_S).read()
 
 
 def test_it_asks_for_its_key() -> None:
     """--api-key makes other keys a 401."""
     with running("--api-key", "right") as url, pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{url}/models", timeout=10)
+        urllib.request.urlopen(f"{url}/models", timeout=PATIENCE_S)
 
 
 def test_it_speaks_https(tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_it_speaks_https(tmp_path: Path) -> None:
     with running("--cert", str(certificate), "--key", str(key)) as url:
         assert url.startswith("https://")
         context: ssl.SSLContext = authority.trusting()
-        assert urllib.request.urlopen(f"{url}/models", timeout=10, context=context).status == 200
+        assert urllib.request.urlopen(f"{url}/models", timeout=PATIENCE_S, context=context).status == 200
 
 
 def test_it_lists_its_faults(capsys: pytest.CaptureFixture[str]) -> None:

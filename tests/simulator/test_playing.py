@@ -139,6 +139,22 @@ def test_an_earlier_wish_moves_the_timer() -> None:
     assert [entry for entry in outlet.told if entry[1]] == [(0.1, b"soon"), (0.5, b"late")]
 
 
+def test_a_stopped_wheel_writes_only_what_comes_at_once() -> None:
+    """Of what begins meanwhile, too; when it turns again, what was due is late and the rest is in time."""
+    clock = Clock()
+    loop: Any = clock
+    wheel, outlet = Wheel(loop), Outlet(clock)
+    Player(wheel, outlet, iter([(0.1, b"before", 1)])).advance()
+    wheel.stop()
+    clock.turn(101)
+    Player(wheel, outlet, iter([(0.0, b"at once", 0), (0.1, b"meanwhile", 1), (1.5, b"after", 2)])).advance()
+    clock.turn(101.2)
+    assert outlet.told == [(1.0, b"at once")]
+    wheel.turn_on()
+    clock.turn(103)
+    assert outlet.told[1:] == [(1.2, b"before"), (1.2, None), (1.2, b"meanwhile"), (1.5, b"after"), (1.5, None)]
+
+
 async def test_the_wheel_runs_on_a_real_loop() -> None:
     """The timer of a running loop wakes the player."""
     loop = asyncio.get_running_loop()

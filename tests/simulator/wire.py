@@ -10,8 +10,8 @@ import h11
 import orjson
 
 from proxy.simulator import Simulator
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 20
 QUESTION = [{"role": "user", "content": "Tell me of the river and the naïve 河"}]
 
 

@@ -8,10 +8,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from proxy.state.protocol import Granted, Hold, Part, Refused, Scope, Store
+from tests.patience import PATIENCE_S
 
 HOUR_NS = 3600 * 10**9
-PATIENCE_S = 20.0
-
 _ids = itertools.count(1)
 
 

@@ -1,26 +1,25 @@
 """Real servers for the tests of the Store: Redis and Valkey, alone or as a cluster of one node, which enforces the
-rules of slots. Each runs as a child on a port of 127.0.0.1 that the kernel chose, and can be killed, frozen and
+rules of slots. Each runs as a child on a free port of 127.0.0.1, and can be killed, frozen and
 started anew.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from proxy.simulator.ports import free_port
+from tests.children import at_our_end
+from tests.patience import PATIENCE_S
 from tests.real import environments
 
-PATIENCE_S = 20
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 ATTEMPTS = 5  # another program may take the port before the server does
 
 
@@ -94,7 +93,7 @@ class Server:
         ]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_with_its_parent
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=at_our_end(signal.SIGKILL)
             )
         self.port, before = port, self.port
         ends_s = time.monotonic() + PATIENCE_S
@@ -110,24 +109,10 @@ class Server:
         return False
 
 
-def _with_its_parent() -> None:
-    """Linux ends the server when the tests are killed; elsewhere it would stay."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def packed(words: Iterable[str | bytes]) -> bytes:
     """A command as the server reads it."""
     encoded = [word.encode() if isinstance(word, str) else word for word in words]
     return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def redis_program() -> str:

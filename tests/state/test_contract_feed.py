@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.state.protocol import StateLost, Store
-from tests.state.asking import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S
+from tests.state.asking import eventually
 from tests.state.backends import Backend
 
 

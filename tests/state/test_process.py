@@ -18,7 +18,9 @@ from proxy.state.messages import Hello, encode, frame
 from proxy.state.opening import socket_path
 from proxy.state.process import NOT_OPENED, OWNED
 from proxy.state.protocol import Granted, Rate, Refused, StateLost
-from tests.state.asking import PATIENCE_S, granted, hold, numbers, queued, scope
+from tests.children import at_our_end
+from tests.patience import PATIENCE_S
+from tests.state.asking import granted, hold, numbers, queued, scope
 
 BOUND_S = 1.0
 
@@ -33,7 +35,9 @@ class Process:
 
     def start(self) -> subprocess.Popen[bytes]:
         options = ["--state", "sqlite:///state.db", "--home", str(self.home), "--socket", str(self.socket)]
-        self.run = subprocess.Popen([sys.executable, "-m", "proxy.state.process", *options])
+        self.run = subprocess.Popen(
+            [sys.executable, "-m", "proxy.state.process", *options], preexec_fn=at_our_end(signal.SIGKILL)
+        )
         return self.run
 
     def signal(self, number: int) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from proxy.simulator.ports import free_port
 from proxy.state.protocol import Granted, Level, Rate, StateLost
 from proxy.state.redis import RedisStore
+from tests.patience import PATIENCE_S
 from tests.state import servers
-from tests.state.asking import HOUR_NS, PATIENCE_S, eventually, granted, hold, numbers, queued, scope
+from tests.state.asking import HOUR_NS, eventually, granted, hold, numbers, queued, scope
 from tests.state.servers import Server
 
 BOUND_S = 0.25
@@ -157,7 +159,7 @@ async def test_killed(server: Server, store: RedisStore, name: str) -> None:
 
 async def test_nobody_there_from_the_start() -> None:
     """The first call says so, and the Store closes."""
-    store = RedisStore(f"redis://127.0.0.1:{servers.free_port()}/0", bound_s=BOUND_S)
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", bound_s=BOUND_S)
     await lost(store.ping())
     await lost(store.close("x", [1], [TEAM]))
     await store.aclose()

@@ -14,7 +14,8 @@ from proxy.state.core import Core
 from proxy.state.process import OwnedError, serving
 from proxy.state.protocol import Granted, Hold, Level, Part, Rate, Scope, StateLost
 from proxy.state.sqlite import SqliteShelf, StateFile
-from tests.state.asking import PATIENCE_S, granted, hold, numbers, scope
+from tests.patience import PATIENCE_S
+from tests.state.asking import granted, hold, numbers, scope
 
 S = 10**9
 URL = "sqlite:///state.db"

@@ -19,6 +19,8 @@ import pytest
 from proxy.logs import Log
 from proxy.supervisor.plan import LoadError, Plan
 from proxy.supervisor.service import Supervisor
+from tests.children import tied
+from tests.patience import PATIENCE_S
 
 FAKE_WORKER = (sys.executable, "-m", "tests.supervisor.fake_worker")
 
@@ -33,7 +35,7 @@ def plan(home: Path, **changed: Any) -> Plan:
         listen=("127.0.0.1:0",),
         ops="127.0.0.1:0",
         admin="127.0.0.1:0",
-        drain_s=5.0,
+        drain_s=PATIENCE_S,
         log_form="json",
     )
     return replace(usual, **changed)
@@ -68,9 +70,14 @@ class Running:
     async def ops(self, path: str) -> tuple[int, Any]:
         return await self.get(str(self.supervisor.status().ops), path)
 
+    async def tells(self, *lines: str) -> bool:
+        """Whether `/metrics` has all of these. It may not yet: a worker that answers late counts as it last did."""
+        text = (await self.ops("/metrics"))[1]
+        return all(line in text for line in lines)
+
     async def get(self, address: str, path: str) -> tuple[int, Any]:
         def fetch() -> tuple[int, Any]:
-            connection = http.client.HTTPConnection(address, timeout=10)
+            connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
             try:
                 connection.request("GET", path)
                 answer = connection.getresponse()
@@ -83,7 +90,7 @@ class Running:
         return await asyncio.to_thread(fetch)
 
 
-async def until(holds: Callable[[], bool] | Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
+async def until(holds: Callable[[], bool] | Callable[[], Awaitable[bool]], within_s: float = PATIENCE_S) -> None:
     """Polls until it holds; fails the test if it doesn't in time."""
     deadline_s = time.monotonic() + within_s
     while True:
@@ -102,7 +109,7 @@ async def running(first: Plan, load: Callable[[], Plan] | None = None, **options
         first,
         load or (lambda: first),
         log=Log("json", "debug", stream=logged),
-        command=options.pop("command", FAKE_WORKER),
+        command=tied(options.pop("command", FAKE_WORKER)),
         compile=options.pop("compile", no_cards),
         **options,
     )
@@ -115,7 +122,7 @@ async def running(first: Plan, load: Callable[[], Plan] | None = None, **options
     finally:
         supervisor.drain()
         supervisor.drain()
-        await asyncio.wait_for(here.task, 10)
+        await asyncio.wait_for(here.task, PATIENCE_S)
 
 
 def broken(*problems: str) -> LoadError:

@@ -13,7 +13,8 @@ import pytest
 from proxy.simulator.certificates import Authority
 from proxy.wire.certificate import Certificate, CertificateError
 from proxy.wire.connect import Connector, Resolver
-from tests.supervisor.conftest import Running, until
+from tests.patience import PATIENCE_S
+from tests.supervisor.conftest import until
 from tests.supervisor.test_real_workers import Serve, Upstream, cards, serve, upstream
 
 __all__ = ["cards", "serve", "upstream"]
@@ -26,7 +27,7 @@ def put(pair: tuple[Path, Path], cert: Path, key: Path) -> None:
 
 def shown(address: str, trusting: ssl.SSLContext) -> bytes | None:
     """The certificate that a new connection is shown, in DER."""
-    connection = http.client.HTTPSConnection(address, timeout=10, context=trusting)
+    connection = http.client.HTTPSConnection(address, timeout=PATIENCE_S, context=trusting)
     connection.request("GET", "/healthz")
     assert connection.getresponse().status == 200
     found: bytes | None = connection.sock.getpeercert(binary_form=True)
@@ -49,22 +50,19 @@ async def test_a_renewed_certificate_is_shown_to_new_connections(serve: Serve, t
     async with serve(workers=2, tls={"cert": str(cert), "key": str(key)}) as here:
         trusting = authority.trusting()
         assert await asyncio.to_thread(shown, here.address, trusting) == der(first[0])
-        kept = http.client.HTTPSConnection(here.address, timeout=10, context=trusting)
-        await asyncio.to_thread(kept.connect)
+        kept = http.client.HTTPSConnection(here.address, timeout=PATIENCE_S, context=trusting)
+        await asyncio.to_thread(kept.request, "GET", "/healthz")  # who says nothing isn't kept for long
+        kept.getresponse().read()
         shutil.copy(second[0], cert)  # its key isn't there yet
         await until(lambda: not here.supervisor.status().config_valid)
         assert {await asyncio.to_thread(shown, here.address, trusting) for _ in range(6)} == {der(first[0])}
         assert any("can't be used" in line["problem"] for line in here.log("configuration"))
         shutil.copy(second[1], key)
-        await until(lambda: _all_show(here, trusting, der(second[0])))
-        assert here.supervisor.status().config_valid
+        await until(lambda: here.supervisor.status().config_valid)  # said once all workers have it
+        assert {await asyncio.to_thread(shown, here.address, trusting) for _ in range(6)} == {der(second[0])}
         await asyncio.to_thread(kept.request, "GET", "/healthz")
         assert kept.getresponse().status == 200
         kept.close()
-
-
-async def _all_show(here: Running, trusting: ssl.SSLContext, wanted: bytes) -> bool:
-    return {await asyncio.to_thread(shown, here.address, trusting) for _ in range(6)} == {wanted}
 
 
 async def test_an_upstreams_key_file_is_followed(serve: Serve, upstream: tuple[Upstream, str], tmp_path: Path) -> None:
@@ -86,7 +84,7 @@ async def test_an_upstreams_key_file_is_followed(serve: Serve, upstream: tuple[U
 
         async def key() -> bytes:
             def ask() -> None:
-                connection = http.client.HTTPConnection(here.address, timeout=10)
+                connection = http.client.HTTPConnection(here.address, timeout=PATIENCE_S)
                 body = '{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
                 connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
                 connection.getresponse().read()

@@ -27,6 +27,7 @@ from proxy.ledger.opening import open_ledger
 from proxy.logs import Log
 from proxy.supervisor import kept
 from proxy.supervisor.cold import ColdKeeper
+from tests.children import at_our_end
 from tests.ledger.steps import rows
 from tests.ledger.told import Segment, exchange_id, whole
 from tests.supervisor.conftest import plan, running, until
@@ -37,7 +38,7 @@ URL = "sqlite:///ledger.db"
 
 async def soon(holds: Callable[[], bool]) -> None:
     """It gets the processor when nobody else wants it: on a busy machine that may take a while."""
-    await until(holds, within_s=60.0)
+    await until(holds)
 
 
 class Keeping:
@@ -136,7 +137,9 @@ async def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
     )
     segment = Segment(tmp_path)
     segment.write(*whole(exchange_id(1)))
-    starter = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
+    starter = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code), stdout=subprocess.PIPE, preexec_fn=at_our_end(signal.SIGKILL)
+    )
     try:
         assert starter.stdout is not None
         pid = int(await starter.stdout.readline())
@@ -194,6 +197,7 @@ async def test_spans_are_sent_from_where_it_is_told(tmp_path: Path, monkeypatch:
         _write(tmp_path / "home", "exchange-before")
         async with running(plan(tmp_path / "home")):
             _write(tmp_path / "home", "exchange-after")
+            await soon(lambda: b"exchange-after" in b"".join(bodies))
         server.shutdown()
         thread.join()
     sent = b"".join(bodies)

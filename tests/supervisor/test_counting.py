@@ -17,6 +17,7 @@ from proxy.state.opening import COUNTING, socket_path
 from proxy.supervisor.counting import Counting, asks
 from proxy.tokens.ranks import ALL
 from proxy.tokens.remote import RemoteCounter
+from tests.patience import PATIENCE_S
 from tests.plane.running import entry
 from tests.supervisor.conftest import until
 
@@ -49,7 +50,7 @@ async def test_it_is_there_once_there_is_something_to_count_with(home: Path) -> 
         await until(lambda: counting.process.pid is not None)
         first, counted = counting.process.pid, list[str]()
         assert first is not None
-        counter = RemoteCounter(socket_path(home, COUNTING), counted.append, patience_s=10.0)
+        counter = RemoteCounter(socket_path(home, COUNTING), counted.append, patience_s=PATIENCE_S)
         assert await counter.count("o200k_base", ["hello"]) is None
         assert counted == ["tokens_not_counted"], "an answer: its file isn't the right one"
         await counter.aclose()

@@ -10,6 +10,7 @@ from pathlib import Path
 from proxy.config import load
 from proxy.supervisor.plan import loader
 from proxy.supervisor.service import WORKER
+from tests.patience import PATIENCE_S
 from tests.supervisor.conftest import running
 from tests.supervisor.test_real_workers import CHAT, Upstream, cards, upstream, write
 
@@ -37,7 +38,7 @@ async def test_clients_are_refused_before_descriptors_run_out(
 
         async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
             writer.write(request)
-            return (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20))[:12]
+            return (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S))[:12]
 
         answers = await asyncio.gather(*(ask(*client) for client in clients))
         served, refused = answers.count(b"HTTP/1.1 200"), answers.count(b"HTTP/1.1 503")

@@ -19,6 +19,8 @@ import pytest
 from proxy.admin.client import AdminClient
 from proxy.admin.running import Running, running_in
 from proxy.clients.keys import KeyStore, digest
+from tests.children import at_our_end
+from tests.patience import PATIENCE_S
 from tests.supervisor.conftest import plan, running, until
 
 
@@ -28,7 +30,7 @@ async def test_draining_finishes_what_runs(home: Path) -> None:
         address = here.supervisor.status().listen[0]
         ops = str(here.supervisor.status().ops)
         slow = asyncio.create_task(here.ask("/slow"))
-        await until(lambda: _in_flight(here))
+        await until(lambda: here.tells("weir_exchanges_in_flight 1.0"))
         host, port = address.split(":")
         kept = http.client.HTTPConnection(host, int(port))
         kept.connect()
@@ -39,16 +41,16 @@ async def test_draining_finishes_what_runs(home: Path) -> None:
         assert (await here.get(ops, "/healthz"))[0] == 200
         await asyncio.to_thread(kept.request, "GET", "/go")
         assert (await slow)["hash"] == "h1"
-        assert await asyncio.wait_for(here.task, 5) == 0
+        assert await asyncio.wait_for(here.task, PATIENCE_S) == 0
 
 
 async def test_what_outlasts_the_drain_is_cut_and_said(home: Path) -> None:
     """After `drain_s` the rest is cut: status 1."""
     async with running(plan(home, drain_s=0.2)) as here:
         slow = asyncio.create_task(here.ask("/slow"))
-        await until(lambda: _in_flight(here))
+        await until(lambda: here.tells("weir_exchanges_in_flight 1.0"))
         here.supervisor.drain()
-        assert await asyncio.wait_for(here.task, 5) == 1
+        assert await asyncio.wait_for(here.task, PATIENCE_S) == 1
         with pytest.raises((http.client.HTTPException, OSError)):
             await slow
 
@@ -57,10 +59,10 @@ async def test_the_second_request_to_end_ends_at_once(home: Path) -> None:
     """Twice is now: it doesn't wait for `drain_s`."""
     async with running(plan(home, drain_s=1000.0)) as here:
         slow = asyncio.create_task(here.ask("/slow"))
-        await until(lambda: _in_flight(here))
+        await until(lambda: here.tells("weir_exchanges_in_flight 1.0"))
         here.supervisor.drain()
         here.supervisor.drain()
-        assert await asyncio.wait_for(here.task, 10) == 1
+        assert await asyncio.wait_for(here.task, PATIENCE_S) == 1
         with pytest.raises((http.client.HTTPException, OSError)):
             await slow
 
@@ -69,13 +71,13 @@ async def test_a_worker_that_dies_while_draining_is_not_replaced(home: Path) -> 
     """The other one's request still finishes."""
     async with running(plan(home, workers=2)) as here:
         slow = asyncio.create_task(here.ask("/slow"))
-        await until(lambda: _in_flight(here))
+        await until(lambda: here.tells("weir_exchanges_in_flight 1.0"))
         busy = here.supervisor.status().workers
         here.supervisor.drain()
         await until(lambda: here.supervisor.status().draining)
         for worker in busy:
             os.kill(worker.pid, signal.SIGKILL)
-        await asyncio.wait_for(here.task, 5)
+        await asyncio.wait_for(here.task, PATIENCE_S)
         assert not here.log("worker died")
         slow.cancel()
 
@@ -165,7 +167,7 @@ async def test_a_signal_drains(home: Path, number: signal.Signals) -> None:
     process, _ = await _serve(home)
     workers = await _pids(home)
     process.send_signal(number)
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
     for pid in workers:
         await until(lambda pid=pid: not _lives(pid))
 
@@ -176,7 +178,7 @@ async def test_sighup_reloads(home: Path) -> None:
     process.send_signal(signal.SIGHUP)
     assert (await _logged(process, "reloaded"))["why"] == "SIGHUP"
     process.terminate()
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
 
 
 async def test_workers_outlive_a_killed_supervisor(home: Path) -> None:
@@ -198,7 +200,9 @@ async def test_workers_outlive_a_killed_supervisor(home: Path) -> None:
 
 async def _serve(home: Path) -> tuple[Process, Running]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.supervisor.serve_fake", str(home), stdout=PIPE
+        *(sys.executable, "-m", "tests.supervisor.serve_fake", str(home)),
+        stdout=PIPE,
+        preexec_fn=at_our_end(signal.SIGTERM),
     )
     await _logged(process, "ready")
     now = running_in(home)
@@ -222,7 +226,7 @@ async def _pids(home: Path) -> list[int]:
 
 async def _answers(address: str) -> int:
     def ask() -> int:
-        connection = http.client.HTTPConnection(address, timeout=10)
+        connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
         connection.request("GET", "/")
         pid: int = json.loads(connection.getresponse().read())["pid"]
         connection.close()
@@ -237,10 +241,6 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-async def _in_flight(here: Any) -> bool:
-    return "weir_exchanges_in_flight 1.0" in (await here.ops("/metrics"))[1]
 
 
 async def _is_accepted(here: Any, connection: http.client.HTTPConnection) -> bool:

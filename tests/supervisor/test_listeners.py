@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 
+from proxy.simulator.ports import free_port
 from proxy.supervisor.listeners import ListenError, bind, is_loopback, name_of, split
 
 
@@ -71,9 +71,7 @@ def test_localhost_is_one_port_on_both_families() -> None:
 def test_all_or_none() -> None:
     """When one address is taken, those bound before it are free again."""
     (taken,) = bind(["127.0.0.1:0"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = f"127.0.0.1:{probe.getsockname()[1]}"
+    free = f"127.0.0.1:{free_port()}"
     with taken, pytest.raises(ListenError, match="already in use"):
         bind([free, name_of(taken)])
     (again,) = bind([free])

@@ -24,6 +24,8 @@ from proxy.config import load
 from proxy.supervisor.cards import compiled
 from proxy.supervisor.plan import loader
 from proxy.supervisor.service import WORKER
+from tests.children import at_our_end
+from tests.patience import PATIENCE_S
 from tests.supervisor.conftest import Running, running, until
 
 ANSWER = {
@@ -114,7 +116,7 @@ class Client:
     """One keep-alive connection."""
 
     def __init__(self, address: str, key: str = "any") -> None:
-        self.connection = http.client.HTTPConnection(address, timeout=15)
+        self.connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
         self.key = key
 
     async def chat(self, model: str = "m") -> int:
@@ -172,13 +174,13 @@ async def test_counters_and_journal_outlive_a_killed_worker(serve: Serve) -> Non
         for _ in range(5):
             assert await client.chat() == 200
         client.close()
-        await until(lambda: _counted(here, 5))
+        await until(lambda: here.tells('outcome="complete",status="200"} 5.0'))
         os.kill(here.supervisor.status().workers[0].pid, signal.SIGKILL)
         await until(lambda: here.supervisor.status().restarts == 1 and here.supervisor.ready())
         client = Client(here.address)
         answer = await asyncio.to_thread(client._chat, "m")
         client.close()
-        assert await _counted(here, 6)
+        await until(lambda: here.tells('outcome="complete",status="200"} 6.0'))
         told = await here.supervisor.explain(str(answer.headers["x-weir-exchange"]), None)
         assert told is not None
         assert (told["state"], told["attempts"][0]["tokens"]["input_tokens"]) == ("ended", 5)
@@ -196,7 +198,7 @@ async def test_a_drain_finishes_the_running_exchange(serve: Serve, upstream: tup
         assert not here.task.done()
         upstream[0].go.set()
         assert await slow == 200
-        assert await asyncio.wait_for(here.task, 10) == 0
+        assert await asyncio.wait_for(here.task, PATIENCE_S) == 0
         idle.close()
         busy.close()
 
@@ -208,7 +210,7 @@ async def test_an_exchange_that_outlasts_the_drain_is_cut(serve: Serve, upstream
         slow = asyncio.create_task(busy.chat("slow"))
         await until(lambda: upstream[0].waiting == 1)
         here.supervisor.drain()
-        assert await asyncio.wait_for(here.task, 10) == 1
+        assert await asyncio.wait_for(here.task, PATIENCE_S) == 1
         with pytest.raises((http.client.HTTPException, ConnectionError)):
             await slow
         busy.close()
@@ -273,11 +275,6 @@ async def test_own_exchanges_and_usage_are_told_on_the_data_port(serve: Serve) -
         client.close()
 
 
-async def _counted(here: Running, n: int) -> bool:
-    text = (await here.ops("/metrics"))[1]
-    return f'outcome="complete",status="200"}} {n}.0' in text
-
-
 async def _closed(client: Client) -> bool:
     """Whether the other end has closed: reading an idle connection gives the end instead of blocking."""
     client.connection.sock.setblocking(False)
@@ -291,7 +288,7 @@ async def _closed(client: Client) -> bool:
 
 async def _get(here: Running, path: str, key: str) -> tuple[int, Any]:
     def fetch() -> tuple[int, Any]:
-        connection = http.client.HTTPConnection(here.address, timeout=10)
+        connection = http.client.HTTPConnection(here.address, timeout=PATIENCE_S)
         connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
         answer = connection.getresponse()
         found = answer.status, json.loads(answer.read())
@@ -308,8 +305,9 @@ async def test_workers_outlive_a_killed_supervisor(upstream: tuple[Upstream, str
         *(sys.executable, "-m", "proxy.cli", "serve", "--config", str(tmp_path / "v1" / "weir.yaml")),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
+        preexec_fn=at_our_end(signal.SIGTERM),
     )
-    await until(lambda: running_in(home) is not None, 30)
+    await until(lambda: running_in(home) is not None)
     status = await asyncio.to_thread(AdminClient(home).status)
     try:
         before = Client(status.listen[0])

@@ -18,6 +18,7 @@ from proxy.logs import Log
 from proxy.state.memory import MemoryStore
 from proxy.state.protocol import Granted, Hold, Level, Part, Scope, StateLost
 from proxy.supervisor.recovery import LOOK_S, RETRY_S, Owner, Recovery
+from tests.patience import PATIENCE_S
 
 USD, TOK = Scope("usd:budget:team=a:2026-11", 10_000), Scope("tok:budget:team=a:2026-11", 10_000)
 REQ, CON = Scope("req:budget:team=a:2026-11", 100), Scope("con:limit:key=k", 10)
@@ -43,7 +44,9 @@ class Worker:
         self.number = number
         self.journal = Journal(home / "journal", number)
 
-    def send(self, exchange: str, *holds: str, estimate: int | None = 500, attempt: int = 1) -> None:
+    def send(
+        self, exchange: str, *holds: str, estimate: int | None = 500, attempt: int = 1, tokens: int | None = None
+    ) -> None:
         """An attempt is dispatched."""
         who: dict[str, Any] = {"tenant": "t", "key": None, "org": None, "team": None, "project": None, "tags": {}}
         self.journal.append(
@@ -58,7 +61,7 @@ class Worker:
                 model="m",
                 deployment="d",
                 upstream="u",
-                estimate=Estimate(30, 20, estimate),
+                estimate=Estimate(30, 20, estimate, tokens=tokens),
                 holds=holds,
                 **who,
             )
@@ -143,6 +146,20 @@ async def test_what_nobody_observed_counts_for_what_admitted_it(
     recovery.died(worker.owner)
     assert await recovery.look() is None
     assert await store.levels([USD, TOK, REQ]) == (Level(500 + 700, 0), Level(50 + 120, 0), Level(2, 0))
+
+
+async def test_tokens_count_for_what_was_reserved(tmp_path: Path, store: MemoryStore, recovery: Recovery) -> None:
+    """Under a hard budget of tokens: sent and cut ones for their bound, not for the estimate of their input."""
+    worker = Worker(tmp_path, recovery.begin(0))
+    await reserve(store, "lease", worker.owner, (TOK, 5000))
+    for name in ("lost", "cut", "whole"):
+        worker.send(name, "lease", tokens=900)
+    worker.settle("cut", 40, known="estimated", outcome="aborted", usage=None)
+    worker.settle("whole", 60)
+    worker.journal.close()
+    recovery.died(worker.owner)
+    assert await recovery.look() is None
+    assert await store.levels([TOK]) == (Level(900 + 900 + 12, 0),)
 
 
 async def test_an_estimate_is_written_down_once(tmp_path: Path, store: MemoryStore, recovery: Recovery) -> None:
@@ -233,7 +250,7 @@ async def test_following_acts_as_soon_as_one_dies(tmp_path: Path, store: MemoryS
     following = asyncio.create_task(recovery.follow())
     await asyncio.sleep(0)
     recovery.died(owner)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while await store.standing():
             await asyncio.sleep(0.001)
     following.cancel()

@@ -80,7 +80,7 @@ async def test_one_that_outlived_its_supervisor_is_used_and_then_replaced(tmp_pa
         store = keeper.place.open(10.0)
         assert await answered(store)
         assert keeper.pid is None
-    await until(lambda: answered(store), within_s=30)
+    await until(lambda: answered(store))
     assert keeper.pid is not None
     await store.aclose()
 
@@ -121,7 +121,7 @@ async def test_a_killed_worker_s_budget_is_settled_by_its_journal(
         await until(lambda: upstream[0].waiting == 1)
         os.kill(here.supervisor.status().workers[0].pid, signal.SIGKILL)
         await asyncio.gather(slow, return_exceptions=True)
-        await until(lambda: bool(here.log("holds of a dead worker closed")), within_s=30)
+        await until(lambda: bool(here.log("holds of a dead worker closed")))
         (told,) = here.log("holds of a dead worker closed")
         assert told["estimated"] == 1
         store = StateKeeper(URL, home, Log("json", "debug", stream=io.StringIO())).place.open(10.0)

@@ -18,6 +18,7 @@ from proxy.logs import Log
 from proxy.rollout.guardrail import Tally
 from proxy.state.memory import MemoryStore
 from proxy.supervisor.stepping import Guarded, Stepping
+from tests.patience import PATIENCE_S
 from tests.supervisor.conftest import until
 from tests.supervisor.test_real_workers import Serve, Upstream, cards, serve, upstream  # noqa: F401  # fixtures
 
@@ -137,7 +138,7 @@ async def test_hosts_tell_each_other(tmp_path: Path) -> None:
 
 async def ask(address: str) -> int:
     def send() -> int:
-        connection = http.client.HTTPConnection(address, timeout=20)
+        connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
         body = json.dumps({"model": "slow", "messages": [{"role": "user", "content": "hello"}]})
         try:
             connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})

@@ -19,7 +19,10 @@ from proxy import orphan
 from proxy.admin.client import AdminClient
 from proxy.admin.operated import Status
 from proxy.admin.running import running_in
+from proxy.simulator.ports import free_port
 from proxy.supervisor.takeover import _fits
+from tests.children import at_our_end
+from tests.patience import PATIENCE_S
 from tests.supervisor.conftest import until
 from tests.supervisor.test_real_workers import Client, Upstream, upstream, write
 
@@ -30,7 +33,10 @@ __all__ = ["upstream"]
 async def served(file: Path) -> AsyncIterator[Process]:
     with file.with_name("log").open("ab") as log:  # no pipe: orphans would hold it open, and `wait` waits for its end
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy.cli", "serve", "--config", str(file)), stdout=DEVNULL, stderr=log
+            *(sys.executable, "-m", "proxy.cli", "serve", "--config", str(file)),
+            stdout=DEVNULL,
+            stderr=log,
+            preexec_fn=at_our_end(signal.SIGTERM),
         )
     try:
         yield process
@@ -47,7 +53,7 @@ async def status_of(home: Path, process: Process) -> Status:
         now = running_in(home)
         return now is not None and now.pid == process.pid
 
-    await until(serves, 40)
+    await until(serves)
     return await asyncio.to_thread(AdminClient(home).status)
 
 
@@ -58,15 +64,9 @@ def lives(pid: int) -> bool:
         return False
 
 
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def test_the_next_supervisor_takes_over(upstream: tuple[Upstream, str], tmp_path: Path, home: Path) -> None:
     """No connection is refused meanwhile; the old workers finish what runs, then end; the new ones serve."""
-    address = f"127.0.0.1:{port()}"
+    address = f"127.0.0.1:{free_port()}"
     write(tmp_path / "v1", upstream[1], home, workers=2, listen=address)
     file = tmp_path / "v1" / "weir.yaml"
     async with served(file) as first:
@@ -91,12 +91,12 @@ async def test_the_next_supervisor_takes_over(upstream: tuple[Upstream, str], tm
             async with served(file) as second:
                 after = [worker.pid for worker in (await status_of(home, second)).workers]
                 assert not set(before) & set(after)
-                await until(lambda: sum(map(lives, before)) == 1, 20)  # the one that still answers
+                await until(lambda: sum(map(lives, before)) == 1)  # the one that still answers
                 seen = done
                 await until(lambda: done > seen + 5)
                 upstream[0].go.set()
                 assert await slow == 200
-                await until(lambda: not any(map(lives, before)), 20)
+                await until(lambda: not any(map(lives, before)))
                 stop = True
                 await asking
                 assert not list(orphan.directory(home).glob("*"))
@@ -111,7 +111,7 @@ async def test_who_can_not_start_leaves_the_orphans_serving(
     upstream: tuple[Upstream, str], tmp_path: Path, home: Path
 ) -> None:
     """The second supervisor fails after it has found them: they go on, and the third takes over."""
-    address = f"127.0.0.1:{port()}"
+    address = f"127.0.0.1:{free_port()}"
     write(tmp_path / "v1", upstream[1], home, listen=address)
     file = tmp_path / "v1" / "weir.yaml"
     async with served(file) as first:
@@ -125,7 +125,7 @@ async def test_who_can_not_start_leaves_the_orphans_serving(
                 text = file.read_text()
                 file.write_text(text.replace('"ops": "127.0.0.1:0"', f'"ops": "127.0.0.1:{taken.getsockname()[1]}"'))
                 async with served(file) as second:
-                    assert await asyncio.wait_for(second.wait(), 40) == 1
+                    assert await asyncio.wait_for(second.wait(), PATIENCE_S) == 1
                 file.write_text(text)
             one = Client(address)
             assert await one.chat() == 200
@@ -134,7 +134,7 @@ async def test_who_can_not_start_leaves_the_orphans_serving(
             async with served(file) as third:
                 (after,) = [worker.pid for worker in (await status_of(home, third)).workers]
                 assert after != before
-                await until(lambda: not lives(before), 20)
+                await until(lambda: not lives(before))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(before, signal.SIGKILL)
@@ -143,15 +143,16 @@ async def test_who_can_not_start_leaves_the_orphans_serving(
 async def test_a_second_supervisor_of_a_living_one_is_refused(
     upstream: tuple[Upstream, str], tmp_path: Path, home: Path
 ) -> None:
-    """Its workers are no orphans: the error names who holds the port, as ever."""
-    address = f"127.0.0.1:{port()}"
+    """Its workers are no orphans and its home is its own, wherever the second one listens; the error names it."""
+    address = f"127.0.0.1:{free_port()}"
     write(tmp_path / "v1", upstream[1], home, listen=address)
-    file = tmp_path / "v1" / "weir.yaml"
-    async with served(file) as first:
+    write(tmp_path / "v2", upstream[1], home, listen="127.0.0.1:0")
+    file = tmp_path / "v2" / "weir.yaml"
+    async with served(tmp_path / "v1" / "weir.yaml") as first:
         await status_of(home, first)
         async with served(file) as second:
-            assert await asyncio.wait_for(second.wait(), 40) == 1
-            assert "address already in use" in file.with_name("log").read_text()
+            assert await asyncio.wait_for(second.wait(), PATIENCE_S) == 1
+            assert f"in use by process {first.pid}, which serves {address}" in file.with_name("log").read_text()
         one = Client(address)
         assert await one.chat() == 200
         one.close()

@@ -12,7 +12,7 @@ from typing import Any, Self
 import h11
 import orjson
 
-PATIENCE_S = 15
+from tests.patience import PATIENCE_S
 
 
 @dataclass
@@ -85,6 +85,10 @@ class Raw:
                 return await self._loop.sock_recv(self.sock, 1 << 18)
             except ConnectionResetError:
                 return b""
+
+    def unread(self, data: bytes) -> None:
+        """Comes again, before what follows."""
+        self._pending = data + self._pending
 
     async def read_until(self, mark: bytes) -> bytes:
         """Everything up to and with `mark`; fails if the connection ends before."""

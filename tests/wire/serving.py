@@ -13,6 +13,7 @@ from proxy.wire.call import BodyReader, Call, Door, InFlight, Intake, ServerLimi
 from proxy.wire.head import Head
 from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
+from tests.patience import PATIENCE_S
 from tests.wire.raw import Raw
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -97,7 +98,7 @@ class App:
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
-    async def until(self, true: Callable[[App], Any], within_s: float = 5.0) -> None:
+    async def until(self, true: Callable[[App], Any], within_s: float = PATIENCE_S) -> None:
         """Waits until `true(app)` holds after the beginning or end of an exchange."""
         async with asyncio.timeout(within_s):
             while not true(self):

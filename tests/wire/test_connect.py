@@ -20,6 +20,7 @@ from proxy.wire import connect as module
 from proxy.wire.client import Progress, UpstreamConnection, WireError
 from proxy.wire.connect import Address, Connector, Resolver, forward_proxy_for, origin_of
 from proxy.wire.ticker import Ticker
+from tests.patience import PATIENCE_S
 from tests.wire.conftest import Serve
 from tests.wire.raw import chat, get, post
 
@@ -71,7 +72,9 @@ def closed_port() -> Address:
     return LOCAL, ("127.0.0.1", int(refused_url().split(":")[2].split("/")[0]))
 
 
-async def failure(url: str, timeout_s: float = 2.0, resolver: Resolver | None = None, **options: Any) -> WireError:
+async def failure(
+    url: str, timeout_s: float = PATIENCE_S, resolver: Resolver | None = None, **options: Any
+) -> WireError:
     with pytest.raises(WireError) as raised:
         await Connector(resolver or Resolver()).connect(origin_of(url, **options), factory(), timeout_s)
     assert raised.value.progress is Progress.CONNECTING
@@ -89,11 +92,12 @@ async def test_refused_unknown_and_silent_are_told_apart() -> None:
         assert (await failure(hole.url, 0.1)).kind == "connect_timeout"
 
 
-async def test_the_next_address_is_tried_at_once_where_one_refuses() -> None:
+async def test_the_next_address_is_tried_at_once_where_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that refuse and one that accepts: the third is found without waiting for the stagger."""
+    monkeypatch.setattr(module, "_STAGGER_S", 3600.0)
     async with listening() as (address, accepted):
         resolver = Names(closed_port(), closed_port(), address)
-        connection = await Connector(resolver).connect(origin_of("http://upstream/"), factory(), 0.2)
+        connection = await Connector(resolver).connect(origin_of("http://upstream/"), factory(), PATIENCE_S)
         assert not connection.lost
         await until(lambda: len(accepted) == 1)
         connection.close()
@@ -104,7 +108,7 @@ async def test_a_silent_address_is_raced_by_the_next() -> None:
     with BlackHole() as hole:
         async with listening() as (address, _):
             resolver = Names((LOCAL, ("127.0.0.1", hole.port)), address)
-            connection = await Connector(resolver).connect(origin_of("http://upstream/"), factory(), 3.0)
+            connection = await Connector(resolver).connect(origin_of("http://upstream/"), factory(), PATIENCE_S)
             peer = connection._transport.get_extra_info("peername")
             assert peer[1] == address[1][1]
             connection.close()
@@ -180,7 +184,7 @@ async def test_only_the_first_request_waits_for_a_name(monkeypatch: pytest.Monke
     assert asked == 1
     go.clear()
     await asyncio.sleep(0.001)
-    assert await asyncio.wait_for(resolver.resolve("name", 80), 0.5) == first[0]
+    assert await asyncio.wait_for(resolver.resolve("name", 80), PATIENCE_S) == first[0]
     await until(lambda: asked == 2)
     go.set()
     await until(lambda: not resolver._refreshing)
@@ -201,7 +205,7 @@ def _looked_up_by(resolver: Resolver, getaddrinfo: Callable[..., Any]) -> Callab
     return look_up
 
 
-async def until(true: Callable[[], Any], within_s: float = 5.0) -> None:
+async def until(true: Callable[[], Any], within_s: float = PATIENCE_S) -> None:
     async with asyncio.timeout(within_s):
         while not true():
             await asyncio.sleep(0.002)
@@ -262,7 +266,7 @@ async def test_an_upstream_out_of_reach(serve: Serve, kind: str, status: int, co
     """Rows 1 to 3: nothing was billed, and the status says so by allowing a retry."""
     with BlackHole() as hole:
         urls = {"refused": refused_url(), "dns": "http://upstream.invalid/v1", "blackhole": hole.url}
-        options = {"url": urls[kind], "timeouts": {"connect_s": "200ms" if kind == "blackhole" else "5s"}}
+        options = {"url": urls[kind], "timeouts": {"connect_s": "200ms" if kind == "blackhole" else "60s"}}
         async with serve(upstream={**options, "pool": {"warm": 0}}) as plane, await plane.connect() as client:
             answer = await client.ask(post(body=chat()))
             assert (answer.status, answer.error["code"]) == (status, code)

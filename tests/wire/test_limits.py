@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.wire.call import BodyReader, Call, InFlight, ServerLimits
+from tests.patience import PATIENCE_S
 from tests.wire.raw import chunks, get, post
 from tests.wire.serving import QUICK, TICK_S, App, Gate, echo, serving
 
@@ -84,7 +85,7 @@ async def test_half_a_head_behind_a_request_is_cut_too() -> None:
         assert await client.closed()
 
 
-async def until(true, within_s: float = 5.0) -> None:  # type: ignore[no-untyped-def]
+async def until(true, within_s: float = PATIENCE_S) -> None:  # type: ignore[no-untyped-def]
     async with asyncio.timeout(within_s):
         while not true():
             await asyncio.sleep(0.005)
@@ -125,12 +126,12 @@ async def test_nothing_is_kept_for_a_client_that_was_dropped() -> None:
 
 async def test_a_client_that_reads_slowly_is_kept() -> None:
     """Progress, however slow, keeps the connection: only a client without any is dropped."""
-    limits = ServerLimits(slow_reader_s=0.3, stream_buffer_bytes=1 << 16)
+    limits = ServerLimits(slow_reader_s=1.0, stream_buffer_bytes=1 << 16)
     async with serving(App(flood), limits) as server, await server.connect(receive_buffer=4096) as client:
         await client.send(get("/"))
         await until(lambda: server.connection.write_paused)
-        for _ in range(12):
-            await asyncio.sleep(0.1)
+        for _ in range(10):
+            await asyncio.sleep(0.15)
             for _ in range(16):
                 assert await client.read()
         assert server.app.cancelled == 0
@@ -225,15 +226,16 @@ async def test_an_upload_waits_for_its_reader() -> None:
 
 async def test_an_upload_that_its_reader_holds_up_is_not_called_stalled() -> None:
     """The body's time limit stands still while it is we who don't read."""
+    limits = ServerLimits(body_idle_s=0.5)
 
     async def reading(call: Call) -> None:
         assert isinstance(call.body, BodyReader)
-        await asyncio.sleep(QUICK.body_idle_s * 3)
+        await asyncio.sleep(limits.body_idle_s * 1.5)
         size = sum([len(piece) async for piece in call.body])
         call.send(200, [], b"%d" % size)
 
     app = App(reading, limit_bytes=64 * MIB)
-    async with serving(app, QUICK) as server, await server.connect() as client:
+    async with serving(app, limits) as server, await server.connect() as client:
         await client.send(post("/upload/x", b"x" * (16 * MIB)))
         answer = await client.answer()
         assert (answer.status, answer.body) == (200, b"%d" % (16 * MIB))

@@ -15,6 +15,7 @@ from proxy.wire.client import Progress, UpstreamConnection, WireError
 from proxy.wire.connect import Origin
 from proxy.wire.pool import Pool
 from proxy.wire.ticker import Ticker
+from tests.patience import PATIENCE_S
 from tests.wire.sansio import Loop, Received, Transport
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -175,7 +176,7 @@ async def test_what_is_handed_to_one_who_just_gave_up_isnt_lost(how: str, handed
         first.cancel()
     with pytest.raises((asyncio.CancelledError, WireError)):
         await first
-    got = await asyncio.wait_for(second, 1)
+    got = await asyncio.wait_for(second, PATIENCE_S)
     assert got.used == (1 if handed == "connection" else 0)
     assert pool.open == 1
     assert pool._connecting == 0
@@ -200,7 +201,7 @@ async def test_a_connection_that_dies_on_its_way_to_a_waiter_is_not_used() -> No
     await step()
     use(connection)
     die(connection)
-    got = await asyncio.wait_for(waiting, 1)
+    got = await asyncio.wait_for(waiting, PATIENCE_S)
     assert got is not connection
     assert not got.lost
 

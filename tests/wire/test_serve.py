@@ -20,8 +20,9 @@ from proxy.supervisor.cards import compiled
 from proxy.supervisor.plan import loader
 from proxy.supervisor.service import WORKER
 from proxy.wire.shed import Shed
+from tests.patience import PATIENCE_S
 from tests.supervisor.conftest import Running, running
-from tests.wire.raw import PATIENCE_S, Raw, chat, get, post
+from tests.wire.raw import Raw, chat, get, post
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ async def test_connections_over_the_bound_are_told_so(weir: Weir) -> None:
                 assert answer.header(b"retry-after") == b"1"
                 assert await client.closed()
         kept[0].close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 async with await Raw.connect(port(here)) as client:
                     if (await client.ask(post(body=chat()))).status == 200:
@@ -101,7 +102,7 @@ async def test_connections_over_the_bound_are_told_so(weir: Weir) -> None:
 
 async def test_time_limits_come_from_the_deployment_file(weir: Weir) -> None:
     """Half a head is closed, half a body gets 408, an idle connection is closed."""
-    timeouts = {"header_s": "200ms", "body_idle_s": "200ms", "keep_alive_s": "200ms"}
+    timeouts = {"header_s": "1s", "body_idle_s": "200ms", "keep_alive_s": "200ms"}
     async with weir(timeouts=timeouts) as here:
         async with await Raw.connect(port(here)) as client:
             await client.send(b"GET / HT")
@@ -154,7 +155,7 @@ async def test_a_drain_lets_a_stream_end(weir: Weir) -> None:
             rest = await busy.rest()
             assert b"data: [DONE]" in rest
             assert rest.endswith(b"0\r\n\r\n")
-        assert await asyncio.wait_for(here.task, 10) == 0
+        assert await asyncio.wait_for(here.task, PATIENCE_S) == 0
 
 
 async def test_a_shed_connection_is_let_go() -> None:
@@ -172,7 +173,7 @@ async def test_a_shed_connection_is_let_go() -> None:
         assert (await client.answer()).status == 503
         assert await client.closed()
         await client.send(b"still here")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             with_end = made[0]._end
             assert with_end is not None
             while not with_end.cancelled() and loop.time() < with_end.when():

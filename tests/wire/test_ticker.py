@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from proxy.wire.ticker import NEVER, Ticker
+from tests.patience import PATIENCE_S
 
 
 class Item:
@@ -25,7 +26,7 @@ class Item:
 
 
 async def until_expired(item: Item) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not item.expired:
             await asyncio.sleep(0.002)
 
@@ -65,7 +66,7 @@ async def test_a_clock_that_watches_nothing_stands_still() -> None:
     first = Item(loop.time(), ticker)
     ticker.watch(first)
     await until_expired(first)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while ticker._handle is not None:
             await asyncio.sleep(0.002)
     second = Item(loop.time(), ticker)
