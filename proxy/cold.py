@@ -110,8 +110,7 @@ class Cold:
             return
         report = self._books.report()
         moved = {name: at for name, at in report.offsets.items() if self._offsets.get(name) != at}
-        said = {"up": report.up, "caught_up_at_s": report.caught_up_at_s, "counts": asdict(report.counts)}
-        if self._channel.send("ledger", **said, offsets=moved):
+        if self._channel.send("ledger", **{**asdict(report), "offsets": moved}):
             self._offsets = report.offsets
 
 

@@ -123,7 +123,6 @@ def _close(configuration: Configuration | None, home: Path, month: Month) -> Clo
     from proxy.ledger.labels import Accounts
     from proxy.ledger.opening import open_ledger
     from proxy.ledger.reporting.budgets import budgets_of
-    from proxy.ledger.reporting.kept import keep
 
     accounts = accounts_of(configuration) if configuration else Accounts()
     engine = open_ledger(url_of(configuration), home)
@@ -134,9 +133,7 @@ def _close(configuration: Configuration | None, home: Path, month: Month) -> Clo
                 break
         except Moved:  # the running proxy does the same
             continue
-    closed = closing(engine, month, time.time_ns(), accounts)
-    keep(engine, month.name, budgets_of(configuration) if configuration else ())
-    return closed
+    return closing(engine, month, time.time_ns(), accounts, budgets_of(configuration) if configuration else ())
 
 
 def url_of(configuration: Configuration | None) -> str:

@@ -113,6 +113,13 @@ class Retention(Strict):
     """Rows of closed months older than this are dropped; unless named, none."""
 
 
+class Closing(Strict):
+    """When months are closed."""
+
+    after_s: Seconds | None = None
+    """How long after its end a month is closed by itself, as `5d`; unless named, only by `weir close`."""
+
+
 class DeploymentFile(Strict):
     """Where things are: listeners, upstreams, models, state."""
 
@@ -177,6 +184,8 @@ class DeploymentFile(Strict):
     """The append-only file of every attempt."""
     retention: Retention = Retention()
     """How long single rows stay in the ledger."""
+    closing: Closing = Closing()
+    """When months are closed."""
     prices: dict[str, Annotated[tuple[Price, ...], OneOrList()]] = {}
     """Prices of your contracts and your own servers, by `model` or `provider/model`, patterns allowed."""
 

@@ -75,6 +75,7 @@ def _ledger(facts: LedgerFacts) -> Iterator[Metric]:
         ("weir_ledger_up", "0 while the ledger's database can't be used; requests go on.", facts.up),
         ("weir_ledger_behind_bytes", "What is in the journal and not yet in the ledger.", facts.behind_bytes),
         ("weir_ledger_behind_seconds", "Since the ledger had all of the journal; 0 where it has.", facts.behind_s),
+        ("weir_ledger_month_waits", "1 while a month is due to be closed, and waits; the log says why.", facts.waiting),
     ):
         yield GaugeMetricFamily(name, text, value=float(value))
     for name, text, count in (
@@ -90,6 +91,7 @@ def _ledger(facts: LedgerFacts) -> Iterator[Metric]:
         ("weir_ledger_rejected", "Journal records that were not understood and set aside.", facts.rejected),
         ("weir_ledger_torn", "Journal segments that were cut at their last whole record.", facts.torn),
         ("weir_ledger_segments_removed", "Journal segments that were removed.", facts.removed),
+        ("weir_ledger_months_closed", "Months that this host closed by itself.", facts.closed),
         ("weir_ledger_failures", "Steps of the ledger that failed and are repeated.", facts.failures),
     ):
         yield CounterMetricFamily(name, text, value=count)

@@ -26,6 +26,8 @@ from proxy.ledger import chain, rollups
 from proxy.ledger.labels import Accounts, Labels
 from proxy.ledger.opening import LedgerError
 from proxy.ledger.records import Settled, decode_reserved
+from proxy.ledger.reporting.budgets import Budget
+from proxy.ledger.reporting.kept import keep
 from proxy.ledger.tables import (
     QUARTER_S,
     accruals,
@@ -38,6 +40,10 @@ from proxy.ledger.tables import (
 )
 
 QUARTER_NS: Final = QUARTER_S * 10**9
+
+
+class ClosedAlready(LedgerError):  # noqa: N818
+    """The month is closed."""
 
 
 class Watermark:
@@ -96,8 +102,17 @@ class Closed:
     hash: str
 
 
-def close(engine: Engine, wanted: Month, now_ns: int, accounts: Accounts | None = None) -> Closed:
-    """Closes a month; the journal must have been ingested before. Raises LedgerError where the rules forbid it."""
+def close(
+    engine: Engine,
+    wanted: Month,
+    now_ns: int,
+    accounts: Accounts | None = None,
+    budgets: tuple[Budget, ...] = (),
+) -> Closed:
+    """Closes a month; the journal must have been ingested before. Raises LedgerError where the rules forbid it.
+
+    `budgets` are those that its report will have from then on.
+    """
     with engine.begin() as db:
         head = chain.head(db)
         _may_close(db, wanted, now_ns)
@@ -122,6 +137,7 @@ def close(engine: Engine, wanted: Month, now_ns: int, accounts: Accounts | None 
             "accrued_nanodollars": sum(one or 0 for one in accrued),
         }
         db.execute(closings.insert().values(**values))
+        keep(db, wanted.name, budgets)
         end = chain.append(db, head, "close", now_ns, digest_of(values))
     return Closed(
         wanted, values["attempts"], values["nanodollars"], len(accrued), values["accrued_nanodollars"], end.hash
@@ -150,7 +166,7 @@ def _may_close(db: Connection, wanted: Month, now_ns: int) -> None:
     before = db.execute(select(closings).order_by(closings.c.end_quarter.desc())).first()
     if before is not None:
         if db.scalar(select(closings.c.month).where(closings.c.month == wanted.name)):
-            raise LedgerError(f"{wanted.name} is closed already")
+            raise ClosedAlready(f"{wanted.name} is closed already")
         if before.zone != wanted.zone:
             raise LedgerError(f"{before.month} was closed in {before.zone}: close {wanted.name} there, too")
         if wanted.end_quarter <= before.end_quarter:

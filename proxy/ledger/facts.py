@@ -26,6 +26,7 @@ class Counts:
     torn: int = 0
     removed: int = 0
     failures: int = 0
+    closed: int = 0
 
     def plus(self, other: Counts) -> Counts:
         """Both together."""
@@ -34,9 +35,10 @@ class Counts:
 
 @dataclass(slots=True)
 class LedgerFacts(Counts):
-    """How the ledger stands. `behind`: what is in the journal and not in it."""
+    """How the ledger stands. `behind`: what is in the journal and not in it. `waiting`: a month is due to be closed."""
 
     up: bool = True
+    waiting: bool = False
     behind_bytes: int = 0
     behind_s: float = 0.0
 
@@ -51,10 +53,12 @@ class Report:
     caught_up_at_s: float = field(default_factory=time.monotonic)
     counts: Counts = field(default_factory=Counts)
     offsets: dict[str, int] = field(default_factory=dict)
+    waiting: bool = False
 
 
 def facts(home: Path, report: Report) -> LedgerFacts:
     """What the report means now."""
     behind = sum(max(0, one.size - report.offsets.get(one.name, 0)) for one in spool.listing(home))
     late_s = max(0.0, time.monotonic() - report.caught_up_at_s) if behind else 0.0
-    return LedgerFacts(**asdict(report.counts), up=report.up, behind_bytes=behind, behind_s=late_s)
+    standing = {"up": report.up, "waiting": report.waiting}
+    return LedgerFacts(**asdict(report.counts), **standing, behind_bytes=behind, behind_s=late_s)

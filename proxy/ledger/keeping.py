@@ -1,4 +1,5 @@
-"""The keeper of the books: takes in the journal as it is written, and lets go of what may go. `proxy.cold` runs it.
+"""The keeper of the books: takes in the journal as it is written, lets go of what may go, and closes months that are
+due (`proxy.ledger.months`). `proxy.cold` runs it.
 
 Rules:
 1. Nobody waits for it: a database that is down, slow or frozen delays reports, never a request. It is asked again,
@@ -10,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -17,27 +19,42 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from proxy.ledger.facts import Counts, Report
 from proxy.ledger.labels import Accounts
+from proxy.ledger.reporting.budgets import Budget
 from proxy.logs import Level
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from proxy.ledger.ingest import Done, Ingest
+    from proxy.ledger.months import Months
 
 POLL_S: Final = 0.5
 UPKEEP_S: Final = 30.0
 LONGEST_WAIT_S: Final = 5.0
 
 
+class Closing(msgspec.Struct, frozen=True):
+    """That months are closed by themselves: how long after their end, where the ledger doesn't say it the zone, and the
+    budgets of their reports."""
+
+    after_s: float
+    zone: str = "UTC"
+    budgets: tuple[Budget, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How long what is in the ledger stays elsewhere (`keep_s`, `keep_bytes`: segments), and its rows (None: ever)."""
+    """How long what is in the ledger stays elsewhere (`keep_s`, `keep_bytes`: segments), and its rows (None: ever).
+    `closing`: None where months are closed by hand only."""
 
     keep_s: float = 24 * 3600.0
     keep_bytes: int = 4 * 2**30
     detail_days: int | None = None
+    closing: Closing | None = None
 
 
 @dataclass(slots=True)
@@ -46,6 +63,7 @@ class _Work:
 
     engine: Engine
     ingest: Ingest
+    months: Months
     upkeep_at_s: float = field(default=0.0)
 
 
@@ -89,7 +107,8 @@ class Bookkeeper:
 
     def report(self) -> Report:
         """How it stands."""
-        return Report(not self._failing, self._caught_up_at_s, replace(self._counts), self._offsets)
+        waiting = self._work is not None and bool(self._work.months.waits_for)
+        return Report(not self._failing, self._caught_up_at_s, replace(self._counts), self._offsets, waiting)
 
     # --- the thread
 
@@ -109,10 +128,14 @@ class Bookkeeper:
             if caught_up:
                 self._ending.wait(min(self._poll_s * 2**self._failing, LONGEST_WAIT_S))
         if self._work is not None:
+            with contextlib.suppress(Exception):  # unsaid, it is waited for, until it is there again
+                if not self._failing:
+                    self._work.months.end()
             self._work.engine.dispose()
 
     def _turn(self) -> bool:
         work = self._work or self._open()
+        began_ns = time.time_ns()
         accounts, keep = self._settings()
         work.ingest.adopt(accounts)
         done = work.ingest.step()
@@ -123,14 +146,19 @@ class Bookkeeper:
             if time.monotonic() >= work.upkeep_at_s:
                 work.upkeep_at_s = time.monotonic() + UPKEEP_S
                 self._let_go(work, keep)
+                work.months.turn(keep.closing, accounts, began_ns)
+                self._counts.closed = work.months.closed
         return done.caught_up
 
     def _open(self) -> _Work:
         from proxy.ledger.ingest import Ingest  # SQLAlchemy takes a while to import: here nobody waits for it
+        from proxy.ledger.months import Months
         from proxy.ledger.opening import open_ledger
 
         engine = open_ledger(self._url, self._home)
-        self._work = _Work(engine, Ingest(engine, self._home, self._settings()[0]))
+        months = Months(engine, self._home, self._log)
+        months.begin()
+        self._work = _Work(engine, Ingest(engine, self._home, self._settings()[0]), months)
         return self._work
 
     def _count(self, done: Done) -> None:

@@ -2,8 +2,9 @@
 
 Rules: the address is that of the deployment file. Every connection of SQLite waits for the one writer up to `BUSY_S`
 and writes ahead, so that reports read while rows come; begun transactions are ours, not the driver's. A PostgreSQL that
-is gone fails within about `LOST_S`. Whoever opens it for writing brings a ledger of an earlier version to this one's;
-whoever only reads, says so instead (`current`). One of a newer version is left alone.
+is gone fails within about `LOST_S`; it lets go of a host that is gone within a minute, of one that hangs in `STUCK_S`.
+Whoever opens it for writing brings a ledger of an earlier version to this one's; whoever only reads, says so instead
+(`current`). One of a newer version is left alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from proxy.ledger.tables import VERSION, attempts, exchanges, meta, metadata, sa
 
 BUSY_S: Final = 10.0
 LOST_S: Final = 10
+STUCK_S: Final = 600
 _FIXED: Final = (attempts, exchanges, savings)
 
 
@@ -44,7 +46,7 @@ def engine_of(url: str, home: Path, *, reading: bool = False) -> Engine:
     """An engine for the ledger; nothing is opened yet. `reading`: it can't write."""
     where = address(url, home)
     if where.drivername != "sqlite":
-        options = f"-c statement_timeout={600_000} -c default_transaction_read_only={'on' if reading else 'off'}"
+        options = " ".join(f"-c {name}={value}" for name, value in _session(reading).items())
         given: dict[str, Any] = {
             "connect_timeout": LOST_S,
             "tcp_user_timeout": LOST_S * 1000,
@@ -64,6 +66,19 @@ def engine_of(url: str, home: Path, *, reading: bool = False) -> Engine:
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", lambda db: db.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE"))
     return engine
+
+
+def _session(reading: bool) -> dict[str, object]:
+    """How the server treats a connection: that of a host that was lost ends within a minute, and its lock with it."""
+    return {
+        "default_transaction_read_only": "on" if reading else "off",
+        "statement_timeout": STUCK_S * 1000,
+        "idle_in_transaction_session_timeout": 0 if reading else STUCK_S * 1000,
+        "tcp_keepalives_idle": LOST_S,
+        "tcp_keepalives_interval": LOST_S,
+        "tcp_keepalives_count": 3,
+        "tcp_user_timeout": 3 * LOST_S * 1000,
+    }
 
 
 def open_ledger(url: str, home: Path) -> Engine:

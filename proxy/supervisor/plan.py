@@ -16,7 +16,8 @@ import msgspec
 
 from proxy.clients.keys import KeyRecord
 from proxy.ledger.accounts import Said, said_by
-from proxy.ledger.keeping import Keep
+from proxy.ledger.keeping import Closing, Keep
+from proxy.ledger.reporting.budgets import budgets_of
 from proxy.logs import Form, Level
 from proxy.supervisor.stepping import Guarded
 
@@ -113,7 +114,7 @@ def plan_of(configuration: Configuration, before: Plan | None = None) -> Plan:
         prices=prices_of(configuration),
         ledger=deployment.ledger,
         accounts=said_by(configuration),
-        keep=Keep(deployment.journal.keep_s, deployment.journal.keep_bytes, deployment.retention.detail_days),
+        keep=_keep(configuration),
         state=deployment.state,
         policies=tuple(configuration.policies),
         guarded=tuple(
@@ -145,6 +146,14 @@ def loader(read: Callable[[], Configuration]) -> Load:
             raise LoadError(tuple(str(problem) for problem in error.problems), error.watched) from error
 
     return load
+
+
+def _keep(configuration: Configuration) -> Keep:
+    deployment = configuration.deployment
+    after_s, closing = deployment.closing.after_s, None
+    if after_s is not None:
+        closing = Closing(after_s, configuration.time_zone, budgets_of(configuration))
+    return Keep(deployment.journal.keep_s, deployment.journal.keep_bytes, deployment.retention.detail_days, closing)
 
 
 def _declared(configuration: Configuration) -> tuple[KeyRecord, ...]:

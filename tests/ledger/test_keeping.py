@@ -12,15 +12,16 @@ import pytest
 
 from proxy.ledger import keeping
 from proxy.ledger.facts import facts
-from proxy.ledger.keeping import Bookkeeper, Keep
+from proxy.ledger.keeping import Bookkeeper, Closing, Keep
 from proxy.ledger.labels import Accounts
 from proxy.ledger.opening import open_ledger
 from tests.ledger.postgres import Postgres
 from tests.ledger.steps import rows, sound, spent
 from tests.ledger.told import NOON, Segment, exchange_id, journal, whole
+from tests.patience import PATIENCE_S
 
 Logged = list[tuple[str, str, dict[str, Any]]]
-Start = Callable[[str], Bookkeeper]
+Start = Callable[..., Bookkeeper]
 
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def start(home: Path, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setattr(keeping, "LONGEST_WAIT_S", 0.05)
     started: list[Bookkeeper] = []
 
-    def starting(url: str) -> Bookkeeper:
+    def starting(url: str, keep: Keep | None = None) -> Bookkeeper:
         def log(level: str, event: str, fields: dict[str, Any]) -> None:
             logged.append((level, event, fields))
 
-        keeper = Bookkeeper(home, url, lambda: (Accounts(), Keep()), log=log, poll_s=0.01)
+        keeper = Bookkeeper(home, url, lambda: (Accounts(), keep or Keep()), log=log, poll_s=0.01)
         keeper.start()
         started.append(keeper)
         return keeper
@@ -49,7 +50,7 @@ def start(home: Path, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> Iterat
         keeper.stop()
 
 
-def until(true: Callable[[], object], timeout_s: float = 20.0) -> None:
+def until(true: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
     """Waits for something to become true."""
     end_s = time.monotonic() + timeout_s
     while not true():
@@ -121,6 +122,16 @@ def test_what_is_torn_or_not_understood_is_told(start: Start, home: Path, logged
     told = {event: fields for _, event, fields in logged}
     assert Path(told["journal torn"]["kept"]).read_bytes() == b"torn"
     assert (home / "journal" / "rejected").read_bytes() == b'{"event":"invented"}\n'
+
+
+@pytest.mark.parametrize("url", ["sqlite:///ledger.db"])
+def test_a_month_that_is_due_is_closed(start: Start, url: str, home: Path, logged: Logged) -> None:
+    """As the files say, once everything is taken in; the report counts it."""
+    journal(home, *whole(exchange_id(1), NOON - 6 * 365 * 86_400 * 10**9))
+    keeper = start(url, Keep(closing=Closing(86_400.0)))
+    until(lambda: keeper.report().counts.closed == 1)
+    assert [said["attempts"] for _, event, said in logged if event == "month closed"] == [1]
+    assert not keeper.report().waiting
 
 
 def test_old_segments_go_by_themselves(home: Path, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,6 @@ from proxy.ledger.reporting.budgets import Budget, Extra, Limit, budgets_of, lim
 from proxy.ledger.reporting.cells import DIMENSIONS, NONE, UNTAGGED, Belonging, Cell, Sums, Where, cut, reader, total
 from proxy.ledger.reporting.effects import effect, effects
 from proxy.ledger.reporting.forecast import forecast
-from proxy.ledger.reporting.kept import keep
 from proxy.ledger.reporting.periods import Period, edges, label_of, midnight_s
 from proxy.ledger.reporting.report import Asked, Report, report
 from proxy.ledger.reporting.savings import observed
@@ -294,8 +293,8 @@ def test_a_closed_month_is_the_same_for_ever(home: Path, engine: Engine) -> None
     journal(home, *whole(exchange_id(1), november), *whole(exchange_id(2), november + SECOND), *sent)
     ingested("2026-12-01 00:10")
     open_ = written(float(at("2026-12-01 00:20") // 10**9))
-    closing.close(engine, closing.month("2026-11"), at("2026-12-02 00:00"))
-    keep(engine, "2026-11", (Budget("teams", (), (Limit("usd", 100, 0),)),))
+    budgets = (Budget("teams", (), (Limit("usd", 100, 0),)),)
+    closing.close(engine, closing.month("2026-11"), at("2026-12-02 00:00"), budgets=budgets)
     first = written(float(at("2026-12-02 00:00") // 10**9))
     late = settled(exchange_id(90), at("2026-12-02 03:00"), nanodollars=99_000)
     journal(home, *whole(exchange_id(3), november + 2 * SECOND), late, started_ns=november + 1)

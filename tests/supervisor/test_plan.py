@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy.clients.keys import digest
+from proxy.cold import Settings
 from proxy.config import load
 from proxy.config.configuration import Configuration
 from proxy.supervisor.banner import banner
@@ -36,6 +38,26 @@ def test_addresses_and_numbers(make: Make, tmp_path: Path) -> None:
     assert (plan.listen, plan.ops, plan.admin) == (("127.0.0.1:8787",), None, "127.0.0.1:8788")
     assert (plan.workers, plan.drain_s, plan.home) == (3, 5.0, tmp_path / "h")
     assert tmp_path / "weir.yaml" in plan.watched
+
+
+def test_when_months_are_closed(make: Make, tmp_path: Path) -> None:
+    """By hand, unless the file says after how long; zone and budgets go with it, to the process that does it."""
+    policies = {
+        "version": 1,
+        "time_zone": "Europe/Berlin",
+        "policies": [{"use": "budget", "per": "team", "limit": "100 USD/month", "limits_from": "limits.csv"}],
+    }
+    (tmp_path / "policies.yaml").write_text(json.dumps(policies))
+    (tmp_path / "limits.csv").write_text("subject,limit,top_up,expires\na,200 USD/month,,\na,,50 USD,2099-01-31\n")
+    assert plan_of(make(policies="policies.yaml")).keep.closing is None
+    keep = plan_of(make(policies="policies.yaml", closing={"after_s": "5d"})).keep
+    assert keep.closing is not None
+    assert (keep.closing.after_s, keep.closing.zone) == (432_000, "Europe/Berlin")
+    assert [(budget.name, len(budget.special), len(budget.extras)) for budget in keep.closing.budgets] == [
+        ("budget", 1, 1)
+    ]
+    told = json.loads(json.dumps(msgspec.to_builtins(Settings(keep=keep))))
+    assert msgspec.convert(told, Settings).keep == keep
 
 
 def test_the_plan_does_not_show_keys(make: Make) -> None:

@@ -62,6 +62,7 @@ async def test_a_change_is_taken_up_once(files: Files, monkeypatch: pytest.Monke
 
     seen = watch.look
     monkeypatch.setattr(watch, "look", look)
+    monkeypatch.setattr(watch, "POLL_S", 0.01)
     async with running(files.load(), files.load) as here:
         files.path.write_text('{"hash": "h2"}')
         outcomes = await asyncio.gather(*(here.supervisor.reload(f"asked {number}") for number in (1, 2)))

@@ -1,22 +1,21 @@
 """What a closed month's report needs besides the ledger's sums: the budgets as they were when it was closed.
 
-Rules: written once, right after a month is closed; from then on its report has these budgets, whatever the policy files
-say later.
+Rules: written once, in the transaction that closes the month; from then on its report has these budgets, whatever the
+policy files say later.
 """
 
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, select
 
 from proxy.ledger.reporting.budgets import Budget
 from proxy.ledger.tables import meta
 
 
-def keep(engine: Engine, month: str, budgets: tuple[Budget, ...]) -> None:
-    """Writes down the budgets of a month that was closed."""
-    with engine.begin() as db:
-        db.execute(meta.insert().values(name=_name(month), value=msgspec.json.encode(budgets).decode()))
+def keep(db: Connection, month: str, budgets: tuple[Budget, ...]) -> None:
+    """Writes down the budgets of a month that is being closed."""
+    db.execute(meta.insert().values(name=_name(month), value=msgspec.json.encode(budgets).decode()))
 
 
 def kept(db: Connection, month: str) -> tuple[Budget, ...]:
