@@ -1,6 +1,7 @@
 """The supervisor's life: start everything in order, answer for it, end it in order.
 
 Rules:
+- One supervisor a home: the second is refused, wherever it listens. The lock ends with the process that has it.
 - Order of the start: home, listeners, keys, rate cards, state and workers, then ready. What fails before that is one
   line and status 1.
 - SIGTERM or SIGINT drains, the second one ends now, SIGHUP reloads.
@@ -35,6 +36,7 @@ from proxy.logs import Log
 from proxy.metrics import Gauges, Snapshot
 from proxy.operating import Operating, operate
 from proxy.state.opening import has_process
+from proxy.state.process import OwnedError, lock
 from proxy.state.protocol import Store
 from proxy.supervisor import keyring, listeners
 from proxy.supervisor.cards import compiled, prune
@@ -113,7 +115,7 @@ class Supervisor:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         plan = self.upkeep.plan
-        self._make_home()
+        stack.callback(os.close, self._take_home())
         stack.callback(self._close_sockets)
         takeover = Takeover(plan.home, self.log)
         stack.callback(takeover.close)
@@ -206,7 +208,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             stack.callback(loop.remove_signal_handler, number)
 
-    def _make_home(self) -> None:
+    def _take_home(self) -> int:
+        """A descriptor whose lock keeps every other supervisor out of the home directory, until it is closed."""
         home = self.upkeep.plan.home
         try:
             home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -214,6 +217,15 @@ class Supervisor:
             raise StartError(f"can't make the home directory {home}: {error.strerror}") from error
         if not os.access(home, os.W_OK | os.X_OK):
             raise StartError(f"can't write to the home directory {home}; set `home:` or WEIR_HOME")
+        try:
+            return lock(home / "running.lock")
+        except OwnedError:
+            now = running.running_in(home)
+            who = "another Weir" if now is None else f"process {now.pid}, which serves {', '.join(now.listen)}"
+            raise StartError(
+                f"the home directory {home} is in use by {who}; end that (`weir drain`), or give this one a home of its "
+                "own by --home, `home:` or WEIR_HOME"
+            ) from None
 
     async def _listen(self, takeover: Takeover) -> None:
         """Bind, or take over what a supervisor that died has left to its workers: they notice that within moments."""
