@@ -39,7 +39,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 def serve(simulator: Simulator, tmp_path: Path, cards: RateCards) -> Serve:
-    """A data plane before the simulator: `async with serve(policies=[…], registry={…}, keys="required") as plane`."""
+    """A data plane before the simulator: `async with serve(policies=[…], registry={…}, keys=[…]) as plane`."""
 
     @asynccontextmanager
     async def serving(**settings: Any) -> AsyncIterator[Plane]:

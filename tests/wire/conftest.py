@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-import pytest
-import uvloop
 from hypothesis import settings
 
-from proxy.simulator import Simulator
-from tests.wire.plane import Plane, plane
+from proxy.clients.keys import KeyRecord
+from tests.plane.conftest import Serve, cards, event_loop_policy, serve, simulator
+from tests.plane.running import key
+
+__all__ = ["SECRET", "Serve", "cards", "event_loop_policy", "record", "serve", "simulator"]
+
+SECRET = "wk-the-only-key-that-opens-this-door"
 
 settings.register_profile("wire", deadline=None, print_blob=True)
 settings.load_profile("wire")
 
 
-@pytest.fixture(scope="session")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """uvloop: its transports differ from asyncio's in what matters here."""
-    return uvloop.EventLoopPolicy()
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    """A provider without delays."""
-    async with Simulator(seed=1) as running:
-        yield running
-
-
-Serve = Callable[..., AbstractAsyncContextManager[Plane]]
-
-
-@pytest.fixture
-def serve(simulator: Simulator, tmp_path: Path) -> Serve:
-    """A real data plane before the simulator: `async with serve(keys="required", limits={…}) as plane`."""
-
-    @asynccontextmanager
-    async def serving(**settings: Any) -> AsyncIterator[Plane]:
-        async with plane(simulator.url, tmp_path, **settings) as running:
-            yield running
-
-    return serving
+def record(secret: str = SECRET, **fields: Any) -> KeyRecord:
+    """A virtual key's record: `serve(keys=[record()])` lets nobody in without it."""
+    return key(secret, **{"org": "acme", "team": "search", **fields})

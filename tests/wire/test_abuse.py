@@ -14,8 +14,8 @@ import orjson
 import pytest
 
 from proxy.simulator import Simulator
-from tests.wire.conftest import Serve
-from tests.wire.plane import SECRET, UPSTREAM_SECRET, Plane, record
+from tests.plane.running import UPSTREAM_KEY, Plane
+from tests.wire.conftest import SECRET, Serve, record
 from tests.wire.raw import Answer, Raw, chat, chunks, get, post
 
 KEY = f"Authorization: Bearer {SECRET}"
@@ -27,7 +27,7 @@ QUICK = {"header_s": "200ms", "body_idle_s": "200ms", "slow_reader_s": "300ms"}
 @pytest.fixture
 async def plane(serve: Serve) -> AsyncIterator[Plane]:
     limits = {"body_bytes": "200 KiB", "upload_bytes": "400 KiB"}
-    async with serve(keys="required", limits=limits, timeouts=QUICK) as running:
+    async with serve(keys=[record()], limits=limits, timeouts=QUICK) as running:
         yield running
 
 
@@ -44,7 +44,7 @@ async def refused(plane: Plane, sent: bytes, status: int, *, closed: bool | None
         assert isinstance(error["message"], str)
         assert error["message"]
         assert SECRET.encode() not in answer.body
-        assert UPSTREAM_SECRET.encode() not in answer.body
+        assert UPSTREAM_KEY.encode() not in answer.body
         if closed is not None:
             assert (answer.header(b"connection") == b"close") is closed
         if closed:
@@ -66,7 +66,7 @@ async def refused(plane: Plane, sent: bytes, status: int, *, closed: bool | None
         ("1 Basic", ["Authorization: Basic d2VpcjpwYXNz"]),
         ("1 empty Bearer", ["Authorization: Bearer "]),
         ("1 unknown", ["Authorization: Bearer wk-unknown"]),
-        ("1 upstream's own", [f"Authorization: Bearer {UPSTREAM_SECRET}"]),
+        ("1 upstream's own", [f"Authorization: Bearer {UPSTREAM_KEY}"]),
         ("2 two fields", [KEY, "Authorization: Bearer wk-other"]),
         ("2 the same twice", [KEY, KEY]),
         ("2 two kinds", [KEY, "x-api-key: wk-other"]),
@@ -315,7 +315,7 @@ async def test_row_24_json_by_another_name_passes(plane: Plane) -> None:
 async def test_row_30_a_model_that_the_key_may_not_use(serve: Serve, simulator: Simulator) -> None:
     """403, also for names that only look like an allowed one; allowed ones pass on the same connection."""
     keys = [record(models=["gpt-4o-*", "small"])]
-    async with serve(keys="required", records=keys) as plane, await plane.connect() as client:
+    async with serve(keys=keys) as plane, await plane.connect() as client:
         for model in ("gpt-5", "GPT-4O-MINI", "small ", " small", "gpt-4o", "*", "small\x00", ""):
             answer = await client.ask(ask(orjson.dumps({"model": model, "messages": []})))
             assert answer.status == 403, model
@@ -340,7 +340,7 @@ async def test_row_31_a_body_names_no_upstream(plane: Plane, simulator: Simulato
             host = post(PATH, chat(), KEY).replace(b"Host: weir", f"Host: 127.0.0.1:{other.port}".encode())
             assert (await client.ask(host)).status == 200
         assert (other.state.connections_opened, simulator.state.requests) == (0, 4)
-        assert dict(simulator.requests[0].headers).get(b"authorization") == f"Bearer {UPSTREAM_SECRET}".encode()
+        assert dict(simulator.requests[0].headers).get(b"authorization") == f"Bearer {UPSTREAM_KEY}".encode()
 
 
 async def test_row_32_an_image_url_is_never_fetched(plane: Plane, simulator: Simulator) -> None:
@@ -394,7 +394,7 @@ async def test_row_34_odd_request_ids(plane: Plane, simulator: Simulator, name: 
 
 async def test_row_34_what_a_client_names_leaves_in_headers_only_escaped(serve: Serve) -> None:
     """A model's name comes back in a header: without control bytes, however it was written."""
-    async with serve(keys="required") as plane, await plane.connect() as client:
+    async with serve(keys=[record()]) as plane, await plane.connect() as client:
         answer = await client.ask(ask(orjson.dumps({"model": "gpt-4o-mini\r\nSet-Cookie: a=b\x00é", "messages": []})))
         assert answer.header(b"set-cookie") is None
         for name, value in answer.headers:
@@ -404,7 +404,7 @@ async def test_row_34_what_a_client_names_leaves_in_headers_only_escaped(serve: 
 
 async def test_row_35_random_models_share_a_label(serve: Serve, simulator: Simulator) -> None:
     """After the first hundred, further names are `other`: metrics don't grow with what clients invent."""
-    async with serve(keys="required", models={"*": {"upstream": "up"}}) as plane, await plane.connect() as client:
+    async with serve(keys=[record()], models={"*": {"upstream": "up"}}) as plane, await plane.connect() as client:
         for number in range(150):
             await client.ask(ask(orjson.dumps({"model": f"random-{number}", "messages": []})))
         labels = {plane.metrics.model_label(f"random-{number}") for number in range(150)}
@@ -437,7 +437,7 @@ async def test_nothing_of_all_this_is_kept(plane: Plane) -> None:
     assert plane.plane.in_flight.held == 0
     assert plane.metrics.gauges.exchanges == 0
     kept = repr(plane.logged) + repr(plane.journal()) + repr(plane.metrics.snapshot())
-    for secret in (SECRET, UPSTREAM_SECRET, "wk-canary", "Tell me of the river"):
+    for secret in (SECRET, UPSTREAM_KEY, "wk-canary", "Tell me of the river"):
         assert secret not in kept
 
 
@@ -464,7 +464,7 @@ async def test_a_chunked_body_meets_the_same_rules(plane: Plane) -> None:
 async def test_row_36_an_idempotency_key_stands_for_one_request(serve: Serve, simulator: Simulator) -> None:
     """The same key with another body or path is 422 and costs nothing; the same request may come again."""
     keys = [record("wk-one", id="one", team="one"), record("wk-two", id="two", team="two")]
-    async with serve(keys="required", records=keys) as plane, await plane.connect() as client:
+    async with serve(keys=keys) as plane, await plane.connect() as client:
         first, other = chat(user="a"), chat(user="b")
 
         async def send(body: bytes, key: str, path: str = PATH, who: str = "wk-one") -> int:

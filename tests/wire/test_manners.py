@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from proxy.wire.call import BodyReader, Call, ServerLimits
-from tests.wire.conftest import Serve
-from tests.wire.plane import SECRET
+from tests.wire.conftest import SECRET, Serve, record
 from tests.wire.raw import chat, chunks, get, post
 from tests.wire.serving import App, Gate, serving
 
@@ -363,7 +362,7 @@ async def test_limits_hold_at_every_split(step: int) -> None:
 
 async def test_options_without_cors_tells_the_methods(serve: Serve) -> None:
     """OPTIONS needs no key and is answered by us."""
-    async with serve(keys="required") as plane, await plane.connect() as client:
+    async with serve(keys=[record()]) as plane, await plane.connect() as client:
         answer = await client.ask(get("/v1/chat/completions", "Origin: https://a.example", method="OPTIONS"))
         assert (answer.status, answer.body) == (204, b"")
         assert b"POST" in (answer.header(b"allow") or b"")
@@ -391,7 +390,7 @@ async def test_a_preflight_is_answered_as_configured(serve: Serve) -> None:
 
 async def test_answers_and_errors_carry_cors(serve: Serve) -> None:
     """A page of an allowed origin may read answers, and errors too, wherever they arise."""
-    async with serve(cors=CORS, keys="required") as plane:
+    async with serve(cors=CORS, keys=[record()]) as plane:
         origin = "Origin: https://a.example"
         for sent, status in (
             (post("/v1/chat/completions", chat(), origin, KEY), 200),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from proxy.simulator import Simulator
-from tests.wire.conftest import Serve
-from tests.wire.plane import SECRET, record
+from tests.wire.conftest import SECRET, Serve, record
 from tests.wire.raw import chat, chunks, get, post
 from tests.wire.serving import App, serving
 
@@ -77,10 +76,10 @@ async def test_an_upgrade_that_is_ignored_is_ignored_again() -> None:
 
 async def test_a_key_that_is_revoked_opens_nothing_more(serve: Serve, simulator: Simulator) -> None:
     """From the next request on, on a connection that was open before."""
-    async with serve(keys="required") as plane, await plane.connect() as client:
+    async with serve(keys=[record()]) as plane, await plane.connect() as client:
         for _ in range(3):
             assert (await client.ask(post("/v1/chat/completions", chat(), KEY))).status == 200
-        plane.plane.set_keys([record(revoked=time.time())])
+        plane.plane.generations.set_keys([record(revoked=time.time())])
         assert (await client.ask(post("/v1/chat/completions", chat(), KEY))).status == 401
         assert simulator.state.requests == 3
 
@@ -89,7 +88,7 @@ async def test_a_key_that_expires_opens_nothing_more(serve: Serve, simulator: Si
     """Its time is looked at with every request."""
     expires = time.time() + 0.5
     async with (
-        serve(keys="required", records=[record(expires=expires)]) as plane,
+        serve(keys=[record(expires=expires)]) as plane,
         await plane.connect() as client,
     ):
         statuses = []
@@ -102,7 +101,7 @@ async def test_a_key_that_expires_opens_nothing_more(serve: Serve, simulator: Si
 
 async def test_a_key_with_other_rights_has_them_at_once(serve: Serve) -> None:
     """A key whose models change is held to the new list with its next request."""
-    async with serve(keys="required") as plane, await plane.connect() as client:
+    async with serve(keys=[record()]) as plane, await plane.connect() as client:
         assert (await client.ask(post("/v1/chat/completions", chat(), KEY))).status == 200
-        plane.plane.set_keys([record(models=["other"])])
+        plane.plane.generations.set_keys([record(models=["other"])])
         assert (await client.ask(post("/v1/chat/completions", chat(), KEY))).status == 403

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from proxy.clients.keys import KeyRecord
 from proxy.simulator import Simulator
-from tests.wire.conftest import Serve
-from tests.wire.plane import SECRET, UPSTREAM_SECRET
+from tests.plane.running import UPSTREAM_KEY
+from tests.wire.conftest import SECRET, Serve, record
 from tests.wire.raw import chat, chunks, get, post
 
 JSON = (
@@ -266,10 +267,10 @@ async def test_what_is_sent_to_the_upstream(simulator: Simulator, serve: Serve) 
         "Accept-Encoding: br, zstd",
         "Expect: 100-continue",
     )
-    async with serve(keys="required") as plane, await plane.connect() as client:
+    async with serve(keys=[record()]) as plane, await plane.connect() as client:
         assert (await client.ask(post("/v1/chat/completions", chat(), *lines))).status == 200
     sent = {name.lower(): value for name, value in simulator.requests[-1].headers}
-    assert sent.pop(b"authorization") == f"Bearer {UPSTREAM_SECRET}".encode()
+    assert sent.pop(b"authorization") == f"Bearer {UPSTREAM_KEY}".encode()
     assert sent.pop(b"host") == f"127.0.0.1:{simulator.port}".encode()
     assert sent.pop(b"accept-encoding") == b"identity"
     assert sent.pop(b"openai-organization") == b"org-1"
@@ -277,16 +278,16 @@ async def test_what_is_sent_to_the_upstream(simulator: Simulator, serve: Serve) 
     assert set(sent) == {b"content-type", b"content-length"}
 
 
-@pytest.mark.parametrize("mode", ["open", "required"])
-async def test_one_credential_goes_out(simulator: Simulator, serve: Serve, mode: str) -> None:
+@pytest.mark.parametrize("keys", [[], [record()]], ids=["open", "required"])
+async def test_one_credential_goes_out(simulator: Simulator, serve: Serve, keys: list[KeyRecord]) -> None:
     """The upstream's key replaces every form of the client's."""
-    async with serve(keys=mode) as plane, await plane.connect() as client:
+    async with serve(keys=keys) as plane, await plane.connect() as client:
         for line in (f"Authorization: Bearer {SECRET}", f"x-api-key: {SECRET}", f"api-key: {SECRET}"):
             assert (await client.ask(post("/v1/chat/completions", chat(), line))).status == 200
             fields = simulator.requests[-1].headers
             assert [value for name, value in fields if SECRET.encode() in value] == []
-            assert [value for _, value in fields if UPSTREAM_SECRET.encode() in value] == [
-                f"Bearer {UPSTREAM_SECRET}".encode()
+            assert [value for _, value in fields if UPSTREAM_KEY.encode() in value] == [
+                f"Bearer {UPSTREAM_KEY}".encode()
             ]
 
 
