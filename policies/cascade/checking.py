@@ -42,6 +42,7 @@ async def doubt_of(policy: Cascade, turn: Turn, answer: Answer, request: Request
     one = turn.scored(answer)
     if not asks(one, of_itself=policy.config.check == "self"):
         return 0.0
+    policy.services.metrics.decision(policy.name, "checked")
     fields = question_for(policy.config.checker or "", turn.asked.text, one.text)
     response = await forward(made(request, "/v1/chat/completions", fields, request.exchange))
     body = await response.read()

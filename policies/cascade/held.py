@@ -38,8 +38,7 @@ class Held:
         up_s = None if within_s is None else loop.time() + within_s
         while not enough() and not self._over and (up_s is None or loop.time() < up_s):
             try:
-                async with asyncio.timeout_at(up_s if self._own else None):
-                    events = await anext(self._source)
+                events = await self._next(up_s if self._own else None)
             except TimeoutError:
                 break
             except StopAsyncIteration:
@@ -51,6 +50,12 @@ class Held:
                 raise
             self._events += self._response.pass_through(events) if self._own else events
         return self._over
+
+    async def _next(self, up_s: float | None) -> list[Event]:
+        if up_s is None:
+            return await anext(self._source)
+        async with asyncio.timeout_at(up_s):
+            return await anext(self._source)
 
     def released(self) -> Response:
         """The same answer, for the client."""
