@@ -223,8 +223,8 @@ class Supervisor:
             now = running.running_in(home)
             who = "another Weir" if now is None else f"process {now.pid}, which serves {', '.join(now.listen)}"
             raise StartError(
-                f"the home directory {home} is in use by {who}; end that (`weir drain`), or give this one a home of its "
-                "own by --home, `home:` or WEIR_HOME"
+                f"the home directory {home} is in use by {who}; end that (`weir drain`), or give this one a home of "
+                "its own by --home, `home:` or WEIR_HOME"
             ) from None
 
     async def _listen(self, takeover: Takeover) -> None:
