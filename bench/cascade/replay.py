@@ -20,6 +20,7 @@ from policies.cascade.learning.score import Example, Score, fit
 
 EPSILON, DELTA = 0.02, 0.05
 MARKS = (250, 500, 1000, 2000)
+SETS = 20
 LOOK = 10  # requests between two looks at what is proven: it stays proven
 
 
@@ -97,68 +98,60 @@ class Certified:
 
 
 class _Line:
-    """A score, fitted to pairs of a draw, and what each of its thresholds truly costs and loses of all others."""
+    """A score, and what each of its thresholds truly costs and loses of pairs that it wasn't fitted to. `part`: of the
+    chance to be wrong; `share`: of requests, that the last threshold may accept."""
 
-    def __init__(self, log: Log, pairs: np.ndarray, number: int, rest: np.ndarray) -> None:
-        self.number, self.delta = number, DELTA * PARTS[number]
-        score = log.fitted(pairs)
-        self.scores, self.grid = log.scored(score), score.grid(EPSILON, ASPIRES[number])
+    def __init__(self, log: Log, score: Score, rest: np.ndarray, part: float, share: float) -> None:
+        self.scores, self.grid = log.scored(score), score.grid(EPSILON, share)
+        self.wanted = self.scores <= self.grid[-1]  # of which requests the judge is asked
         gap, mine = (log.large - log.small)[rest], self.scores[rest]
         accepted = [mine <= threshold for threshold in self.grid]
         self.loses = {at: float((gap * mask).mean()) for at, mask in zip(self.grid, accepted, strict=True)}
         self.costs = {at: log.cost(rest, mask) for at, mask in zip(self.grid, accepted, strict=True)}
-
-    def begun(self) -> Certificate:
-        return Certificate(EPSILON, self.delta, self.grid)
-
-    def wants(self) -> np.ndarray:
-        """Of which requests the judge is asked."""
-        return self.scores <= self.grid[-1]
+        self.certificate = Certificate(EPSILON, DELTA * part, self.grid)
 
 
-class Draw:
-    """One set of pairs to fit to, as the policy comes by them: every pair is judged until there is a first fitted score
-    (the one before it can't prove anything by then), then those that this score might have accepted."""
+class Course:
+    """What a cascade learns of one order of all pairs, as the policy does: every pair is judged until there is a first
+    fitted score (the one before it can't prove anything by then), then those that a score might have accepted. All
+    judged pairs count, those that were fitted to among them.
 
-    def __init__(self, log: Log, number: int) -> None:
-        self.log, self.number = log, number
-        drawn = np.random.default_rng(number).permutation(len(log))
-        first, others = drawn[: FIT_AT[0]], drawn[FIT_AT[0] :]
-        line = _Line(log, first, 1, others)
-        judged = line.wants()[others]
-        cut = int(np.searchsorted(np.cumsum(judged), FIT_AT[1] - FIT_AT[0])) + 1
-        self.between, self.rest = others[:cut], others[cut:]
-        pairs = np.concatenate([first, self.between[judged[:cut]]])
-        self.lines = [line, _Line(log, pairs, 2, self.rest)] if len(self.rest) else [line]
+    `known`: instead, the first of all pairs were of long ago: a score is fitted to them, and they don't count.
+    """
 
-    @property
-    def hindsight(self) -> float:
-        """The cheapest of all thresholds that keep within the bound."""
-        within = [line.costs[at] for line in self.lines for at in line.grid if line.loses[at] <= EPSILON]
-        return min([1.0, *within])
+    def __init__(self, log: Log, order: np.ndarray, known: Score | None = None, older: int = 0) -> None:
+        self._log, self._gap = log, log.large - log.small
+        begun = older or FIT_AT[0]
+        first, self._others = order[:begun], order[begun:]
+        if known is not None:
+            self._begins = [0]
+            self._lines = [_Line(log, known, self._others, 1.0, ASPIRES[-1])]
+        else:
+            line = _Line(log, log.fitted(first), self._others, PARTS[1], ASPIRES[1])
+            judged = line.wanted[self._others]
+            cut = int(np.searchsorted(np.cumsum(judged), FIT_AT[1] - FIT_AT[0])) + 1
+            pairs, rest = np.concatenate([first, self._others[:cut][judged[:cut]]]), self._others[cut:]
+            self._begins = [0, cut]
+            self._lines = [line, _Line(log, log.fitted(pairs), rest, PARTS[2], ASPIRES[2])]
+        self._judged = 0 if known is not None else begun
 
-    def played(self, order: int, most: int) -> Certified:
-        """All other pairs in an order of their own. Pairs that were fitted to count as pairs."""
-        mixed = np.random.default_rng(1000 * self.number + order)
-        stream = np.concatenate([mixed.permutation(self.between), mixed.permutation(self.rest)])
-        found = Certified(orders=1, hindsight=[self.hindsight])
-        log, gap = self.log, self.log.large - self.log.small
-        certificates = [line.begun() for line in self.lines]
-        scores = [line.scores.tolist() for line in self.lines]
-        judged, broken, served, price = FIT_AT[0], False, 0, 1.0
+    def played(self, most: int) -> Certified:
+        """Until so many pairs were judged."""
+        found, log = Certified(orders=1, hindsight=[self._hindsight()]), self._log
+        broken, served, price, judged = False, 0, 1.0, self._judged
         marks = [mark for mark in MARKS if mark <= most]
-        for seen, at in enumerate(stream.tolist()):
+        for seen, at in enumerate(self._others.tolist()):
             asked = False
-            for line, certificate, mine in zip(self.lines, certificates, scores, strict=True):
-                if (line.number == 2 and seen < len(self.between)) or line.number < served:
+            for number, line in enumerate(self._lines):
+                if seen < self._begins[number] or number + 1 < served:
                     continue  # not fitted yet; or a later one is in force, and it rests
-                wanted = mine[at] <= line.grid[-1]
+                wanted = bool(line.wanted[at])
                 asked = asked or wanted
-                certificate.observe(mine[at], float(gap[at]) if wanted else 0.0)
-                certificate.observe_costs(int(log.small_nanos[at]), int(log.large_nanos[at]))
+                line.certificate.observe(float(line.scores[at]), float(self._gap[at]) if wanted else 0.0)
+                line.certificate.observe_costs(int(log.small_nanos[at]), int(log.large_nanos[at]))
             judged += asked
             if seen % LOOK == 0:
-                before, (served, price, lost) = served, self._in_force(certificates)
+                before, (served, price, lost) = served, self._in_force()
                 broken = broken or lost > EPSILON
                 if served and not before and not found.first:
                     found.first.append(judged)
@@ -166,65 +159,77 @@ class Draw:
                 found.costs[marks.pop(0)].append(price)
                 if not marks:
                     break
-        told = [certificate.status for certificate in certificates]
+        told = [line.certificate.status for line in self._lines]
         best = next((each for each in ("reverted", "certified", "gathering") if each in told), "infeasible")
         found.statuses[best], found.violations = 1, int(broken)
         return found
 
-    def _in_force(self, certificates: list[Certificate]) -> tuple[int, float, float]:
-        """The score whose certificate escalates least; what its threshold truly costs and loses."""
+    def _hindsight(self) -> float:
+        """The cheapest of all thresholds that keep within the bound."""
+        within = [line.costs[at] for line in self._lines for at in line.grid if line.loses[at] <= EPSILON]
+        return min([1.0, *within])
+
+    def _in_force(self) -> tuple[int, float, float]:
+        """The score whose certificate escalates least, counted from 1; what its threshold truly costs and loses."""
         found: list[tuple[float, int, float, float]] = []
-        for line, certificate in zip(self.lines, certificates, strict=True):
-            if (threshold := certificate.threshold) is not None:
-                told = certificate.escalated(threshold), line.number, line.costs[threshold], line.loses[threshold]
-                found.append(told)
+        for number, line in enumerate(self._lines, 1):
+            if (threshold := line.certificate.threshold) is not None:
+                escalated = line.certificate.escalated(threshold)
+                found.append((escalated, number, line.costs[threshold], line.loses[threshold]))
         return min(found)[1:] if found else (0, 1.0, 0.0)
 
 
-def certify(log: Log, draws: int, orders: int, most: int) -> Certified:
-    """`draws` sets of pairs to fit to, `orders` orders of all others each."""
+def certify(log: Log, orders: int, most: int, older: int = 0) -> Certified:
+    """So many orders of the log, with scores of their own each; or, where scores are fitted to `older` pairs that don't
+    count, with one of `SETS` of these."""
+    sets = [np.random.default_rng(number).permutation(len(log)) for number in range(min(SETS, orders))]
+    known = spread(lambda pairs: log.fitted(pairs[:older]), sets) if older else []
+
+    def played(number: int) -> Certified:
+        mixed = np.random.default_rng(1000 + number)
+        if not older:
+            return Course(log, mixed.permutation(len(log))).played(most)
+        pairs = sets[number % len(sets)]
+        order = np.concatenate([pairs[:older], mixed.permutation(pairs[older:])])
+        return Course(log, order, known[number % len(sets)], older).played(most)
+
     found = Certified()
-
-    def played(number: int) -> list[Certified]:
-        draw = Draw(log, number)
-        return [draw.played(order, most) for order in range(orders)]
-
-    for each in spread(played, range(draws)):
-        for one in each:
-            found.add(one)
+    for one in spread(played, range(orders)):
+        found.add(one)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Drifted:
-    """What a drift did, and what came of it: losses of the threshold in force, pairs until the proof."""
+    """What a drift did, and what came of it: losses of the threshold in force; how many pairs were judged, of how many
+    requests that were drawn for it, until the proof."""
 
     before: float
     after: float
-    pairs: int | None
+    pairs: int | None = None
+    drawn: int | None = None
 
 
 def drift(log: Log, seed: int, points: float, most: int) -> Drifted | None:
     """A certificate of a long while; then the small model is right less often. None: nothing was certified."""
     mixed = np.random.default_rng(seed)
-    drawn = mixed.permutation(len(log))
-    line = _Line(log, drawn[: FIT_AT[1]], 2, drawn[FIT_AT[1] :])
-    certificate, gap = Certificate(EPSILON, DELTA, line.grid), log.large - log.small
-    for at in drawn[FIT_AT[1] :][:6000]:
-        certificate.observe(float(line.scores[at]), float(gap[at]) if line.scores[at] <= line.grid[-1] else 0.0)
+    order = mixed.permutation(len(log))
+    first, rest = order[: FIT_AT[1]], order[FIT_AT[1] :]
+    line, gap = _Line(log, log.fitted(first), rest, 1.0, ASPIRES[2]), log.large - log.small
+    certificate = line.certificate
+    for at in rest[:6000]:
+        certificate.observe(float(line.scores[at]), float(gap[at]) if line.wanted[at] else 0.0)
     threshold, pairs = certificate.threshold, certificate.pairs
     if threshold is None:
         return None
-    rest = drawn[FIT_AT[1] :]
     worse = points / log.small.mean()
     after = float(((gap + log.small * worse)[rest] * (line.scores[rest] <= threshold)).mean())
-    for at in mixed.choice(rest, most):
+    for drawn, at in enumerate(mixed.choice(rest, most), 1):
         lost = 1.0 if log.small[at] and mixed.random() < worse else 0.0
-        judged = line.scores[at] <= line.grid[-1]
-        certificate.observe(float(line.scores[at]), float(gap[at]) + lost if judged else 0.0)
+        certificate.observe(float(line.scores[at]), float(gap[at]) + lost if line.wanted[at] else 0.0)
         if certificate.status == "reverted":
-            return Drifted(line.loses[threshold], after, certificate.pairs - pairs)
-    return Drifted(line.loses[threshold], after, None)
+            return Drifted(line.loses[threshold], after, certificate.pairs - pairs, drawn)
+    return Drifted(line.loses[threshold], after)
 
 
 def decided(pairs: Sequence[Pair], score: Score, certificate: Certificate) -> list[float]:
