@@ -28,6 +28,7 @@ from typing import Any, Final
 import httptools
 
 from proxy.errors import WeirError
+from proxy.wire.bulk import BULK_BYTES, Bulk
 from proxy.wire.call import Application, BodyReader, Call, InFlight, Intake, ServerLimits, http_date
 from proxy.wire.head import Head, bad, body_too_large, check, fields, frame, too_large
 from proxy.wire.headers import Headers
@@ -41,7 +42,6 @@ assert httptools.HttpRequestParser.__module__.startswith("httptools.parser"), "h
 _PIPELINED: Final = 32  # requests that may wait behind the one that runs
 _LINGER_S: Final = 2.0  # how long a closing connection waits for its client's next bytes, or FIN
 _LONGEST_LINGER_S: Final = 30.0
-_BULK_BYTES: Final = 256 * 1024
 _BIG: Final = 64 * 1024
 
 
@@ -87,7 +87,8 @@ class ServerConnection(asyncio.Protocol):
         self._last: Last | None = None
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self._bulk = 0  # the length of a large body that is taken without the parser
+        self._large = 0  # the length of a body that is taken without the parser
+        self._bulk: Bulk | None = None  # and what takes it
         self._reading: Call | None = None
 
     @property
@@ -161,10 +162,6 @@ class ServerConnection(asyncio.Protocol):
         idle = self._running is None and self._reading is None and not self._in_head
         if idle and self._last is not None and self._repeated(data, self._last):
             return
-        if self._bulk and self._reading is not None:
-            data = self._take_bulk(data)
-            if not data:
-                return
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -176,23 +173,38 @@ class ServerConnection(asyncio.Protocol):
             # llhttp holds a line of a head or trailer until it ends and says nothing meanwhile: so it is counted here.
             if self._head_bytes > self._most_head_bytes and (self._in_head or self._reading is not None):
                 self._refuse(too_large("A header line", self.limits.line_bytes))
+            elif self._large and self._reading is not None:
+                self._bulk = Bulk(self, self._body, self._large)
+                self._body, self._large = [], 0
+                self._transport.set_protocol(self._bulk)
             elif idle and (call := self._running) is not None and self._last is not None and not self._waiting:
                 self._last.learn(data, call)
 
-    def _take_bulk(self, data: bytes) -> bytes:
-        """Takes what is read of a large body as it is, where llhttp would copy it; returns what follows the body."""
-        left = self._bulk - self._body_bytes
-        body, rest = (data, b"") if len(data) <= left else (data[:left], data[left:])
+    def on_bulk(self, count: int, whole: bool) -> None:
+        """More of a large body was read, past the parser."""
+        assert self._reading is not None
         try:
-            self.on_body(body)
+            self._hold(self._reading, count)
         except WeirError as error:
             self._refuse(error)
-            return b""
-        if self._body_bytes == self._bulk:
-            self._bulk = 0
-            self._parser = httptools.HttpRequestParser(self)  # the old one still waits for this body
-            self.on_message_complete()
-        return rest
+            return
+        if whole and self._bulk is not None:
+            self.pause_reading()  # what follows is the next request, and the transport still holds the body
+            self._loop.call_soon(self._bulk_whole, self._bulk)
+
+    def _bulk_whole(self, bulk: Bulk) -> None:
+        if self._bulk is not bulk:
+            return  # the client is gone, or was refused
+        self._body = [bulk.taken()]
+        self._leave_bulk()
+        self._parser = httptools.HttpRequestParser(self)  # the old one still waits for this body
+        self.resume_reading()
+        self.on_message_complete()
+
+    def _leave_bulk(self) -> None:
+        if self._bulk is not None:
+            self._bulk = None
+            self._transport.set_protocol(self)
 
     def _repeated(self, data: bytes, last: Last) -> bool:
         """Takes a whole request whose head is the last one's again, without parsing it. False: it isn't one."""
@@ -275,7 +287,7 @@ class ServerConnection(asyncio.Protocol):
         self._reading = call
         self._body = []
         self._body_bytes = 0
-        self._bulk = 0
+        self._large = 0
         if b"upgrade" in self._special and parser.should_upgrade():
             return  # llhttp stops here and raises HttpParserUpgrade: see _upgrade
         if head.has_body:
@@ -288,8 +300,8 @@ class ServerConnection(asyncio.Protocol):
         if not intake.gather and head.has_body:
             call.body = BodyReader(self, head.content_length)
             self._enqueue(call)
-        elif head.content_length is not None and head.content_length > _BULK_BYTES:
-            self._bulk = head.content_length
+        elif head.content_length is not None and head.content_length > BULK_BYTES:
+            self._large = head.content_length
 
     def on_body(self, data: bytes) -> None:
         call = self._reading
@@ -298,17 +310,24 @@ class ServerConnection(asyncio.Protocol):
         if self._body_bytes > call.intake.limit_bytes:
             self._stop(body_too_large(call.intake.limit_bytes))
         self._head_bytes = 0
-        if not self.write_paused:
-            self.deadline = min(self._loop.time() + self.limits.body_idle_s, self._whole_by)
         if isinstance(call.body, BodyReader):
+            self._body_goes_on()
             call.body.feed(data)
             return
         try:
-            self._app.in_flight.take(len(data))
+            self._hold(call, len(data))
         except WeirError as error:
             self._stop(error)
-        call.held += len(data)
         self._body.append(data)
+
+    def _hold(self, call: Call, count: int) -> None:
+        self._body_goes_on()
+        self._app.in_flight.take(count)
+        call.held += count
+
+    def _body_goes_on(self) -> None:
+        if not self.write_paused:
+            self.deadline = min(self._loop.time() + self.limits.body_idle_s, self._whole_by)
 
     def on_message_complete(self) -> None:
         call = self._reading
@@ -536,6 +555,7 @@ class ServerConnection(asyncio.Protocol):
     def _drop_reading(self, error: WeirError) -> None:
         call, self._reading = self._reading, None
         self._body = []
+        self._leave_bulk()
         if call is None:
             return
         if isinstance(call.body, BodyReader):

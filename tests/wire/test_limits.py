@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from proxy.simulator.certificates import Authority
 from proxy.wire.call import BodyReader, Call, InFlight, ServerLimits
 from tests.patience import PATIENCE_S
 from tests.wire.raw import chunks, get, post
@@ -44,9 +47,11 @@ async def test_an_idle_connection_is_closed() -> None:
         assert await client.closed()
 
 
-@pytest.mark.parametrize("path", ["/", "/upload"])
-@pytest.mark.parametrize("chunked", [False, True])
-async def test_a_stalled_body_gets_408(path: str, chunked: bool) -> None:
+@pytest.mark.parametrize(
+    ("path", "chunked", "size"),
+    [("/", False, 5), ("/", True, 5), ("/upload", False, 5), ("/upload", True, 5), ("/", False, 600_000)],
+)
+async def test_a_stalled_body_gets_408(path: str, chunked: bool, size: int) -> None:
     """The answer says that the SDK must not retry; then the connection ends."""
     async with serving(limits=QUICK) as server, await server.connect() as client:
         if chunked:
@@ -54,7 +59,7 @@ async def test_a_stalled_body_gets_408(path: str, chunked: bool) -> None:
                 b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe" % path.encode()
             )
         else:
-            await client.send(post(path, b"hello")[:-2])
+            await client.send(post(path, b"h" * size)[:-2])
         answer = await client.answer()
         assert (answer.status, answer.error["code"]) == (408, "request_timeout")
         assert answer.header(b"x-should-retry") == b"false"
@@ -299,12 +304,15 @@ async def test_bytes_of_a_client_that_left_are_given_back() -> None:
     """Whether it left in the middle of its body, while it waited in a pipeline, or while it ran."""
     gate = Gate()
     app = App(gate)
-    async with serving(app) as server, await server.connect() as half, await server.connect() as whole:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(app))
+        half, large, whole = [await stack.enter_async_context(await server.connect()) for _ in range(3)]
         await half.send(post("/1", b"x" * 1000)[:-10])
+        await large.send(post("/1", b"x" * 600_000)[:-10])
         await whole.send(post("/2", b"y" * 1000) + post("/3", b"z" * 1000))
-        await until(lambda: app.in_flight.held == 990 + 2000)
-        half.reset()
-        whole.reset()
+        await until(lambda: app.in_flight.held == 990 + 599_990 + 2000)
+        for client in (half, large, whole):
+            client.reset()
         await until(lambda: not server.connections)
         await until(lambda: app.in_flight.held == 0)
 
@@ -411,7 +419,7 @@ async def test_a_stream_that_began_before_a_drain_is_finished() -> None:
         assert await client.closed()
 
 
-async def test_a_large_body_is_taken_whole_wherever_it_is_cut() -> None:
+async def test_a_large_body_is_taken_whole_wherever_it_is_cut(tmp_path: Path) -> None:
     """A body of more than 256 KiB, in pieces of any size, with the next request right behind it."""
     seen: list[bytes] = []
 
@@ -431,6 +439,15 @@ async def test_a_large_body_is_taken_whole_wherever_it_is_cut() -> None:
             raw = await client.rest()
         assert raw.count(b"HTTP/1.1 200 OK") == 2
         assert seen[-2:] == [body, b"hi"]
+    authority = Authority(tmp_path)
+    async with serving(App(page), ssl=authority.serving()) as server:
+        trust = ssl.create_default_context(cafile=str(authority.path))
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trust)
+        writer.write(data)
+        raw = await reader.read()
+        writer.close()
+    assert raw.count(b"HTTP/1.1 200 OK") == 2
+    assert seen[-2:] == [body, b"hi"]
 
 
 async def test_an_idle_connection_takes_one_more_request_during_a_drain() -> None:
