@@ -23,7 +23,7 @@ from policies.cascade.answers import Asked
 from policies.cascade.config import Config
 from policies.cascade.evidence import Evidence
 from policies.cascade.learning.apart import fitted_apart
-from policies.cascade.shared import FLUSH_S, Clustered, Fitted, Message, Order, Shared, Traffic, What
+from policies.cascade.shared import FLUSH_S, Clustered, Fitted, Message, Order, Shared, Traffic, What, report_of
 from proxy.chain import Services
 from proxy.exchange import Exchange
 from proxy.state.protocol import StateLost
@@ -238,6 +238,8 @@ class Classes:
         if self.clusters is not None:
             self._divide(self.clusters, past)
         self.measure()
+        others = [name for state in past if (name := str(state.get("name"))) not in self._known]
+        await self._shared.forget(others, (report_of,))  # of an entry as it was; whoever still goes by it tells again
         oldest = min(self._knows.values(), default=())
         await self._shared.follow("-".join(map(str, oldest)))
 

@@ -171,12 +171,12 @@ class Shared:
         except StateLost:
             return False
 
-    async def forget(self, names: Sequence[str]) -> None:
-        """Keeps nothing of these classes any more."""
+    async def forget(self, names: Sequence[str], keys: Sequence[Callable[[str, str], str]] = ()) -> None:
+        """Keeps nothing of these classes any more; with `keys` only what is kept under these."""
         if self._store is None or not names:
             return
         try:
-            await self._store.delete([key(self._policy, name) for name in names for key in (key_of, report_of)])
+            await self._store.delete([key(self._policy, name) for name in names for key in keys or (key_of, report_of)])
         except StateLost:
             return
 

@@ -12,6 +12,7 @@ from policies.cascade.checking import odds
 from policies.cascade.config import Config
 from policies.cascade.learning.features import explained, unpacked
 from proxy.config.scalars import FROM_FILE
+from proxy.state.memory import MemoryStore
 from tests.plane.conftest import Serve
 from tests.plane.questions import text
 from tests.plane.running import Plane, key
@@ -114,6 +115,16 @@ async def test_what_is_not_checked(serve: Serve, models: Models) -> None:
         assert checks(models) == []
         await plane.quiet()
         assert len(checks(models)) == 1  # of the pair
+
+
+async def test_what_clients_rate_is_checked(serve: Serve, models: Models) -> None:
+    """Where clients are the judge, each answer that they may rate is evidence: before anything is certified, too."""
+    models.says[SMALL] = says()
+    options: dict[str, Any] = {"judge": {"feedback": True}, "settings": {"store": MemoryStore()}}
+    async with cascading(serve, models, check="self", until_certified="small", **options) as plane:
+        await plane.chat(model=LARGE)
+        assert action(plane)["p_true"] == 0.9817
+    assert (models.models_asked(), len(checks(models))) == ([SMALL, SMALL], 1)
 
 
 async def test_checks_that_come_to_nothing(serve: Serve, models: Models) -> None:

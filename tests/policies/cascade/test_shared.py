@@ -12,7 +12,7 @@ from policies import cascade
 from policies.cascade.evidence import FIT_AT, Evidence
 from policies.cascade.learning.features import answer_features, joined, prompt_features, unpacked
 from policies.cascade.learning.score import prior
-from policies.cascade.shared import Fitted, Order, Pair, Traffic
+from policies.cascade.shared import REPORTS, Fitted, Order, Pair, Traffic
 from proxy.operating import Operating, operate
 from proxy.state.memory import MemoryStore
 from tests.plane.conftest import Serve
@@ -57,11 +57,16 @@ async def test_another_judge(serve: Serve, models: Models) -> None:
     """What another judge saw proves nothing."""
     store = MemoryStore()
     settings = {"settings": {"store": store}}
-    async with cascading(serve, models, **settings) as plane:
+    async with cascading(serve, models, per="template", **settings) as plane:
         await certify(plane)
+    before = await store.keys(REPORTS)
     async with cascading(serve, models, judge={"equality": "exact"}, **settings) as plane:
         answer = await plane.chat(model=LARGE)
+        async with asyncio.timeout(60):
+            while set(before) & set(await store.keys(REPORTS)):
+                await asyncio.sleep(0)  # nor is it told of any more
     assert (answer.header(b"x-weir-cascade") or b"").startswith(b"large; gathering")
+    assert len(before) == 1
 
 
 async def test_another_version_of_a_model(serve: Serve, models: Models) -> None:
