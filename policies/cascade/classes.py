@@ -314,14 +314,14 @@ def _clusters(count: int) -> Clusters:
 
 def kind_of(config: Config, services: Services) -> str:
     """The digest of all that evidence must not be mixed by: the models as they are deployed, the judge, what is to be
-    proven, and which answers are looked at at all."""
+    proven, of which traffic, and how answers are looked at."""
     judge = config.judge.model_dump(exclude={"labelled", "pairs"})
     models = {}
-    for rung in config.rungs:
-        found = services.configuration.deployment.models.get(rung)
-        models[rung] = None if found is None else found.model_dump(mode="json")
+    for name in (*config.rungs, config.checker or config.small):
+        found = services.configuration.deployment.models.get(name)
+        models[name] = None if found is None else found.model_dump(mode="json")
     parts = [models, judge, config.max_quality_loss, config.confidence, config.tools, config.clusters]
-    parts += [config.prefix_tokens, config.prefix_time, config.check]
+    parts += [config.per, config.prefix_tokens, config.prefix_time, config.check]
     return hashlib.blake2b(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
 
 
