@@ -27,6 +27,7 @@ from proxy.wire.connect import Connector, Resolver
 from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
 from proxy.worker import limits_of
+from tests.patience import PATIENCE_S
 from tests.wire.raw import Answer, Raw, chat, get, post
 
 UPSTREAM_KEY = "sk-upstream-canary-7d1f"
@@ -130,7 +131,7 @@ class Plane:
         (only,) = self.journal("ended")
         return only
 
-    async def quiet(self, within_s: float = 5.0) -> None:
+    async def quiet(self, within_s: float = PATIENCE_S) -> None:
         """Waits until no exchange runs and no background work is left; fails if that doesn't come."""
         deadline = asyncio.get_running_loop().time() + within_s
         while self.plane.metrics.gauges.exchanges or self.plane.tasks.running:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import orjson
@@ -21,14 +22,18 @@ from tests.wire.raw import Answer, Raw, chat, chunks, get, post
 KEY = f"Authorization: Bearer {SECRET}"
 PATH = "/v1/chat/completions"
 SPOKEN, FORM = "/v1/audio/transcriptions", "Content-Type: multipart/form-data; boundary=b"
-QUICK = {"header_s": "200ms", "body_idle_s": "200ms", "slow_reader_s": "300ms"}
+LIMITS = {"body_bytes": "200 KiB", "upload_bytes": "400 KiB"}
 
 
 @pytest.fixture
 async def plane(serve: Serve) -> AsyncIterator[Plane]:
-    limits = {"body_bytes": "200 KiB", "upload_bytes": "400 KiB"}
-    async with serve(keys=[record()], limits=limits, timeouts=QUICK) as running:
+    async with serve(keys=[record()], limits=LIMITS) as running:
         yield running
+
+
+def hasty(serve: Serve, name: str) -> AbstractAsyncContextManager[Plane]:
+    """A data plane of which one time limit is short, and none that another row is about."""
+    return serve(keys=[record()], limits=LIMITS, timeouts={name: "200ms"})
 
 
 def ask(body: bytes = b"", *lines: str, key: str = KEY) -> bytes:
@@ -180,26 +185,27 @@ async def test_rows_4_to_16_and_38_bad_requests(
 # --- 17 to 19: time
 
 
-async def test_row_17_dripped_headers(plane: Plane) -> None:
+async def test_row_17_dripped_headers(serve: Serve) -> None:
     """Closed at the limit for heads, without an answer."""
-    async with await plane.connect() as client:
+    async with hasty(serve, "header_s") as plane, await plane.connect() as client:
         await client.send(b"GET /v1/models HTTP/1.1\r\nHost: we")
         assert await client.rest() == b""
 
 
 @pytest.mark.parametrize("path", [PATH, "/v1/audio/transcriptions"])
-async def test_row_18_stalled_body(plane: Plane, simulator: Simulator, path: str) -> None:
+async def test_row_18_stalled_body(serve: Serve, simulator: Simulator, path: str) -> None:
     """408 that the SDK must not retry; then closed."""
-    answer = await refused(plane, post(path, chat(), KEY)[:-5], 408, closed=True)
+    async with hasty(serve, "body_idle_s") as plane:
+        answer = await refused(plane, post(path, chat(), KEY)[:-5], 408, closed=True)
     assert answer.header(b"x-should-retry") == b"false"
     assert simulator.state.completed == 0
 
 
 async def test_row_19_slow_reader(simulator: Simulator, serve: Serve) -> None:
     """Dropped after the time without progress, and the upstream is cancelled."""
-    async with serve(timeouts=QUICK) as plane, await plane.connect(receive_buffer=4096) as client:
-        await client.send(post(PATH, chat(True), "x-sim-fault: huge-event:12:1"))
-        await simulator.until(lambda state: state.departures, 10)
+    async with hasty(serve, "slow_reader_s") as plane, await plane.connect(receive_buffer=4096) as client:
+        await client.send(ask(chat(True), "x-sim-fault: huge-event:12:1"))
+        await simulator.until(lambda state: state.departures)
         assert not plane.connections
 
 
@@ -425,18 +431,19 @@ async def test_row_37_fin_after_the_request(plane: Plane, simulator: Simulator) 
 # --- what must hold for all of them
 
 
-async def test_nothing_of_all_this_is_kept(plane: Plane) -> None:
+async def test_nothing_of_all_this_is_kept(serve: Serve) -> None:
     """After the table no body, key or counter is left behind: bytes in flight, exchanges, logs, journal, metrics."""
     sent = [ask(b"[" * 1000), ask(BOMB, GZIP), post(PATH, chat(), "Authorization: Bearer wk-canary"), ask()[:-3]]
-    for each in sent:
+    async with hasty(serve, "body_idle_s") as plane:
+        for each in sent:
+            async with await plane.connect() as client:
+                await client.send(each)
+                await client.answer()
         async with await plane.connect() as client:
-            await client.send(each)
-            await client.answer()
-    async with await plane.connect() as client:
-        assert (await client.ask(ask())).status == 200
-    assert plane.plane.in_flight.held == 0
-    assert plane.metrics.gauges.exchanges == 0
-    kept = repr(plane.logged) + repr(plane.journal()) + repr(plane.metrics.snapshot())
+            assert (await client.ask(ask())).status == 200
+        assert plane.plane.in_flight.held == 0
+        assert plane.metrics.gauges.exchanges == 0
+        kept = repr(plane.logged) + repr(plane.journal()) + repr(plane.metrics.snapshot())
     for secret in (SECRET, UPSTREAM_KEY, "wk-canary", "Tell me of the river"):
         assert secret not in kept
 

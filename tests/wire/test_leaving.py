@@ -132,7 +132,7 @@ async def test_a_slow_reader_that_leaves_cancels_a_paused_upstream(
     async with serve(timeouts={"slow_reader_s": "200ms"}) as plane:
         async with await plane.connect(receive_buffer=4096) as client:
             await client.send(post("/v1/chat/completions", chat(True), "x-sim-fault: huge-event:12:1"))
-            state = await simulator.until(lambda state: state.departures, 10)
+            state = await simulator.until(lambda state: state.departures)
             assert state.departures[0].frames_written
         (settled,) = [record for record in plane.journal() if record["event"] == "settled"]
         assert settled["outcome"] == "aborted"

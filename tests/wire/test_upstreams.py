@@ -11,6 +11,7 @@ import pytest
 
 from proxy.clients.keys import KeyRecord
 from proxy.simulator import Simulator
+from tests.patience import PATIENCE_S
 from tests.plane.running import UPSTREAM_KEY
 from tests.wire.conftest import SECRET, Serve, record
 from tests.wire.raw import chat, chunks, get, post
@@ -155,7 +156,7 @@ async def test_at_most_max_connections(simulator: Simulator, serve: Serve) -> No
 
 async def test_all_connections_busy_is_a_503(simulator: Simulator, serve: Serve) -> None:
     """Who waits longer than the connect time limit hears it, with Retry-After."""
-    upstream = {"pool": {"warm": 0, "max_connections": 1}, "timeouts": {"connect_s": "50ms"}}
+    upstream = {"pool": {"warm": 0, "max_connections": 1}, "timeouts": {"connect_s": "500ms"}}
     async with serve(upstream=upstream) as plane, await plane.connect() as one, await plane.connect() as two:
         await one.send(post("/v1/chat/completions", chat(), "x-sim-fault: no-headers"))
         await simulator.until(lambda state: state.active == 1)
@@ -388,7 +389,7 @@ async def test_a_slow_reader_pauses_the_upstream(serve: Serve) -> None:
         await plane.connect(receive_buffer=8192) as client,
     ):
         await client.send(post(body=chat(True)))
-        await asyncio.wait_for(stalled.wait(), 10)
+        await asyncio.wait_for(stalled.wait(), PATIENCE_S)
         (connection,) = plane.connections
         assert connection._transport.get_write_buffer_size() <= 256 * 1024 + 256 * 1024 + 16384
         assert sent < count * len(piece)
