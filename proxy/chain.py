@@ -26,6 +26,7 @@ from proxy.config import Configuration, PolicyEntry, PolicyModule, Registry, ins
 from proxy.config.conditions import Predicate
 from proxy.control import Lookup
 from proxy.exchange import Forward, Request, Spawn
+from proxy.gently import Steps
 from proxy.metrics import Metrics
 from proxy.objects.makers import Objects
 from proxy.remembered import Bodies
@@ -107,8 +108,9 @@ def build(
     previous: Chain | None = None,
     registry: Registry | None = None,
     discard: Callable[[Policy], object] = lambda policy: None,
-) -> Chain:
-    """Compiles the chain; policies that `previous` has with an equal entry, wherever that stands, are taken over.
+) -> Steps[Chain]:
+    """Compiles the chain, a policy a step; those that `previous` has with an equal entry, wherever that stands, are
+    taken over.
 
     Raises what a policy that can't be built raises; `discard` is then called with those that were built before it.
     """
@@ -122,6 +124,7 @@ def build(
         try:
             taken = _taken(old, entry) if old else None
             built.append(taken or _build(entry, services(entry), registry))
+            yield
         except BaseException:
             living = {id(item.policy) for item in kept.values()}
             for item in built:

@@ -1,7 +1,8 @@
 """All that follows from one configuration, and how one follows the other.
 
 Rules:
-1. A configuration is one `Generation`, swapped whole. An exchange keeps the one that it began with.
+1. A configuration is one `Generation`, built in small steps and swapped whole. An exchange keeps the one that it began
+   with.
 2. What a new one shares with the one before is taken over: upstreams with their connections, policies with what they
    have learnt, where nothing about them changed.
 3. What can't be built changes nothing. What the old one alone had is closed once the last exchange that uses it has
@@ -28,6 +29,7 @@ from proxy.cors import CorsRules
 from proxy.deferred import Grounds, reached
 from proxy.dispatch import Dispatch
 from proxy.exchange import Exchange, Identity
+from proxy.gently import Steps, at_once, gently
 from proxy.journal import Journal
 from proxy.metrics import Metrics
 from proxy.models import Catalogue
@@ -127,18 +129,14 @@ class Generations:
         self._chains: list[Chain] = []  # the present one, and those that running exchanges still use
         self.upstreams: dict[str, Upstream] = {}
         self.version = object()  # changes with whatever is found out of a request before its body is read
-        self.now = self._build(configuration, None)
+        self.now = at_once(self._build(configuration, keys, cards, None))
 
     async def replace(self, configuration: Configuration, keys: list[KeyRecord], cards: RateCards | None) -> None:
-        """Swaps in another configuration; raises, and changes nothing, if it can't be built."""
+        """Swaps in another configuration; raises, and changes nothing, if it can't be built. One at a time."""
         old, old_upstreams = self.now, self.upstreams
-        old_keys, old_cards = self._keys, self._cards
-        self._keys, self._cards = keys, cards if cards is not None else self._cards
-        try:
-            self.now = self._build(configuration, old)
-        except BaseException:
-            self._keys, self._cards = old_keys, old_cards
-            raise
+        cards = cards if cards is not None else self._cards
+        self.now = await gently(self._build(configuration, keys, cards, old))
+        self._keys, self._cards = keys, cards
         self.version = object()
         self.warm()
         for name, upstream in old_upstreams.items():
@@ -148,14 +146,22 @@ class Generations:
 
     # --- building
 
-    def _build(self, configuration: Configuration, previous: Generation | None) -> Generation:
+    def _build(
+        self,
+        configuration: Configuration,
+        keys: list[KeyRecord],
+        cards: RateCards | None,
+        previous: Generation | None,
+    ) -> Steps[Generation]:
         around, upstreams = self._with, {}
         try:
             for name, config in configuration.deployment.upstreams.items():
                 upstreams[name] = self._kept(name, configuration, previous) or Upstream(
                     name, config, configuration, around.connector, around.ticker, around.env, self._tell
                 )
-            made = self._compiled(configuration, previous, upstreams)
+                yield
+            dispatch = self._dispatch(configuration, upstreams, cards)
+            made = yield from self._compiled(configuration, keys, dispatch, previous)
         except BaseException:
             for name, upstream in upstreams.items():
                 if self.upstreams.get(name) is not upstream:
@@ -173,11 +179,16 @@ class Generations:
         return self.upstreams[name] if same else None
 
     def _compiled(
-        self, configuration: Configuration, previous: Generation | None, upstreams: dict[str, Upstream]
-    ) -> Generation:
+        self,
+        configuration: Configuration,
+        keys: list[KeyRecord],
+        dispatch: Dispatch,
+        previous: Generation | None,
+    ) -> Steps[Generation]:
         around, tasks = self._with, self._with.tasks
-        dispatch = self._dispatch(configuration, upstreams)
-        chain = chains.build(
+        before = None if previous is None else previous.identities
+        identities = yield from identities_of(configuration, keys, before, self._signing, self._unknown_key)
+        chain = yield from chains.build(
             configuration,
             dispatch,
             lambda entry: self._services(entry, configuration),
@@ -186,8 +197,6 @@ class Generations:
             discard=lambda policy: tasks.spawn(chains.close(policy), "close policy"),
         )
         around.metrics.adopt(configuration.deployment.models)
-        before = None if previous is None else previous.identities
-        identities = identities_of(configuration, self._keys, before, self._signing, self._unknown_key)
         made = Generation(configuration, chain, dispatch, identities, tasks, around.on_end)
         self._chains.append(chain)
         for at, item in enumerate(chain.built):
@@ -196,9 +205,12 @@ class Generations:
                 inside = chains.compose(chain.built[at + 1 :], dispatch, frozenset())
                 joining = [item for item in chain.built[:at] if item.essential]
                 begin(Grounds(inside, chains.compose(joining, reached, frozenset()), dispatch, made.on_end))
+                yield
         return made
 
-    def _dispatch(self, configuration: Configuration, upstreams: dict[str, Upstream]) -> Dispatch:
+    def _dispatch(
+        self, configuration: Configuration, upstreams: dict[str, Upstream], cards: RateCards | None
+    ) -> Dispatch:
         around, limits = self._with, configuration.deployment.limits
         return Dispatch(
             Routes(configuration, upstreams, self._clock),
@@ -207,7 +219,7 @@ class Generations:
             AnswerLimits(
                 limits.unary_buffer_bytes, limits.stream_buffer_bytes, limits.event_bytes, limits.unparsed_event_bytes
             ),
-            self._cards,
+            cards,
             configuration.deployment.keys == "required",
             around.tokens,
             around.log,

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from proxy.adopting import STEP_S, Adopting
+from proxy.adopting import Adopting
 from proxy.config import Configuration
 from proxy.config.loading import load
+from proxy.gently import STEP_S
 
 POLICIES = 20
 

@@ -21,6 +21,7 @@ from proxy.clients.keys import KeyRecord
 from proxy.clients.names import group_name
 from proxy.errors import AUTHENTICATION, WeirError
 from proxy.exchange import Identity
+from proxy.gently import Steps, at_once
 from proxy.wire.headers import Headers
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _REMEMBERED: Final = 4096
 _KEY_BYTES: Final = 4096
 _ALWAYS: Final = float("inf")
 _TOKEN_BYTES: Final = 16_384
+_A_STEP: Final = 256
 _ANONYMOUS: Final = Identity(tenant="anonymous")
 
 
@@ -92,23 +94,39 @@ class Keys:
         records: Iterable[KeyRecord],
         clock: Callable[[], float] = time.time,
         tokens: Tokens | None = None,
-        before: Keys | None = None,
     ) -> None:
         self._clock = clock
-        self._known: Mapping[str, tuple[KeyRecord, Identity, float]] = {} if before is None else before._known
+        self._records: tuple[KeyRecord, ...] = ()
+        self._known: Mapping[str, tuple[KeyRecord, Identity, float]] = {}
         self.tokens = tokens
         self._most_bytes = _KEY_BYTES if tokens is None else _TOKEN_BYTES
         self.replace(records)
 
     def replace(self, records: Iterable[KeyRecord]) -> None:
         """Takes over another table of keys. Those that are as they were keep their identity."""
+        at_once(self.replacing(records))
+
+    def replacing(self, records: Iterable[KeyRecord]) -> Steps[None]:
+        """The same in steps; the table before it counts until the last."""
+        records = tuple(records)
+        if records == self._records:
+            return
         before, table = self._known, {}
-        for record in records:
+        for number, record in enumerate(records, 1):
             known = before.get(record.sha256)
             if known is None or (known[0] is not record and known[0] != record):  # thousands, at each reload
                 known = record, _identity(record), _ALWAYS if record.expires is None else record.expires
             table[record.sha256] = known
-        self._known = table
+            if not number % _A_STEP:
+                yield
+        self._records, self._known = records, table
+
+    def following(self, tokens: Tokens | None, records: Iterable[KeyRecord]) -> Steps[Keys]:
+        """Those of the next configuration."""
+        keys = Keys((), self._clock, tokens)
+        keys._records, keys._known = self._records, self._known
+        yield from keys.replacing(records)
+        return keys
 
     def identify(self, headers: Headers) -> Identity:
         """Who asks. Raises WeirError 401 without a key that is known, unexpired and not revoked."""
@@ -149,12 +167,13 @@ def identities_of(
     before: Open | Keys | None,
     signing: Signing,
     unknown: Callable[[str], object],
-) -> Open | Keys:
-    """What a configuration asks for. What didn't change is taken over from `before`."""
+) -> Steps[Open | Keys]:
+    """What a configuration asks for, in steps. What didn't change is taken over from `before`."""
     if configuration.deployment.keys != "required":
         return Open()
     last = before if isinstance(before, Keys) else None
-    return Keys(records, tokens=_tokens_of(configuration.teams, last, signing, unknown), before=last)
+    tokens = _tokens_of(configuration.teams, last, signing, unknown)
+    return (yield from (last or Keys(())).following(tokens, records))
 
 
 def _tokens_of(

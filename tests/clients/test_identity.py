@@ -132,6 +132,16 @@ def test_replaced() -> None:
     assert keys.identify([(b"x-api-key", b"c")]).key == "key-c"
 
 
+def test_replaced_in_steps() -> None:
+    """Thousands of keys aren't read in one go; the table before counts until the last is."""
+    keys = Keys([key("a", "key-a")])
+    steps = keys.replacing([key(str(number)) for number in range(600)])
+    assert [keys.identify([(b"x-api-key", b"a")]).key for _ in steps] == ["key-a"] * 2
+    assert keys.identify([(b"x-api-key", b"599")])
+    with pytest.raises(WeirError):
+        keys.identify([(b"x-api-key", b"a")])
+
+
 @given(st.binary(max_size=80))
 def test_nothing_else_opens(guess: bytes) -> None:
     """No other text than the key opens, the hash of the key included."""

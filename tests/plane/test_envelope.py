@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from proxy import gently
 from proxy.chain import Services
 from proxy.exchange import Exchange, Forward, Request
 from proxy.response import Response
@@ -305,6 +306,28 @@ async def test_what_cannot_be_built_changes_nothing(serve: Serve) -> None:
         await plane.quiet()
         assert [(mark.name, mark.closed) for mark in module.built] == [("old", 0), ("new", 1)]
         assert pools() == before
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+async def test_a_reload_lets_others_have_their_turn(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, given_up: bool
+) -> None:
+    """After each policy, where each takes a step's time; one that is given up in between undoes what it had begun."""
+    monkeypatch.setattr(gently, "STEP_S", 0.0)
+    module = Marks()
+    async with serve(policies=[entry("marks", 1, name="old")], registry={"marks": module}) as plane:
+        new = [entry("marks", number, name=str(number)) for number in range(20)]
+        reloading = asyncio.create_task(reload(plane, *new), name="reload")
+        while len(module.built) < 11 and not reloading.done():
+            assert plane.plane.state.chain.built[0].entry.name == "old"
+            await asyncio.sleep(0)
+        assert len(module.built) == 11
+        if given_up:
+            reloading.cancel()
+        await asyncio.gather(reloading, return_exceptions=True)
+        assert marks(await plane.chat()) == (["old"] if given_up else [one.name for one in reversed(new)])
+        await plane.quiet()
+        assert [mark.closed for mark in module.built] == ([0] + [1] * 10 if given_up else [1] + [0] * 20)
 
 
 async def test_a_policy_that_cannot_close(serve: Serve) -> None:
