@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from proxy.state.memory import MemoryStore
 from tests.plane.conftest import Serve
 from tests.policies.cache.semantic.test_tier import how, policy, questions
 from tests.policies.cache.semantic.upstream import Scripted, scripted
+from tests.policies.test_coalesce import until
 
 WRONG = Label((0.5,), 0.9, right=False)
 
@@ -73,9 +73,6 @@ async def test_on_the_wire(serve: Serve, provider: Scripted) -> None:
         before, audits = learner.labels, learner.audited()
         id = (hit.header(b"x-weir-exchange") or b"").decode()
         assert (await plane.post("/weir/feedback", {"exchange": id, "rating": "bad"})).status == 200
-        for _ in range(500):  # until the feed has brought it
-            if learner.labels > before:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: learner.labels > before)  # the feed has brought it
         assert (learner.labels, learner.audited()) == (before + 1, audits)
         assert ("cache", "rated_wrong", 1) in plane.metrics.snapshot()["decisions"]

@@ -13,6 +13,7 @@ from proxy.state.memory import MemoryStore
 from tests.plane.conftest import Serve
 from tests.plane.running import Plane, entry, key
 from tests.policies.cache.semantic.upstream import Scripted, scripted
+from tests.policies.test_coalesce import until
 from tests.wire.raw import Answer
 
 TOPICS = {
@@ -194,11 +195,7 @@ async def test_evicting_a_tenant_forgets_its_vectors(serve: Serve, provider: Scr
         await plane.quiet()
         assert tier.knowledge.shared._waiting, "something is yet to be written"
         await evict(store, Eviction(tag=f"tenant={tenant}"))
-        for _ in range(500):
-            if not tier.knowledge.rooms.entries:
-                break
-            await asyncio.sleep(0.01)
-        assert tier.knowledge.rooms.entries == 0
+        await until(lambda: not tier.knowledge.rooms.entries)
         await tier.knowledge.shared.flush()
         assert await store.keys("semantic/", 100) == []
         assert {how(await ask(plane, text, auth)) for text in questions(20, 9)} <= {"miss", "hit"}
@@ -206,10 +203,7 @@ async def test_evicting_a_tenant_forgets_its_vectors(serve: Serve, provider: Scr
         assert 0 < since <= 20
         async with serve(url=provider.url, policies=[policy()], store=store, keys=[key("wk-a", "a", org="x")]) as later:
             anew = later.plane.state.chain.built[0].policy._semantic
-            for _ in range(500):
-                if anew.knowledge.rooms.entries >= since:
-                    break
-                await asyncio.sleep(0.01)
+            await until(lambda: anew.knowledge.rooms.entries >= since)
             await asyncio.sleep(0.05)
             assert anew.knowledge.rooms.entries == since, "the feed brought back what was forgotten"
 
@@ -220,20 +214,14 @@ async def test_workers_share_and_restarts_are_warm(serve: Serve, provider: Scrip
     shared: dict[str, Any] = {"url": provider.url, "policies": [policy()], "store": store}
     async with serve(**shared) as one, serve(**shared) as two:
         await taught(one)
-        tier = two.plane.state.chain.built[0].policy._semantic
-        for _ in range(500):
-            if tier.knowledge.rooms.entries:
-                break
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
+        first, second = (plane.plane.state.chain.built[0].policy._semantic for plane in (one, two))
+        await first.knowledge.shared.flush()
+        await until(lambda: second.knowledge.rooms.entries == first.knowledge.rooms.entries > 0)
         there = {how(await ask(two, text)) for text in questions(60, 11)}
         assert "semantic" in there
     async with serve(**shared) as later:
         tier = later.plane.state.chain.built[0].policy._semantic
-        for _ in range(500):
-            if not tier.knowledge.loading:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: not tier.knowledge.loading)
         before = len(provider.asked)
         there = [how(await ask(later, text)) for text in questions(40, 13)]
         assert "semantic" in there
