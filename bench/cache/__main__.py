@@ -32,7 +32,8 @@ TARGETS = {"banking": 0.58, "qqp": 0.13}
 BOUNDS = (0.01, 0.02, 0.05)
 MAIN = 0.02
 QUICK = 3000
-GROUPS = ("banking", "qqp", "medical", "clinc", "paraphrased", "tenants", "others", "latency")
+MISLED = 0.10
+GROUPS = ("banking", "qqp", "medical", "clinc", "minimal", "histories", "paraphrased", "tenants", "others", "latency")
 
 
 class Bench:
@@ -53,6 +54,10 @@ class Bench:
                 yield skipped(group, "", f"no data in {DATA}: set WEIR_DATA")
             elif group in TARGETS:
                 yield from self._stream(group)
+            elif group == "minimal":
+                yield self._minimal()
+            elif group == "histories":
+                yield self._histories()
             elif group == "others":
                 yield from self._others()
             elif group == "paraphrased":
@@ -100,6 +105,31 @@ class Bench:
             _seen(played),
             ok,
             note,
+            **_raw(played),
+        )
+
+    def _minimal(self) -> Row:
+        played = self._play("minimal", 0, MAIN)
+        misled = played.misled / max(1, played.probes)
+        near = rules.near(shuffled("minimal", 0)[: self._most], 0.85)
+        note = f"of {played.probes}; a cosine of 0.85 has {near:.0%} of them; {_said(played)}"
+        return judged(
+            "minimal pairs: one word, number, name or `not` changed, or two words' order",
+            f"misled < {MISLED:.0%}, wrong <= {MAIN:.0%}",
+            f"{misled:.1%} misled, {_seen(played)}",
+            misled < MISLED and played.error <= MAIN,
+            note,
+            **_raw(played),
+        )
+
+    def _histories(self) -> Row:
+        played = self._play("histories", 0, MAIN)
+        return judged(
+            "the same last turn after three conversations",
+            f"0 answers of another one, wrong <= {MAIN:.0%}",
+            f"{played.elsewhere} of another one, {_seen(played)}",
+            not played.elsewhere and played.error <= MAIN,
+            _said(played),
             **_raw(played),
         )
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
-from bench.cache.provider import Provider
-from bench.cache.streams import Asked
+from bench.cache.asked import Asked
+from bench.cache.provider import Provider, said
 from proxy.pricing import RateCards
 from proxy.state.memory import MemoryStore
 from tests.plane.running import Plane, entry, running
@@ -31,6 +30,9 @@ class Played:
     wrong: int = 0
     audits: int = 0
     out_of_scope: int = 0  # hits by meaning on what nobody should answer
+    elsewhere: int = 0  # answers of another conversation
+    probes: int = 0  # questions that differ by a word from one that was asked before
+    misled: int = 0  # of them, those that got a wrong answer from the cache
     certified_at: int | None = None
     curve: list[tuple[int, int, int]] = field(default_factory=list)
     tenants: dict[str, list[int]] = field(default_factory=dict)  # requests, hits, wrong
@@ -56,53 +58,71 @@ class Played:
 async def play(stream: list[Asked], max_error: float, *, paraphrase: bool = False, store: bool = False) -> Played:
     """From a cold cache, by default settings."""
     played = Played(requests=len(stream))
-    seen: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     policy = entry("cache", exact={"ttl": 86_400.0}, semantic={"max_error": max_error})
     start = time.monotonic()
-    async with Provider({one.text: one.right for one in stream}, paraphrase) as provider:
+    async with Provider({said(one.turns): one.right for one in stream}, paraphrase) as provider:
         with tempfile.TemporaryDirectory(prefix="weir-bench-") as name:
             settings = {"policies": [policy], "cards": RateCards.from_bytes(RateCards.compile().to_bytes())}
             if store:
                 settings["store"] = MemoryStore()
             async with running(provider.url, Path(name), **settings) as plane, await plane.connect() as client:
+                player = _Player(played, client, provider, plane, {one.right: one.before for one in stream})
                 for number, one in enumerate(stream):
-                    await _one(one, number, client, provider, plane, played, seen)
+                    await player.ask(one, number)
                     if (number + 1) % STEP == 0:
                         played.curve.append((number + 1, played.semantic, played.wrong))
                 played.audits = sum(told["kind"] == "audit" for told in plane.journal("ended"))
     played.seconds = time.monotonic() - start
     played.upstream_calls = provider.calls
-    played.tenants = dict(seen)
     return played
 
 
-async def _one(
-    one: Asked, number: int, client: Raw, provider: Provider, plane: Plane, played: Played, seen: dict[str, list[int]]
-) -> None:
-    body = orjson.dumps({"model": "gpt-4o-mini", "temperature": 0, "messages": [{"role": "user", "content": one.text}]})
+@dataclass(slots=True)
+class _Player:
+    """A client, and what it plays against. `talks`: the turns before, by answer."""
+
+    played: Played
+    client: Raw
+    provider: Provider
+    plane: Plane
+    talks: dict[str, tuple[str, ...]]
+
+    async def ask(self, one: Asked, number: int) -> None:
+        answer = await self.client.ask(_request(one))
+        how = (answer.header(b"x-weir-cache") or b"").decode()
+        self._count(one, number, how, self.provider.told[answer.json["choices"][0]["message"]["content"]])
+        while self.plane.plane.tasks.running:  # audits, learning, fits: between real requests there is time for them
+            await asyncio.sleep(0.0002)
+
+    def _count(self, one: Asked, number: int, how: str, came: str) -> None:
+        played, wrong = self.played, came != one.right
+        told = played.tenants.setdefault(one.tenant, [0, 0, 0])
+        told[0] += 1
+        played.probes += bool(one.after)
+        if how not in ("hit", "semantic"):
+            return
+        told[1] += 1
+        played.elsewhere += self.talks[came] != one.before
+        played.misled += bool(one.after) and wrong
+        if how == "hit":
+            played.exact += 1
+            return
+        if played.certified_at is None:
+            played.certified_at = number
+        played.semantic += 1
+        played.wrong += wrong
+        played.out_of_scope += not one.scope
+        told[2] += wrong
+
+
+def _request(one: Asked) -> bytes:
+    messages = [{"role": "assistant" if place % 2 else "user", "content": turn} for place, turn in enumerate(one.turns)]
+    body = orjson.dumps({"model": "gpt-4o-mini", "temperature": 0, "messages": messages})
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         f"authorization: Bearer sk-{one.tenant}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    answer = await client.ask(head.encode() + body)
-    how = (answer.header(b"x-weir-cache") or b"").decode()
-    text = answer.json["choices"][0]["message"]["content"]
-    told = seen[one.tenant]
-    told[0] += 1
-    if how == "hit":
-        played.exact += 1
-        told[1] += 1
-    elif how == "semantic":
-        if played.certified_at is None:
-            played.certified_at = number
-        wrong = provider.told[text] != one.right
-        played.semantic += 1
-        played.wrong += wrong
-        played.out_of_scope += not one.scope
-        told[1] += 1
-        told[2] += wrong
-    while plane.plane._background:  # audits, learning, fits: between real requests there is time for them
-        await asyncio.sleep(0.0002)
+    return head.encode() + body
 
 
 def spread(played: Played) -> str:

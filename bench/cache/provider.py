@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from collections.abc import Iterable
 
 import orjson
 
@@ -21,8 +22,13 @@ _WORDINGS = (
 )
 
 
+def said(turns: Iterable[str]) -> str:
+    """All turns as one text."""
+    return "\n".join(turns)
+
+
 class Provider:
-    """Answers chat requests by the text of their last turn. `told` says which answer each text that was sent is."""
+    """Answers chat requests by what was said in them. `told` says which answer each text that was sent is."""
 
     def __init__(self, right: dict[str, str], paraphrase: bool = False, seed: int = 0) -> None:
         self._right = right
@@ -50,9 +56,10 @@ class Provider:
         """The whole response to a chat request."""
         self.calls += 1
         asked = orjson.loads(body)
-        right = self._right[asked["messages"][-1]["content"]]
-        said = right.replace("_", " ")
-        text = self._drawn.choice(_WORDINGS).format(said) if self._paraphrase else said
+        right = self._right[said(turn["content"] for turn in asked["messages"])]
+        text = right.replace("_", " ")
+        if self._paraphrase:
+            text = self._drawn.choice(_WORDINGS).format(text)
         self.told[text] = right
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         whole = {

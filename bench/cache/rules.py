@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.cache.streams import Asked
+from bench.cache.asked import Asked
 from policies.cache.semantic.static import Static
 
 _EPSILONS = np.linspace(0.01, 0.5, 25)
@@ -24,7 +24,18 @@ _STEPS = 15
 def vectors(stream: list[Asked]) -> np.ndarray:
     """Of all questions, by the product's embedder."""
     static = Static()
-    return np.stack([static.vector(static.rows(static.tokens(one.text))) for one in stream])
+    return np.stack([_vector(static, one.text) for one in stream])
+
+
+def _vector(static: Static, text: str) -> np.ndarray:
+    return static.vector(static.rows(static.tokens(text)))
+
+
+def near(stream: list[Asked], least: float) -> float:
+    """The share of questions that differ by a word from an earlier one and have this similarity to it."""
+    static = Static()
+    similar = [_vector(static, one.text) @ _vector(static, one.after) for one in stream if one.after]
+    return float(np.mean(np.array(similar) >= least)) if similar else 0.0
 
 
 @dataclass(slots=True)

@@ -7,21 +7,13 @@ import json
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.cache import pairs
+from bench.cache.asked import Asked
+
 DATA = Path(os.environ.get("WEIR_DATA", Path(__file__).parents[3] / "shared/data"))
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request: who asks what, and the name of the right answer. `scope` is False for what nobody should answer."""
-
-    text: str
-    right: str
-    tenant: str = "one"
-    scope: bool = True
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
@@ -78,11 +70,18 @@ STREAMS: dict[str, Callable[[], list[Asked]]] = {
     "clinc": clinc,
     "medical": medical,
     "tenants": tenants,
+    "minimal": lambda: pairs.minimal(banking()),
+    "histories": lambda: pairs.histories(banking()),
 }
 
 
 def shuffled(name: str, order: int) -> list[Asked]:
-    """A stream in one of its orders."""
+    """A stream in one of its orders; what must come after something does."""
     stream = STREAMS[name]()
     random.Random(order).shuffle(stream)
+    places = {one.text: place for place, one in enumerate(stream)}
+    for one in [one for one in stream if one.after]:
+        here, there = places[one.text], places[one.after]
+        if here < there:
+            stream[here], stream[there] = stream[there], stream[here]
     return stream

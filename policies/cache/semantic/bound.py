@@ -9,6 +9,8 @@ would have been wrong) and on the recent traffic's scores:
 3. The error of a stratum can't fall as the score falls: pooled adjacent violators make it monotone.
 4. The upper bound of what is served from a score on: Σ T·r + z·√(Σ T²·r·(1-r)/n), over Σ T, with T the traffic, r the
    error and n the labels of each stratum. The lowest score whose bound is within the goal is the threshold.
+5. Who looks often is lucky once. So before anything is served, labels must also have won a bet (`won`): it pays whoever
+   says that fewer are wrong than allowed, and who is mistaken makes five of one once in five times at most.
 
 Weighing audits by the inverse of their probability instead needs no strata, and has several times the variance.
 """
@@ -25,6 +27,8 @@ Array = npt.NDArray[np.floating[Any]]
 STRATUM: Final = 40
 FEWEST: Final = 40  # labels before anything is served
 _Z: Final = 0.4  # more would cost hits: what it leaves to chance, audits and the goal that follows them take care of
+_WON: Final = 5.0
+_STAKES: Final = (0.02, 0.25, 0.5)  # those who bet say that so much of what is allowed is wrong
 NEVER: Final = 2.0  # above every score
 
 
@@ -38,8 +42,13 @@ class Stratum(msgspec.Struct, frozen=True):
     bound: float
 
 
-def threshold(scores: Array, wrong: Array, traffic: Array, goal: float) -> tuple[float, list[Stratum]]:
-    """The lowest score that may be served, `NEVER` where none may; and the strata, from the top."""
+def threshold(
+    scores: Array, wrong: Array, traffic: Array, goal: float, allowed: float | None = None
+) -> tuple[float, list[Stratum]]:
+    """The lowest score that may be served, `NEVER` where none may; and the strata, from the top.
+
+    `allowed`: that fewer are wrong than this is yet to be proven.
+    """
     if len(scores) < FEWEST or not len(traffic):
         return NEVER, []
     order = np.argsort(-scores, kind="stable")
@@ -67,8 +76,18 @@ def threshold(scores: Array, wrong: Array, traffic: Array, goal: float) -> tuple
             strict=True,
         )
     ]
-    held = np.flatnonzero((bound <= goal) & (above >= 5))
+    may = (bound <= goal) & (above >= 5)
+    if allowed is not None:
+        may &= won(np.cumsum(n), np.cumsum(seen), allowed) >= _WON
+    held = np.flatnonzero(may)
     return (float(least[held[-1]]) if len(held) else NEVER), strata
+
+
+def won(labels: Array, wrong: Array, allowed: float) -> Array:
+    """What a stake has become by betting on each label that fewer are wrong than `allowed` (an e-process)."""
+    logs = [(labels - wrong) * np.log((1 - part * allowed) / (1 - allowed)) + wrong * np.log(part) for part in _STAKES]
+    made: Array = np.exp(np.minimum(logs, 50.0)).mean(0)
+    return made
 
 
 def monotone(rates: Array, weights: Array) -> Array:

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import exp, log1p
 from typing import Any, Final
 
 import msgspec
@@ -107,14 +108,16 @@ def candidate(
     first = similar[0]
     votes: dict[int, float] = {}
     for value, group in zip(similar[:VOTERS], groups[:VOTERS], strict=True):
-        votes[group] = votes.get(group, 0.0) + float(np.exp(_SHARP * (value - first)))
+        votes[group] = votes.get(group, 0.0) + exp(_SHARP * (value - first))
     winner = max(votes, key=votes.__getitem__)
-    mine = [at for at, group in enumerate(groups) if group == winner]
+    named = {winner: 0}  # the groups by number, the winner first
+    numbers = [named.setdefault(group, len(named)) for group in groups]
+    mine = [at for at, number in enumerate(numbers) if not number]
     best_at = mine[0]
     best = similar[best_at]
-    other_at = next((at for at, group in enumerate(groups) if group != winner), None)
+    other_at = next((at for at, number in enumerate(numbers) if number), None)
     other = similar[-1] - 0.05 if other_at is None else similar[other_at]
-    centroid, centroid_other = _centroids(asked.vector, groups, winner, partition)
+    centroid, centroid_other = _centroids(asked.vector, list(named), partition)
     place = int(near.places[best_at])
     looked = [_held(partition, int(near.places[at])) for at in mine[:_LOOKED_AT]]
     rival = [] if other_at is None else [_held(partition, int(near.places[other_at]))]
@@ -131,50 +134,53 @@ def candidate(
             first - best,
             centroid,
             centroid - centroid_other,
-            float(np.log1p(partition.members[winner])),
+            log1p(partition.members[winner]),
             sum(similar) / len(similar),
             *close[:5],
             close[3] - against,
             *close[5:10],
             record(winner),
             close[10],
-            *_through_lens(asked.vector, near, winner, partition),
+            *_through_lens(asked.vector, near, numbers, partition),
         )
     )
     return Candidate(winner, place, best, features)
 
 
-def _centroids(vector: Vector, groups: list[int], winner: int, partition: Partition) -> tuple[float, float]:
-    """Similarity to the middle of the candidate's members, and to the nearest middle of the others."""
-    names = list(dict.fromkeys(groups))
-    middles = np.array([partition.middle(group) for group in names])
+def _centroids(vector: Vector, groups: list[int], partition: Partition) -> tuple[float, float]:
+    """Similarity to the middle of the first group, the candidate, and to the nearest middle of the others."""
+    mine, *others = _closeness(np.array([partition.middle(group) for group in groups]), vector).tolist()
+    return mine, max(others, default=mine - 0.3)
+
+
+def _closeness(middles: Vector, vector: Vector) -> Vector:
     lengths = np.sqrt(np.einsum("ij,ij->i", middles, middles)) + np.float32(1e-9)
-    closeness = ((middles @ vector) / lengths).tolist()
-    mine = closeness.pop(names.index(winner))
-    return mine, max(closeness) if closeness else mine - 0.3
+    closeness: Vector = (middles @ vector) / lengths
+    return closeness
 
 
-def _through_lens(vector: Vector, near: Near, winner: int, partition: Partition) -> tuple[float, ...]:
-    """How the neighbours lie as the lens shows them; where there is none, what changes nothing."""
+def _through_lens(vector: Vector, near: Near, numbers: list[int], partition: Partition) -> tuple[float, ...]:
+    """How the neighbours lie as the lens shows them (number 0 is the candidate); without one, what changes nothing."""
     if partition.lens is None:
         return _NO_LENS
     seen = partition.lens.through(np.concatenate([vector[None], partition.vectors[near.places]]))
     others = seen[1:]
     similar = others @ seen[0]
-    mine = near.groups == winner
-    weights = np.exp(_LENS_SHARP * (similar - similar.max()))
-    best = float(similar[mine].max())
-    names, numbers = np.unique(near.groups, return_inverse=True)
-    middles = np.equal.outer(np.arange(len(names)), numbers).astype(np.float32) @ others
-    closeness = (middles @ seen[0]) / (np.sqrt(np.einsum("ij,ij->i", middles, middles)) + np.float32(1e-9))
-    centroid = float(closeness[names == winner][0])
+    members = np.zeros((max(numbers) + 1, len(numbers)), np.float32)
+    members[numbers, range(len(numbers))] = 1
+    middle, *rivals = _closeness(members @ others, seen[0]).tolist()
+    alike = similar.tolist()
+    nearest = max(alike)
+    best = max(value for value, number in zip(alike, numbers, strict=True) if not number)
+    rival = max((value for value, number in zip(alike, numbers, strict=True) if number), default=min(alike) - 0.05)
+    weights = np.exp(_LENS_SHARP * (similar - nearest))
     return (
         best,
-        best - float(similar[~mine].max() if len(names) > 1 else similar.min() - 0.05),
-        float(weights[mine].sum() / weights.sum()),
-        centroid,
-        centroid - float(closeness[names != winner].max()) if len(names) > 1 else 0.3,
-        float(mine[similar.argmax()]),
+        best - rival,
+        float(members[0] @ weights / weights.sum()),
+        middle,
+        middle - max(rivals, default=middle - 0.3),
+        float(best == nearest),
     )
 
 

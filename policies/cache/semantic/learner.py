@@ -1,8 +1,8 @@
 """What the traffic of one scope has taught: the score, from which score on answers are given, and how wrong they were.
 
 Rules:
-1. Nothing is given before its error can be bounded (`gathering`), and nothing while what was given was surely too often
-   wrong (`suspended`); otherwise, what scores at least λ (`certified`).
+1. Nothing is given before its error is proven to be low enough (`gathering`), and nothing while what was given was
+   surely too often wrong (`suspended`); otherwise, what scores at least λ (`certified`).
 2. λ is found by scores that don't know what they are judged by: a label is scored before it is learnt from, and, when
    the score is fitted anew, by weights that left it out.
 3. Nearly all of the first hits are audited, later 15 %; near λ twice as many.
@@ -27,7 +27,7 @@ Status = Literal["gathering", "certified", "suspended"]
 _ROWS: Final = 12_000  # labels that the score is fitted on
 _LABELS: Final = 9000  # that λ is found by
 _TRAFFIC: Final = 2000  # scores that strata are measured by
-_AUDITS: Final = 400  # that the error of hits is told by
+_AUDITS: Final = 1000  # that the error of hits is told by
 _STALE: Final = 3000  # requests after which an audit says nothing any more
 _FIRST_FIT: Final = 100
 _REFIT: Final = 250
@@ -35,7 +35,7 @@ _RETHINK: Final = 25  # labels between two looks for λ
 _ALL_AUDITED: Final = 500
 _AUDITED: Final = 0.15
 _AIM: Final = 0.96
-_LOOSEST, _TIGHTEST = 1.3, 0.5
+_LOOSEST, _TIGHTEST = 1.6, 0.5
 _SURE: Final = 30  # audits before they count
 _SURELY: Final = 2.33  # standard deviations: what is wrong by chance once in a hundred looks isn't surely wrong
 _CHANCE: Final = 0.5
@@ -159,7 +159,8 @@ class Learner:
         told = self._told.held
         recent = told[:, -1] > self.labels - _LABELS
         scores, right = told[recent, -2], told[recent, len(NAMES)]
-        return Evidence(scores, 1 - right, self._traffic.held[:, -2].copy(), self.goal)
+        unproven = self.max_error if self.threshold >= NEVER else None
+        return Evidence(scores, 1 - right, self._traffic.held[:, -2].copy(), self.goal, unproven)
 
     def conclude(self, found: tuple[float, list[Stratum]]) -> None:
         """Takes over λ."""
@@ -232,17 +233,18 @@ _NUMBERS: Final = ("labels", "asked", "hits", "suspended", "threshold", "goal", 
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """Scores of labels, which of them were wrong, scores of traffic, and the goal."""
+    """Scores of labels, which of them were wrong, scores of traffic, the goal, and what error isn't disproven yet."""
 
     scores: Rows
     wrong: Rows
     traffic: Rows
     goal: float
+    unproven: float | None
 
 
 def thought(evidence: Evidence) -> tuple[float, list[Stratum]]:
     """λ, and what it stands on. A millisecond: for a thread."""
-    return threshold(evidence.scores, evidence.wrong, evidence.traffic, evidence.goal)
+    return threshold(evidence.scores, evidence.wrong, evidence.traffic, evidence.goal, evidence.unproven)
 
 
 def fitted_by(examples: Rows) -> Fit:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BRUTE: Final = 2000
 NEAR: Final = 30
 _BREADTH: Final = 96  # of the graph's search: more finds more surely, and takes longer
+_MORE: Final = 10  # that the graph, whose numbers are coarse, is asked for: what is nearest is then seen by the vectors
 _FIRST: Final = 4
 _WORDS: Final = 20_000  # that are counted
 
@@ -148,9 +149,10 @@ class Partition:
         if not self._places:
             return None
         if self._index is not None:
-            found = self._index.search(vector, most, threads=1)
-            places = found.keys.astype(np.int64)
-            similar = 1 - found.distances.astype(np.float32)
+            places = self._index.search(vector, most + _MORE, threads=1).keys.astype(np.int64)
+            similar = self.vectors[places] @ vector
+            order = np.argsort(-similar, kind="stable")[:most]
+            places, similar = places[order], similar[order]
         else:
             end = len(self.held)
             all_similar = self.vectors[:end] @ vector
@@ -255,7 +257,7 @@ def built(places: npt.NDArray[np.int64], vectors: Vector) -> Index:
     from usearch.index import Index
 
     index = Index(
-        ndim=vectors.shape[1], metric="cos", dtype="f16", connectivity=16, expansion_add=64, expansion_search=_BREADTH
+        ndim=vectors.shape[1], metric="cos", dtype="i8", connectivity=16, expansion_add=64, expansion_search=_BREADTH
     )
     index.add(places, vectors, threads=1)
     return index

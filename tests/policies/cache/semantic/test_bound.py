@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.cache.semantic.bound import FEWEST, NEVER, interval, monotone, threshold
+from policies.cache.semantic.bound import FEWEST, NEVER, interval, monotone, threshold, won
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,6 +40,22 @@ def test_serves_nothing_without_evidence() -> None:
     many = np.linspace(0, 1, 500)
     assert threshold(many, 0 * many, np.array([]), 0.02)[0] == NEVER
     assert threshold(many, np.ones(500), many, 0.02)[0] == NEVER
+
+
+def test_what_is_yet_to_be_proven_takes_more_labels() -> None:
+    """A few dozen right labels are enough to go on, and not to begin; some hundred are."""
+    for count, proven in ((60, False), (200, True)):
+        scores, right = np.linspace(1, 0.5, count), np.zeros(count)
+        assert threshold(scores, right, scores, 0.02)[0] < NEVER
+        assert (threshold(scores, right, scores, 0.02, 0.02)[0] < NEVER) is proven
+
+
+def test_who_is_mistaken_seldom_wins_a_bet() -> None:
+    """However often one looks: errors as frequent as allowed win one time in five at most, rare ones nearly always."""
+    random, labels = np.random.default_rng(3), np.arange(1, 1501)
+    for error, often, least, most in ((0.05, 400, 0.0, 0.25), (0.005, 50, 0.9, 1.0)):  # 0.05 more for 400 draws
+        wrong = (random.random((often, 1500)) < error).cumsum(1)
+        assert least <= (won(labels, wrong, 0.05).max(1) >= 5).mean() <= most
 
 
 def test_traffic_weighs_strata() -> None:
