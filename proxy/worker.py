@@ -25,7 +25,7 @@ from proxy import collecting
 from proxy.adopting import Adopting
 from proxy.clients.keys import KeyRecord
 from proxy.config import Configuration
-from proxy.config.deployment import DeploymentFile, Tls
+from proxy.config.deployment import DeploymentFile
 from proxy.config.limits import Timeouts
 from proxy.control import Channel
 from proxy.dataplane import DataPlane
@@ -42,7 +42,7 @@ from proxy.tokens.remote import RemoteCounter
 from proxy.wire.accepting import Accepting
 from proxy.wire.call import ServerLimits
 from proxy.wire.certificate import Certificate
-from proxy.wire.connect import Connector, Resolver
+from proxy.wire.connect import Connector, Resolver, origin_of
 from proxy.wire.server import ServerConnection
 from proxy.wire.shed import Shed
 from proxy.wire.ticker import Ticker
@@ -88,6 +88,7 @@ class Worker:
         self._remembering: asyncio.Task[None] | None = None
         self._home = Path()
         self._keys: dict[str, KeyRecord] = {}
+        self._cards_path: str | None = None
         self._fsync_s = METRICS_S
 
     # --- what the supervisor says
@@ -148,7 +149,7 @@ class Worker:
             keys = self._keys_of(message)
             await asyncio.sleep(0)  # thousands of keys take a millisecond: requests come between
             cards = await self._cards(message.get("cards"))
-            await self._loop.run_in_executor(None, self._read_certificates, configuration.deployment.tls)
+            await self._loop.run_in_executor(None, self._read_certificates, configuration.deployment)
             if self._plane is None:
                 await self._start(configuration, keys, cards, Path(message["home"]), message.get("state"))
             else:
@@ -159,6 +160,7 @@ class Worker:
                 self._stopped.set()
             return
         assert self._plane is not None
+        self._cards_path = message.get("cards") or self._cards_path
         self._plane.bypass = bool(message.get("bypass"))
         self._plane.generations.set_signing(message.get("signing", {}))
         self._adopt(configuration)
@@ -177,15 +179,20 @@ class Worker:
             self._keys.pop(hashed, None)
         return [*self._keys.values()]
 
-    def _read_certificates(self, tls: Tls | None) -> None:
+    def _read_certificates(self, deployment: DeploymentFile) -> None:
         """What the files are now: a reload may have no other reason than that they changed."""
         self._connector.reread()
-        if tls is not None:
-            self._certificate.load(tls.cert, tls.key)
+        for upstream in deployment.upstreams.values():
+            origin = origin_of(upstream.url, None if upstream.ca is None else str(upstream.ca))
+            if origin.secure:
+                self._connector.context(origin.ca)  # 35 ms for the system's, which requests don't wait for here
+        if deployment.tls is not None:
+            self._certificate.load(deployment.tls.cert, deployment.tls.key)
 
     async def _cards(self, path: str | None) -> RateCards | None:
-        """The compiled rate cards, read off the loop: at a reload requests are running."""
-        if path is None:
+        """The compiled rate cards, read off the loop: at a reload requests are running. None where they are those that
+        are here: their name says what they hold."""
+        if path is None or path == self._cards_path:
             return None
         data = await self._loop.run_in_executor(None, Path(path).read_bytes)
         return RateCards.from_bytes(data)
