@@ -86,7 +86,7 @@ class Bench:
         def told(fold: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             others, mine = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             score = log.fitted(others)
-            scores = np.array([score.benefit(log.features[at]) for at in mine])
+            scores = log.scored(score)[mine]
             threshold = score.plausible((1 - QUALITY) * float(log.large[others].mean()), errors=0.0)
             return mine, scores, scores <= (-1.0 if threshold is None else threshold)
 
@@ -187,7 +187,7 @@ class Bench:
         for draw in range(1 if self._quick else 2):
             drawn = np.random.default_rng(draw).permutation(len(log))
             score, rest = log.fitted(drawn[:LABELS]), drawn[LABELS:]
-            scores = np.array([score.benefit(log.features[at]) for at in rest])
+            scores = log.scored(score)[rest]
             seen.append(apgr(scores, log.small[rest], log.large[rest]))
         mean = statistics.mean(seen)
         told = " ".join(f"{each:.3f}" for each in seen)
@@ -272,7 +272,7 @@ def _folded(log: Log, times: int) -> list[float]:
         folds = np.random.default_rng(draw // 10).permutation(len(log)) % 10
         mine = np.flatnonzero(folds == draw % 10)
         score = log.fitted(np.flatnonzero(folds != draw % 10))
-        return mine, np.array([score.benefit(log.features[at]) for at in mine])
+        return mine, log.scored(score)[mine]
 
     seen, found = [], spread(told, range(10 * times))
     for draw in range(times):

@@ -15,7 +15,8 @@ from bench.cascade.logs import Pair
 from bench.cascade.spread import spread
 from policies.cascade.evidence import ASPIRES, FIT_AT, PARTS
 from policies.cascade.learning.certificate import Certificate
-from policies.cascade.learning.features import Features, answer_features, joined, prompt_features
+from policies.cascade.learning.features import PLACES, Features, answer_features, joined, prompt_features
+from policies.cascade.learning.ridge import Rows
 from policies.cascade.learning.score import Example, Score, fit
 
 EPSILON, DELTA = 0.02, 0.05
@@ -29,6 +30,7 @@ class Log:
     """Pairs with what is known of them."""
 
     features: list[Features]
+    rows: Rows  # the same, to score all of them at once
     small: np.ndarray
     large: np.ndarray
     small_nanos: np.ndarray
@@ -36,9 +38,11 @@ class Log:
 
     @classmethod
     def of(cls, pairs: Sequence[Pair], answers: bool = True) -> Log:
+        made = [features(pair, answers) for pair in pairs]
         return cls(
-            [features(pair, answers) for pair in pairs],
-            *(np.array([getattr(pair, name) for pair in pairs]) for name in cls.__slots__[1:]),
+            made,
+            Rows(np.stack([each.numbers for each in made]), [each.words for each in made], PLACES),
+            *(np.array([getattr(pair, name) for pair in pairs]) for name in cls.__slots__[2:]),
         )
 
     def __len__(self) -> int:
@@ -48,7 +52,7 @@ class Log:
         return fit([Example(self.features[at], float(self.small[at]), float(self.large[at])) for at in chosen])
 
     def scored(self, score: Score) -> np.ndarray:
-        return np.array([score.benefit(each) for each in self.features])
+        return score.benefits(self.rows)
 
     def cost(self, among: np.ndarray, accepted: np.ndarray) -> float:
         """Of a cascade, as a share of always-large: all small answers, and large ones."""

@@ -41,8 +41,11 @@ class Rows:
     def times(self, beta: Array) -> Array:
         """Of each example, the sum of what its numbers and words are worth."""
         cut = self.dense.shape[1]
-        words = np.bincount(self._row, beta[cut:][self._place], minlength=len(self))
-        return np.asarray(self.dense @ beta[:cut] + words * self._shorter)
+        return np.asarray(self.dense @ beta[:cut] + self.worth(beta[cut:]))
+
+    def worth(self, words: Array) -> Array:
+        """Of each example, the sum of what its words are worth."""
+        return np.asarray(np.bincount(self._row, words[self._place], minlength=len(self)) * self._shorter)
 
     def back(self, residual: Array) -> Array:
         """Of each number and word, the sum over its examples."""
