@@ -20,10 +20,11 @@ import orjson
 
 from bench import payloads, runner
 from bench.load import poisson, single, wire
-from bench.processes import Process, free_port
+from bench.processes import Process
 from bench.quantiles import paired_ratio, percentile
 from bench.results import Row, judged
 from bench.subjects import Origin, Setting, Subject, Weir, weir_command
+from proxy.simulator.ports import free_port
 
 SUITE = "faults"
 GOOD = 3

@@ -34,10 +34,11 @@ from rich.console import Console
 
 from bench import machine, runner
 from bench.fleet_hosts import Database, Host, Net, UnavailableError
-from bench.processes import NotReadyError, Process, free_port
+from bench.processes import NotReadyError, Process
 from bench.results import Row, judged
 from bench.subjects import weir_command
 from proxy.simulator.invoice import label
+from proxy.simulator.ports import free_port
 
 TEAMS = ("hard", "soft")
 MODEL = "gpt-4o-mini"

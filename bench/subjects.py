@@ -18,7 +18,8 @@ from pathlib import Path
 from bench import machine, payloads
 from bench.certificates import Certificates
 from bench.load import single, wire
-from bench.processes import NotReadyError, Process, free_port
+from bench.processes import NotReadyError, Process
+from proxy.simulator.ports import free_port
 
 DEVNULL = Path(os.devnull)
 

@@ -105,6 +105,7 @@ class Attempt(msgspec.Struct, eq=False):
     settled: bool = False
     others: tuple[str, ...] = ()  # the other deployments of its model
     holds: tuple[str, ...] = ()  # in the Store, that it draws on: whoever settles for a dead worker reads them
+    reserved_tokens: int | None = None  # by a hard budget of tokens; one of dollars says so in `estimate_nanodollars`
     card: RateCard | None = None  # what the model costs there; None where no price is known
 
     def __repr__(self) -> str:

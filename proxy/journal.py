@@ -52,6 +52,7 @@ class Estimate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     output_cap: int | None
     nanodollars: int | None
     n: int = 1
+    tokens: int | None = None  # that a hard budget of tokens has reserved
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, tag_field="event"):

@@ -1,4 +1,4 @@
-"""`python -m bench.money [--quick] [--only overspend,kills,…] [--kills N]`: the numbers of budgets, ledger and reports.
+"""`python -m bench.money [--quick] [--only overspend,kills,…] [--kills N] [--within MINUTES]`: money's numbers.
 
 Exit status: 0 when no number missed its target, 1 when one did, 2 for usage.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -41,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="short runs, for development; not to be quoted")
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--kills", type=int, help="how many (1000; 50 with --quick)")
+    parser.add_argument("--within", type=float, help="minutes after which there are no more kills (no limit)")
     parser.add_argument("--keep", type=Path, help="leave the homes of all runs there")
     asked = parser.parse_args(arguments)
     names = asked.only.split(",")
@@ -50,16 +53,17 @@ def main(arguments: list[str] | None = None) -> int:
     machine.raise_open_files()
     loaded = "yes: timings aren't to be quoted" if os.getloadavg()[0] > QUIET * (os.cpu_count() or 1) else "no"
     facts = runner.introduced(console, loaded=loaded, plan="quick" if asked.quick else "full")
-    found = _run(console, names, asked.quick, asked.kills, asked.keep)
+    killing = {"kills": asked.kills, "within_s": math.inf if asked.within is None else 60 * asked.within}
+    found = _run(console, names, asked.quick, killing, asked.keep)
     return runner.finished("money", found, facts, console)
 
 
-def _run(console: Console, names: list[str], quick: bool, count: int | None, keep: Path | None) -> list[Row]:
+def _run(console: Console, names: list[str], quick: bool, killing: dict[str, Any], keep: Path | None) -> list[Row]:
     found: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="weir-money-") as temporary:
         for name in names:
             directory = (keep or Path(temporary)) / name
-            options = {"kills": count} if name == "kills" else {}
+            options = killing if name == "kills" else {}
             began_s = time.monotonic()
             with contextlib.suppress(PermissionError):
                 os.setpriority(os.PRIO_PROCESS, 0, PRIORITY if name in TIMED else 0)

@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.money import prices
-from bench.processes import NotReadyError, Process, free_port
+from bench.processes import NotReadyError, Process
+from proxy.simulator.ports import free_port
 from proxy.state.opening import BOUND_S, open_store, socket_path
 from proxy.state.protocol import Store
 
 ROOT: Final = Path(__file__).parents[2]
 POLICIES: Final = {"rungs": "bench.money.rungs", "stopwatch": "bench.money.stopwatch"}
 READY_S: Final = 120.0
+ANSWER_S: Final = 120.0  # an invoice of many thousand lines is one answer
 _HASHED: Final = 6  # characters of a key that stand on the invoice
 
 _SHIFT = """
@@ -92,7 +94,7 @@ class Provider:
             time.sleep(0.05)
 
     def _get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_S) as answer:
             return json.load(answer)
 
 
@@ -122,6 +124,7 @@ class Weir:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / "log"
         self.process: Process | None = None
+        self._read_to = 0  # of the log, by `news`
         self._plugins = home / "plugins"
         _make_plugins(self._plugins)
 
@@ -187,10 +190,20 @@ policies: policies.yaml
     def kill(self) -> None:
         """All its processes at once, as when the machine's power supply fails."""
         assert self.process is not None
-        for pid in self.process.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        while pids := self._everyone():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.process.stop()
+
+    def _everyone(self) -> list[int]:
+        """By their environment: one that is just being started has lost its parent once that is dead."""
+        mark, found = f"WEIR_HOME={self.home}\0".encode(), []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+        return found
 
     def stop(self) -> None:
         """Drains: what runs is finished, the ledger takes in what there is."""
@@ -225,8 +238,20 @@ policies: policies.yaml
 
     def said(self, event: str) -> list[dict[str, Any]]:
         """The lines of its log with these words."""
-        lines = self.log.read_bytes().splitlines()
-        return [line for text in lines if event.encode() in text and (line := _parsed(text))]
+        return _with(event, self.log.read_bytes())
+
+    def news(self, event: str) -> list[dict[str, Any]]:
+        """Those of them that came since this was asked last, whatever for."""
+        with self.log.open("rb") as log:
+            log.seek(self._read_to)
+            data = log.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read_to += len(whole)
+        return _with(event, whole)
+
+
+def _with(event: str, log: bytes) -> list[dict[str, Any]]:
+    return [line for text in log.splitlines() if event.encode() in text and (line := _parsed(text))]
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:

@@ -143,6 +143,8 @@ class Gate:
                 raise refusals.unbounded(budget.name, attempt.model)
             if unit == "usd":
                 attempt.estimate_nanodollars = amount
+            elif unit == "tok":
+                attempt.reserved_tokens = amount
             parts.append(Part(scope, amount))
         return tuple(parts)
 

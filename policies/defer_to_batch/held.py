@@ -100,6 +100,8 @@ class Drawing:
         for one in job.kept:
             if one.unit == "usd" and one.part.scope.hard:
                 attempt.estimate_nanodollars = one.part.amount
+            elif one.unit == "tok" and one.part.scope.hard:
+                attempt.reserved_tokens = one.part.amount
         return self._settle
 
     def _settle(self, attempt: Attempt) -> None:

@@ -90,7 +90,8 @@ class Following:
         """The attempt that stands for the work, from here on. Raises WeirError where it can't be written down."""
         first = self._attempt
         names = ("deployment", "upstream", "model", "n", "output_cap", "tier", "estimated_input_tokens")
-        same = {name: getattr(first, name) for name in (*names, "estimate_nanodollars", "holds", "card", "others")}
+        more = ("estimate_nanodollars", "reserved_tokens", "holds", "card", "others")
+        same = {name: getattr(first, name) for name in (*names, *more)}
         child = Attempt(self._exchange, self._request, 1, **same)
         self._dispatch._reserve(child, [])
         self._exchange.attempts.append(child)

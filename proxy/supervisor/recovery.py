@@ -124,8 +124,11 @@ class Told(msgspec.Struct):
 
 
 def _estimate(estimate: journal.Estimate, unit: str) -> int:
+    """What admitted an attempt; under a hard budget its worst case."""
     if unit == "usd":
         return estimate.nanodollars or 0
+    if estimate.tokens is not None:
+        return estimate.tokens
     return estimate.input_tokens + estimate.n * (estimate.output_cap or 0)
 
 

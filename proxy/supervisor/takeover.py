@@ -17,7 +17,7 @@ from proxy.orphan import Orphan, find
 from proxy.supervisor.listeners import name_of, split
 
 LOOK_S = 5.0
-NOTICED_S = 3.0  # for orphans to notice that they are
+NOTICED_S = 10.0  # for orphans to notice that they are: first they finish their imports
 RETRY_S = 0.05
 
 

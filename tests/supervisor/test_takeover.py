@@ -20,8 +20,10 @@ from proxy.admin.client import AdminClient
 from proxy.admin.operated import Status
 from proxy.admin.running import running_in
 from proxy.simulator.ports import free_port
+from proxy.supervisor.process import spawned
+from proxy.supervisor.service import WORKER
 from proxy.supervisor.takeover import _fits
-from tests.children import at_our_end
+from tests.children import at_our_end, tied
 from tests.patience import PATIENCE_S
 from tests.supervisor.conftest import until
 from tests.supervisor.test_real_workers import Client, Upstream, upstream, write
@@ -156,6 +158,15 @@ async def test_a_second_supervisor_of_a_living_one_is_refused(
         one = Client(address)
         assert await one.chat() == 200
         one.close()
+
+
+def test_who_never_served_ends_with_its_supervisor() -> None:
+    """A worker whose supervisor died before it told it anything: left alive, it would keep the address for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [*tied(WORKER), "--listen", str(listener.fileno()), "--index", "0"]
+        worker, line = spawned(command, [listener.fileno()])
+    line.close()
+    assert worker.wait(PATIENCE_S) == 0
 
 
 def test_a_left_over_socket_is_removed(home: Path) -> None:
