@@ -77,7 +77,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 
 lock: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet uv
-	$(LOCK) --extra semantic --extra cascade --extra otel --extra oidc pyproject.toml --output-file requirements.lock
+	$(LOCK) --extra semantic --extra cascade --extra otel --extra oidc --extra pdf pyproject.toml --output-file requirements.lock
 	echo 'hatchling>=1.25' | $(LOCK) - --output-file requirements-build.lock
 
 # nginx (the reference), wrk, valgrind, Redis, PostgreSQL, Prometheus, compose and an attacker, where this machine lets us; what lacks them says
