@@ -96,8 +96,13 @@ def question(text: str, static: Static, vector: Vector | None = None) -> Questio
 
 def _weighed(rows: Vector) -> tuple[Vector, Vector]:
     """Tokens that mean much have long vectors in the table: their lengths are their weights."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows)) + np.float32(1e-6)
+    lengths = _lengths(rows)
     return rows / lengths[:, None], lengths
+
+
+def _lengths(rows: Vector) -> Vector:
+    lengths: Vector = np.sqrt(np.einsum("ij,ij->i", rows, rows)) + np.float32(1e-6)
+    return lengths
 
 
 def candidate(
@@ -154,8 +159,7 @@ def _centroids(vector: Vector, groups: list[int], partition: Partition) -> tuple
 
 
 def _closeness(middles: Vector, vector: Vector) -> Vector:
-    lengths = np.sqrt(np.einsum("ij,ij->i", middles, middles)) + np.float32(1e-9)
-    closeness: Vector = (middles @ vector) / lengths
+    closeness: Vector = (middles @ vector) / _lengths(middles)
     return closeness
 
 
@@ -235,8 +239,9 @@ def _matched(asked: Question, looked: list[Held], static: Static) -> list[tuple[
     """
     tokens = [np.frombuffer(held.tokens, np.uint16) for held in looked]
     starts = np.cumsum([0, *[len(each) for each in tokens[:-1]]])
-    units, weights = _weighed(static.rows(np.concatenate(tokens)))
-    pairs = asked.units @ units.T
+    rows = static.rows(np.concatenate(tokens))
+    weights = _lengths(rows)
+    pairs = (asked.units @ rows.T) / weights
     forth = np.maximum.reduceat(pairs, starts, axis=1)  # each of mine, in each text
     back = pairs.max(0)
     mine, heavy = asked.weights, asked.weights >= asked.weights.mean()

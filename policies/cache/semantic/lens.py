@@ -34,14 +34,14 @@ _FLOOR: Final = 1e-2  # of the mean scatter: no direction is surer than that
 
 
 class Lens(msgspec.Struct, frozen=True):
-    """What vectors are centred by, and the directions."""
+    """The directions, and what of them is seen of the middle of all entries."""
 
-    centre: Vector
+    middle: Vector
     directions: Vector
 
     def through(self, vectors: Vector) -> Vector:
         """Vectors, a row each, as unit vectors of the lens."""
-        seen = (vectors - self.centre) @ self.directions
+        seen = vectors @ self.directions - self.middle
         lengths = np.sqrt(np.einsum("ij,ij->i", seen, seen)) + np.float32(1e-9)
         unit: Vector = seen / lengths[:, None]
         return unit
@@ -69,7 +69,8 @@ def ground(vectors: Vector, groups: Groups) -> Lens:
     scatter = (rows.T @ rows).astype(np.float64) / len(rows)
     within = (apart.T @ apart + _FILLED * _PART * scatter) / (len(apart) + _FILLED)
     within += (_FLOOR * np.trace(scatter) / len(scatter) + 1e-9) * np.eye(len(scatter))
-    return Lens(centre.astype(np.float32), _directions(within, scatter).astype(np.float32))
+    directions = _directions(within, scatter).astype(np.float32)
+    return Lens(centre @ directions, directions)
 
 
 def _directions(within: npt.NDArray[Any], scatter: npt.NDArray[Any]) -> npt.NDArray[Any]:
