@@ -14,6 +14,7 @@ from proxy.config import PolicyEntry
 from proxy.endpoints import Endpoint
 from proxy.exchange import Exchange, Forward, Identity, Request
 from proxy.response import Response
+from tests.patience import PATIENCE_S
 
 
 def request(body: bytes = b"{}", headers: list[tuple[bytes, bytes]] | None = None) -> Request:
@@ -83,7 +84,7 @@ async def test_idle() -> None:
         await asyncio.sleep(0)
         assert not waiting.done(), f"{2 - left} exchanges still use it"
         chain.left()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE_S)
 
 
 def test_conversations() -> None:

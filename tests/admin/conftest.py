@@ -17,6 +17,7 @@ from proxy.admin.site import Site
 from proxy.clients.keys import KeyStore
 from proxy.errors import WeirError
 from proxy.supervisor.listeners import bind, name_of
+from tests.patience import PATIENCE_S
 
 TOKEN = "the-admin-token"
 
@@ -97,7 +98,7 @@ class Listener:
     def _ask(
         self, method: str, path: str, headers: Mapping[str, str], body: Any
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        connection = http.client.HTTPConnection(self.address, timeout=10)
+        connection = http.client.HTTPConnection(self.address, timeout=PATIENCE_S)
         try:
             content = body if isinstance(body, str | None) else json.dumps(body)
             connection.request(method, path, content, dict(headers))

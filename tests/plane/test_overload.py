@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.simulator import Simulator
+from tests.patience import PATIENCE_S
 from tests.plane.running import Plane, key, running
 from tests.wire.raw import chat, post
 
@@ -18,7 +19,7 @@ async def occupied(plane: Plane, n: int, *lines: str) -> list[asyncio.Task[objec
     """So many requests that don't end by themselves."""
     before = plane.plane.gate.running
     tasks: list[asyncio.Task[object]] = [asyncio.create_task(plane.chat(SLOW, *lines)) for _ in range(n)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while plane.plane.gate.running < before + n:
             await asyncio.sleep(0.002)
     return tasks
@@ -30,7 +31,7 @@ async def let_go(plane: Plane, tasks: list[asyncio.Task[object]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while plane.plane.gate.running > left:
             await asyncio.sleep(0.002)
 
@@ -73,7 +74,7 @@ async def test_who_waits_is_answered_when_there_is_room(tmp_path: Path) -> None:
         busy = await occupied(plane, 1)
         waiting = asyncio.create_task(plane.chat())
         leaving = asyncio.create_task(plane.chat())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while plane.plane.gate.waiting < 2:
                 await asyncio.sleep(0.002)
             leaving.cancel()
@@ -91,7 +92,7 @@ async def test_waiting_ends_with_a_refusal(tmp_path: Path) -> None:
     async with Simulator() as provider, running(provider.url, tmp_path, **settings) as plane:
         busy = await occupied(plane, 1)
         waiting = asyncio.create_task(plane.chat("origin: https://app.example"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not plane.plane.gate.waiting:
                 await asyncio.sleep(0.002)
         plane.plane.gate._clock = lambda: asyncio.get_running_loop().time() + 60

@@ -19,6 +19,7 @@ from proxy.simulator.latency import Latency
 from proxy.simulator.speech.batches import Terms
 from proxy.state.memory import MemoryStore
 from proxy.state.protocol import StateLost
+from tests.patience import PATIENCE_S
 from tests.plane.conftest import Serve
 from tests.policies.test_defer_to_batch import DAY, HOUR, Wall, batches, world
 from tests.state import servers
@@ -65,7 +66,7 @@ async def test_jobs_outlive_everything(serve: Serve, simulator: Simulator, backe
     if isinstance(backend, Sqlite):
         await backend.stack.aclose()
         await backend.begin()
-    async with asyncio.timeout(20), world(serve, simulator, wall, await backend.connect()) as w:
+    async with asyncio.timeout(PATIENCE_S), world(serve, simulator, wall, await backend.connect()) as w:
         while len(w.layers[0].engine.live) < 2:
             await w.at(0.1)
             await asyncio.sleep(0.02)

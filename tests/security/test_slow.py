@@ -17,6 +17,7 @@ import pytest
 
 from bench.attackers_raw import KINDS, Attack
 from proxy.simulator import Simulator
+from tests.patience import PATIENCE_S
 from tests.plane.conftest import Serve
 from tests.plane.running import Plane
 from tests.plane.test_metering import form
@@ -46,12 +47,12 @@ async def others(plane: Plane) -> AsyncIterator[list[int]]:
 
 async def nothing_is_left(plane: Plane, simulator: Simulator) -> None:
     """No connection, no exchange, no byte in flight, no work upstream."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while plane.connections:
             await asyncio.sleep(0.01)
-    await plane.quiet(20)
+    await plane.quiet()
     assert plane.plane.in_flight.held == 0
-    await simulator.until(lambda state: state.active == 0, 20)
+    await simulator.until(lambda state: state.active == 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,16 +62,16 @@ async def test_slow_clients_are_ended(serve: Serve, simulator: Simulator, kind: 
     async with serve(timeouts=QUICK) as plane, others(plane) as statuses:
         attack = Attack(plane.port, every_s=every_s, stream=LONG)
         attackers = attack.start(40, (kind,))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             if kind == "reader":
-                await simulator.until(lambda state: state.faults.get("huge-event") == 40, 30)
+                await simulator.until(lambda state: state.faults.get("huge-event") == 40)
             await asyncio.gather(*attackers)
         assert attack.ended[kind] == 40
         seen = len(statuses)
         while len(statuses) < seen + 5:
             await asyncio.sleep(0.01)
         assert set(statuses) == {200}
-    await simulator.until(lambda state: state.active == 0, 20)
+    await simulator.until(lambda state: state.active == 0)
 
 
 async def test_two_hundred_of_all_kinds(serve: Serve, simulator: Simulator) -> None:
@@ -79,8 +80,8 @@ async def test_two_hundred_of_all_kinds(serve: Serve, simulator: Simulator) -> N
         async with others(plane) as statuses:
             attack = Attack(plane.port, every_s=0.05, stream=LONG)
             attackers = attack.start(200)
-            async with asyncio.timeout(60):
-                await simulator.until(lambda state: state.faults.get("huge-event") == 200 // len(KINDS), 60)
+            async with asyncio.timeout(PATIENCE_S):
+                await simulator.until(lambda state: state.faults.get("huge-event") == 200 // len(KINDS))
                 await asyncio.gather(*attackers)
             assert sum(attack.ended.values()) == 200
             seen = len(statuses)
@@ -95,7 +96,7 @@ async def test_an_attacker_gets_no_more_than_its_limits(serve: Serve) -> None:
     async with serve(timeouts=QUICK) as plane:
         attack = Attack(plane.port, every_s=0.05)
         attackers = attack.start(30, ("body",))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*attackers)
         assert (await plane.chat()).status == 200
 
@@ -126,7 +127,7 @@ async def test_slowhttptest(serve: Serve, simulator: Simulator, attack: str) -> 
                 program, *ATTACKS[attack], *options, stdout=PIPE, stderr=STDOUT
             )
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_S):
                     said, _ = await attacker.communicate()
             finally:
                 with contextlib.suppress(ProcessLookupError):

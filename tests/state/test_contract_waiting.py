@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from proxy.state.protocol import Granted, Level, Refused, Scope, Store
+from tests.patience import PATIENCE_S
 from tests.state.asking import HOUR_NS, eventually, granted, hold, left, numbers, queued, refused, scope
 from tests.state.backends import Backend
 
@@ -159,7 +160,7 @@ async def test_queues_of_several_scopes_do_not_lock_each_other(store: Store) -> 
     for id in ids:
         await store.close(id, [0])
     for done in range(len(pairs)):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             finished, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         answer = finished.pop()
         assert isinstance(answer.result(), Granted), done
@@ -236,7 +237,7 @@ async def test_a_thousand_wait_in_order(backend: Backend) -> None:
         assert level.held + level.spent <= TEAM.limit
         assert await stores[number % 2].close(asked.id, [0])
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         await asyncio.gather(*[one(number) for number in range(400)])
     assert sorted(order) == list(range(400))
     assert await stores[0].levels([TEAM]) == (Level(0, 0),)

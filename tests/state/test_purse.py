@@ -12,6 +12,7 @@ from proxy.state.lease import Ticket
 from proxy.state.memory import MemoryStore
 from proxy.state.protocol import Granted, Hold, Level, Part, Refused, Scope, StateLost
 from proxy.state.purse import FEW, IDLE_S, NEAR_S, TTL_S, Purse, share
+from tests.patience import PATIENCE_S
 
 TEAM = Scope("usd:team=search:2026-11", 1_000_000)
 ORG = Scope("usd:org=acme:2026-11", 5_000_000)
@@ -366,7 +367,7 @@ async def test_on_its_own(clock: Clock) -> None:
     ticket = one.try_reserve(parts(10))
     assert ticket is not None
     ticket.settle([3])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while await store.standing():
             await asyncio.sleep(0.05)
     assert await store.levels([TEAM]) == (Level(3, 0),)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from proxy.config import load
 from proxy.supervisor.plan import loader
@@ -27,7 +28,8 @@ async def test_clients_are_refused_before_descriptors_run_out(
     async def compile(home: Path, prices: str) -> Path:
         return cards
 
-    write(tmp_path / "v1", upstream[1], home)
+    patient: dict[str, Any] = {"timeouts": {"header_s": PATIENCE_S}, "overload": {"lag_s": PATIENCE_S}}
+    write(tmp_path / "v1", upstream[1], home, **patient)  # descriptors alone refuse anybody
     read = loader(lambda: load(tmp_path / "v1" / "weir.yaml", os.environ))
     async with running(read(), read, command=FEW, compile=compile) as here:
         host, port = here.address.split(":")

@@ -16,6 +16,7 @@ from policies.cache.tiers import TOPIC, Eviction, Tiers, evict, get
 from proxy.metrics import Metrics
 from proxy.state.memory import MemoryStore
 from proxy.state.protocol import StateLost
+from tests.patience import PATIENCE_S
 from tests.policies.cache.scripted import chat
 from tests.policies.cache.test_entry import entry
 
@@ -190,12 +191,12 @@ async def test_a_lost_feed_is_caught_up_with(monkeypatch: pytest.MonkeyPatch) ->
     await evict(store, Eviction(keys=(f"{0:032x}",)))
     assert both.near(f"{0:032x}") is not None
     store.broken.clear()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while both.near(f"{0:032x}") is not None:
             await asyncio.sleep(0)
     assert both.held[0] == 2
     await store.publish(TOPIC, b"?")  # by another version: better to forget too much
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while both.held[0]:
             await asyncio.sleep(0)
     following.cancel()
