@@ -26,7 +26,6 @@ from bench.cascade.replay import DELTA, EPSILON, MARKS, Certified, Drifted, Log,
 from bench.cascade.spread import spread
 from bench.quantiles import percentile
 from bench.results import Row, judged, skipped
-from policies.cascade.learning.certificate import Certificate
 
 SUITE = "cascade"
 PICTURES = Path(__file__).parents[1] / "pictures"
@@ -241,7 +240,7 @@ class Bench:
     def _latency(self) -> Iterator[Row]:
         log = self._mmlu_pro(FLASH, PRO)
         score = log.fitted(np.arange(1000))
-        times = decided(self._pairs[FLASH, PRO][:2000], score, Certificate(EPSILON, DELTA, score.grid(EPSILON)))
+        times = decided(self._pairs[FLASH, PRO][:2000], score, score.certificate(EPSILON, DELTA))
         told = f"p50 {percentile(times, 50):.3f} ms, p99 {percentile(times, 99):.3f} ms"
         note = "features of prompt and answer, score and threshold, of MMLU-Pro's questions"
         yield judged("decision on the request path", "p50 <= 0.3 ms", told, percentile(times, 50) <= 0.3, note)

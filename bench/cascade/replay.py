@@ -106,13 +106,13 @@ class _Line:
     chance to be wrong; `share`: of requests, that the last threshold may accept."""
 
     def __init__(self, log: Log, score: Score, rest: np.ndarray, part: float, share: float) -> None:
-        self.scores, self.grid = log.scored(score), score.grid(EPSILON, share)
+        self.certificate = score.certificate(EPSILON, DELTA * part, share)
+        self.scores, self.grid = log.scored(score), self.certificate.grid
         self.wanted = self.scores <= self.grid[-1]  # of which requests the judge is asked
         gap, mine = (log.large - log.small)[rest], self.scores[rest]
         accepted = [mine <= threshold for threshold in self.grid]
         self.loses = {at: float((gap * mask).mean()) for at, mask in zip(self.grid, accepted, strict=True)}
         self.costs = {at: log.cost(rest, mask) for at, mask in zip(self.grid, accepted, strict=True)}
-        self.certificate = Certificate(EPSILON, DELTA * part, self.grid)
 
 
 class Course:

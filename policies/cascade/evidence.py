@@ -77,8 +77,8 @@ class Evidence:
 
     def _line(self, number: int, score: Score) -> Line:
         part = min(number, len(PARTS) - 1)
-        grid, delta = score.grid(self._epsilon, ASPIRES[part]), self._delta * PARTS[part]
-        return Line(number, score, Certificate(self._epsilon, delta, grid), max(grid))
+        certificate = score.certificate(self._epsilon, self._delta * PARTS[part], ASPIRES[part])
+        return Line(number, score, certificate, certificate.grid[-1])
 
     # --- deciding
 

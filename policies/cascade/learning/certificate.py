@@ -8,7 +8,8 @@ Rules:
 1. Per threshold and per stake λ a gambler bets against E[Z] >= ε: its capital is Π(1 + λ(ε - Z)), with Z the loss over
    its propensity (Waudby-Smith & Ramdas, arXiv 2010.09686). λ <= 1/(1/floor - ε): capital stays positive.
 2. The capital of a threshold is a weighed mean over all stakes: none is to be chosen, nor in hindsight. It proves the
-   claim when it reaches 1/δ (Ville's inequality).
+   claim when it reaches 1/δ (Ville's inequality). How it is weighed is a guess that is made before the first pair:
+   where it is known how often answers differ, most of the stock is on stakes that win with so much variance.
 3. Thresholds are proven in their order, from conservative to aggressive, and the first that isn't ends the sequence:
    no correction for their number is due. What was proven stays proven.
 4. A second set of gamblers bets against E[Z] <= ε for each threshold; with every observation a new one joins, with a
@@ -34,7 +35,7 @@ from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 Status = Literal["gathering", "certified", "infeasible", "reverted"]
-VERSION: Final = 2
+VERSION: Final = 3
 JOINING: Final = 100
 RARELY: Final = 100_000  # observations between two reversions in vain, at the least
 STAKES: Final = 12
@@ -42,6 +43,11 @@ _LEAST_STAKE: Final = 1 / 64  # of the greatest
 # Which stakes win: λ is best at (ε - μ)/σ², and where n observations just prove that, at √(2 ln(1/δ)/nσ²): for hundreds
 # to thousands of them, and answers of which some tenths differ in quality, about 1/4, give or take a factor of e.
 _MIDDLE_STAKE: Final = 0.25
+# Where a variance is known it is √(2 ln(1/δ)/nσ²) itself, for so many requests, give or take a little.
+_HORIZON: Final = 1500
+_AROUND: Final = tuple(math.exp(at / 4) for at in range(-4, 5))
+_MIDDLE_PROOF: Final = 4.0  # log capital, with what is lost on other stakes
+_ABOUT: Final = 0.4  # the standard deviation of its log
 _SURELY: Final = 2.33  # standard errors by which a loss is beyond ε before a cascade is given up as infeasible
 _FIRST: Final = 25  # observations before growth says anything
 FEW: Final = 200  # observations before costs say anything
@@ -64,26 +70,41 @@ class Row(NamedTuple):
 class Certificate:
     """The evidence about one score on one class of traffic."""
 
-    def __init__(self, epsilon: float, delta: float, grid: Sequence[float], *, floor: float = 1.0) -> None:
-        """`grid`: thresholds, ascending; `floor`: the least propensity that will be told."""
+    def __init__(
+        self,
+        epsilon: float,
+        delta: float,
+        grid: Sequence[float],
+        *,
+        floor: float = 1.0,
+        squares: Sequence[float] | None = None,
+    ) -> None:
+        """`grid`: thresholds, ascending; `floor`: the least propensity that will be told; `squares`: for each threshold
+        a guess at the mean of (L·1(score <= t))², above 0. What is proven holds for any guess; a good one takes fewer
+        pairs."""
         if not 0 < epsilon < 1 or not 0 < delta < 1 or not 0 < floor <= 1:
             raise ValueError("epsilon, delta and floor are shares")
         if not grid or any(low >= high for low, high in pairwise(grid)):
             raise ValueError("a grid is ascending, and has a threshold at least")
+        if squares is not None and (len(squares) != len(grid) or min(squares) <= 0):
+            raise ValueError("a guess above 0 is needed for each threshold")
         self.epsilon, self.delta, self.floor, self.grid = epsilon, delta, floor, tuple(grid)
+        self.squares = None if squares is None else tuple(squares)
         self._wanted = math.log(1 / delta)
         shares = [_LEAST_STAKE ** (at / (STAKES - 1)) for at in range(STAKES)]
-        self._stakes = [floor * share for share in shares]
-        self._parts = _shared(shares)
+        told = [_weighed(None if squares is None else squares[at]) for at in range(len(grid))]
+        self._stakes = [[floor * share for share, _ in each] for each in told]
+        self._parts = [[part for _, part in each] for each in told]  # logs
+        self._joins = [part for _, part in _weighed(None)]
         self._against = [share * 0.99 / (epsilon + 1 / floor) for share in shares]
-        self._idle = [math.log1p(stake * epsilon) for stake in self._stakes]
+        self._idle = [[math.log1p(stake * epsilon) for stake in stakes] for stakes in self._stakes]
         self._idle_against = [math.log1p(-stake * epsilon) for stake in self._against]
         n = len(self.grid)
         self._seen = 0  # observations
         self._pairs = 0
         self._above = [0] * (n + 1)  # observations by the first threshold that accepts them
         self._sums = [[0.0, 0.0] for _ in range(n)]  # of Z and Z², where accepted
-        self._within = [[0.0] * STAKES for _ in range(n)]  # logs, besides what counting gives
+        self._within = [[0.0] * len(stakes) for stakes in self._stakes]  # logs, besides what counting gives
         self._beyond = [[_NEVER] * STAKES for _ in range(n)]  # logs, as of `_joined` observations
         self._pending = 0  # observations since then
         self._proven = 0  # thresholds
@@ -131,19 +152,21 @@ class Certificate:
 
     def _apply(self, first: int, z: float) -> None:
         gap = self.epsilon - z
-        won = [math.log1p(stake * gap) - idle for stake, idle in zip(self._stakes, self._idle, strict=True)]
         lost = [math.log1p(-stake * gap) - idle for stake, idle in zip(self._against, self._idle_against, strict=True)]
         for at in range(first, len(self.grid)):
             self._sums[at][0] += z
             self._sums[at][1] += z * z
-            self._within[at] = [held + each for held, each in zip(self._within[at], won, strict=True)]
+            self._within[at] = [
+                held + math.log1p(stake * gap) - idle
+                for held, stake, idle in zip(self._within[at], self._stakes[at], self._idle[at], strict=True)
+            ]
             self._beyond[at] = [held + each for held, each in zip(self._beyond[at], lost, strict=True)]
 
     def _join(self) -> None:
         """New gamblers against E[Z] <= ε, for the next observations."""
         idle, new = [self._pending * each for each in self._idle_against], math.log(JOINING)
         self._beyond = [
-            [_sum_of_logs(held + more, new + part) for held, more, part in zip(row, idle, self._parts, strict=True)]
+            [_sum_of_logs(held + more, new + part) for held, more, part in zip(row, idle, self._joins, strict=True)]
             for row in self._beyond
         ]
         self._pending = 0
@@ -157,12 +180,12 @@ class Certificate:
 
     def _capital(self, at: int) -> float:
         """The log of the capital of those who bet that a threshold keeps within ε."""
-        found = _sum_of([part + each for part, each in zip(self._parts, self._capitals(at), strict=True)])
+        found = _sum_of([part + each for part, each in zip(self._parts[at], self._capitals(at), strict=True)])
         self._best[at] = max(self._best[at], found)
         return found
 
     def _capitals(self, at: int) -> list[float]:
-        return [self._seen * idle + held for idle, held in zip(self._idle, self._within[at], strict=True)]
+        return [self._seen * idle + held for idle, held in zip(self._idle[at], self._within[at], strict=True)]
 
     def _capital_beyond(self, at: int) -> float:
         return _sum_of([held + self._pending * e for held, e in zip(self._beyond[at], self._idle_against, strict=True)])
@@ -221,7 +244,7 @@ class Certificate:
             return None
         wanted = self._wanted + 1  # a stake's capital is but a part of the mean
         if self._seen < _FIRST:
-            return math.ceil(wanted / self._idle[0])
+            return math.ceil(wanted / max(self._idle[at]))
         logs = self._capitals(at)
         growth = max(logs) / self._seen
         if growth <= 0:
@@ -277,7 +300,7 @@ class Certificate:
         """Raises ValueError for a state of another version."""
         if state.get("version") != VERSION:
             raise ValueError(f"a certificate of version {state.get('version')}, not {VERSION}")
-        made = cls(state["epsilon"], state["delta"], state["grid"], floor=state["floor"])
+        made = cls(state["epsilon"], state["delta"], state["grid"], floor=state["floor"], squares=state["squares"])
         for name in _KEPT:
             kept = state[name]
             copied = (
@@ -287,18 +310,24 @@ class Certificate:
         return made
 
 
-_GIVEN: Final = ("epsilon", "delta", "floor", "grid")
+_GIVEN: Final = ("epsilon", "delta", "floor", "grid", "squares")
 _KEPT: Final = (
     *("seen", "pairs", "above", "sums", "within", "beyond"),
     *("pending", "proven", "best", "reverted", "costs"),
 )
 
 
-def _shared(shares: Sequence[float]) -> list[float]:
-    """The logs of each stake's part of the stock: normal in the log of the stake."""
-    found = [-(math.log(share / _MIDDLE_STAKE) ** 2) / 2 for share in shares]
+def _weighed(square: float | None) -> list[tuple[float, float]]:
+    """Stakes as shares of the greatest, and the logs of their parts of the stock: normal in the log of the stake."""
+    if square is None:
+        shares = [_LEAST_STAKE ** (at / (STAKES - 1)) for at in range(STAKES)]
+        found = [-(math.log(share / _MIDDLE_STAKE) ** 2) / 2 for share in shares]
+    else:
+        middle = min(1.0, math.sqrt(2 * _MIDDLE_PROOF / (_HORIZON * square)))
+        shares = [min(1.0, middle * each) for each in _AROUND]
+        found = [-((math.log(each) / _ABOUT) ** 2) / 2 for each in _AROUND]
     total = _sum_of(found)
-    return [each - total for each in found]
+    return [(share, each - total) for share, each in zip(shares, found, strict=True)]
 
 
 def _sum_of(logs: Sequence[float]) -> float:

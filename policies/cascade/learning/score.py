@@ -25,6 +25,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from policies.cascade.learning.certificate import Certificate
 from policies.cascade.learning.features import NAMES, PLACES, VERSION, Features
 from policies.cascade.learning.ridge import Array, Rows, fitted
 
@@ -36,7 +37,8 @@ _CAUTION: Final = 5.0  # over the root of the number of pairs
 _LOGIT: Final = 2.0  # of a gain: (1 + gain)/2 where gains are small, and in the same order where they aren't
 _CLIP: Final = 4.0
 _HEADER: Final = struct.Struct("<4sBHHH")
-_MAGIC: Final = b"wcs1"
+_BIAS: Final = struct.Struct("<fI")  # and of how many pairs
+_MAGIC: Final = b"wcs2"
 STEPS: Final = 40  # thresholds of a grid
 _HOPES: Final = 2.0  # standard errors: what loses ε only if luck was so good is left out
 # What a logit rises by, before any label, for each.
@@ -74,6 +76,7 @@ class Score:
         grid: Array,
         loses: Array,
         errors: Array,
+        pairs: int = 0,
     ) -> None:
         self._centres, self._spreads, self._dense, self._words, self._bias, self._grid = (
             centres.astype(np.float32),
@@ -83,6 +86,7 @@ class Score:
             float(np.float32(bias)),
             grid.astype(np.float32),
         )
+        self._pairs = pairs
         self._loses, self._errors = loses.astype(np.float32), errors.astype(np.float32)
         self.version = hashlib.sha256(self.dumps()).hexdigest()[:12]
 
@@ -125,6 +129,15 @@ class Score:
         most = max(1, round(len(lost) * share))
         return [float(each) for each in self._grid[: min(most, max(hopeful, default=0) + 1)]]
 
+    def certificate(self, epsilon: float, delta: float, share: float = 1.0) -> Certificate:
+        """An empty one for this score, with what the held-out examples say of how often answers differ."""
+        grid, n = self.grid(epsilon, share), self._pairs
+        if not n:
+            return Certificate(epsilon, delta, grid)
+        squares = n * self._errors.astype(float) ** 2 + self._loses.astype(float) ** 2
+        careful = (n * squares + 1) / (n + 10)  # as if one of ten more had differed
+        return Certificate(epsilon, delta, grid, squares=[float(each) for each in careful[: len(grid)]])
+
     def plausible(self, epsilon: float, errors: float = 1.0) -> float | None:
         """The most aggressive threshold that loses at most ε by the held-out examples, standard errors included.
 
@@ -137,12 +150,12 @@ class Score:
         """All of it."""
         head = _HEADER.pack(_MAGIC, VERSION, len(self._dense), len(self._words), len(self._grid))
         parts = (self._centres, self._spreads, self._dense, self._words, self._grid, self._loses, self._errors)
-        return head + struct.pack("<f", self._bias) + b"".join(part.tobytes() for part in parts)
+        return head + _BIAS.pack(self._bias, self._pairs) + b"".join(part.tobytes() for part in parts)
 
     @classmethod
     def loads(cls, data: bytes) -> Score:
         """Raises ValueError for what isn't a score, or is of another version of the features."""
-        if len(data) < _HEADER.size + 4:
+        if len(data) < _HEADER.size + _BIAS.size:
             raise ValueError("not a score")
         magic, version, dense, words, grid = _HEADER.unpack_from(data)
         if magic != _MAGIC:
@@ -150,12 +163,12 @@ class Score:
         if (version, dense, words) != (VERSION, len(NAMES), PLACES):
             raise ValueError("a score of other features")
         sizes = (dense, dense, dense, words, grid, grid, grid)
-        if len(data) != _HEADER.size + 4 + 4 * sum(sizes):
+        if len(data) != _HEADER.size + _BIAS.size + 4 * sum(sizes):
             raise ValueError("a score cut short")
-        (bias,) = struct.unpack_from("<f", data, _HEADER.size)
-        values = np.frombuffer(data, np.float32, sum(sizes), _HEADER.size + 4)
-        centres, spreads, numbers, places, *rest = np.split(values, np.cumsum(sizes)[:-1])
-        return cls(centres, spreads, numbers, places, bias, *rest)
+        bias, pairs = _BIAS.unpack_from(data, _HEADER.size)
+        values = np.frombuffer(data, np.float32, sum(sizes), _HEADER.size + _BIAS.size)
+        centres, spreads, numbers, places, at, loses, errors = np.split(values, np.cumsum(sizes)[:-1])
+        return cls(centres, spreads, numbers, places, bias, at, loses, errors, pairs)
 
 
 def prior() -> Score:
@@ -185,7 +198,9 @@ def fit(examples: Sequence[Example]) -> Score:
     rows = Rows(dense, [each.features.words for each in examples], PLACES)
     beta, held_out = fitted(rows, told - mean, weights)
     seen = _thresholds(_LOGIT * (held_out + mean), gaps, weights)
-    return Score(centres, spreads, _LOGIT * beta[:n] * scale, _LOGIT * beta[n:], _LOGIT * mean, *seen)
+    return Score(
+        centres, spreads, _LOGIT * beta[:n] * scale, _LOGIT * beta[n:], _LOGIT * mean, *seen, pairs=len(examples)
+    )
 
 
 def _thresholds(logits: Array, gaps: Array, weights: Array) -> tuple[Array, Array, Array]:

@@ -39,15 +39,31 @@ def test_without_losses_all_is_proven_as_soon_as_that_can_be() -> None:
     assert proven.p_value <= DELTA
 
 
-def test_a_threshold_that_loses_more_is_seldom_proven() -> None:
-    """Of 100 orders at most 5 %, however often one looks: the true loss of threshold t is `worse`·t²."""
+@pytest.mark.parametrize("squares", [None, (0.006, 0.022), (0.5, 0.001)])
+def test_a_threshold_that_loses_more_is_seldom_proven(squares: tuple[float, float] | None) -> None:
+    """Of 100 orders at most 5 %, however often one looks and whatever was guessed: the true loss of threshold t is
+    `worse`·t²."""
     broken = 0
     for seed in range(100):
-        made = Certificate(EPSILON, DELTA, [0.5, 1.0])
+        made = Certificate(EPSILON, DELTA, [0.5, 1.0], squares=squares)
         for (score, loss), _ in zip(stream(seed, 0.0225), range(500), strict=False):
             made.observe(score, loss)
         broken += made.threshold == 1.0
     assert broken <= 5
+
+
+def test_a_good_guess_at_the_variance_takes_fewer_pairs() -> None:
+    """Of ten orders, those proven within 500 pairs; a bad one takes more."""
+    proven = []
+    for squares in ((0.00125, 0.005), None, (0.5, 0.5)):
+        count = 0
+        for seed in range(10):
+            made = Certificate(EPSILON, DELTA, [0.5, 1.0], squares=squares)
+            for (score, loss), _ in zip(stream(seed, 0.005), range(280), strict=False):
+                made.observe(score, loss)
+            count += made.threshold == 1.0
+        proven.append(count)
+    assert proven[0] > proven[1] > proven[2]
 
 
 def test_what_is_proven_grows_from_conservative_to_aggressive() -> None:
@@ -127,7 +143,9 @@ def test_a_drift_is_noticed_as_soon_late_as_early() -> None:
 
 def test_it_survives_json() -> None:
     """The same state goes on in the same way; another version is refused."""
-    made = fed(9, 0.05, 333)
+    made = Certificate(EPSILON, DELTA, GRID, squares=[0.01] * len(GRID))
+    for (score, loss), _ in zip(stream(9, 0.05), range(333), strict=False):
+        made.observe(score, loss)
     made.observe_costs(10, 100)
     again = Certificate.restore(json.loads(json.dumps(made.state())))
     for (score, loss), _ in zip(stream(10, 0.05), range(100), strict=False):
@@ -164,3 +182,10 @@ def test_a_grid_is_ascending(grid: list[float]) -> None:
     """Fixed-sequence testing needs the order."""
     with pytest.raises(ValueError, match="grid"):
         Certificate(EPSILON, DELTA, grid)
+
+
+@pytest.mark.parametrize("squares", [[0.1], [0.1, 0.0]])
+def test_a_guess_is_for_each_threshold(squares: list[float]) -> None:
+    """And above 0."""
+    with pytest.raises(ValueError, match="guess"):
+        Certificate(EPSILON, DELTA, [0.1, 0.2], squares=squares)

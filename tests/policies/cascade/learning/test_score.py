@@ -130,7 +130,7 @@ def test_a_score_survives_bytes(fitted: Score) -> None:
     assert again.grid(0.02) == fitted.grid(0.02)
     rows = ridge.Rows(one.numbers[None], [one.words], PLACES)
     assert again.benefits(rows).tolist() == [pytest.approx(fitted.benefit(one), abs=1e-6)]
-    for data in (b"", b"x" * 60, fitted.dumps()[:-1], fitted.dumps().replace(b"wcs1\x02", b"wcs1\x03", 1)):
+    for data in (b"", b"x" * 60, fitted.dumps()[:-1], fitted.dumps().replace(b"wcs2\x02", b"wcs2\x03", 1)):
         with pytest.raises(ValueError, match="score"):
             Score.loads(data)
 
