@@ -23,6 +23,7 @@ from proxy.tracing.parent import span_of
 from tests.cli.test_docs import COMMANDS, options
 from tests.deploy.conftest import Demo, process, until
 from tests.deploy.files import DEPLOY, ROOT, program, ran, said
+from tests.patience import PATIENCE_S
 
 PROMETHEUS = "on Debian: apt-get install prometheus"
 ALERTS = DEPLOY / "prometheus/alerts.yml"
@@ -133,7 +134,7 @@ def test_a_real_prometheus_scrapes_a_real_weir(demo: Demo, tmp_path: Path) -> No
     prometheus = program("prometheus", PROMETHEUS)
     (tmp_path / "alerts.yml").write_text(re.sub(r"for: \w+", "for: 0s", ALERTS.read_text()))
     config = {
-        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "200ms"},
         "rule_files": ["alerts.yml"],
         "scrape_configs": [{"job_name": "weir", "static_configs": [{"targets": [demo.ops]}]}],
     }
@@ -145,7 +146,7 @@ def test_a_real_prometheus_scrapes_a_real_weir(demo: Demo, tmp_path: Path) -> No
         for where, expression in _expressions().items():
             asked = expression.replace("$__rate_interval", "1m").replace("$__range", "1h").replace("$instance", ".*")
             assert _query(api, asked) is not None, where
-        assert _query(api, "sum(weir_cost_dollars_total)")
+        until(lambda: _query(api, "sum(weir_cost_dollars_total)"), "costs are there: a scrape that fails hides them")
         rules = until(lambda: _evaluated(api), "rules are evaluated")
         assert {rule["name"]: rule["health"] for rule in rules} == {rule["alert"]: "ok" for rule in RULES}
         keys = demo.home / "keys.json"
@@ -172,7 +173,7 @@ def test_a_request_is_seen_where_traces_are(demo: Demo) -> None:
         return [span for span in found if span.trace_id.hex() == trace]
 
     with received.arrived:
-        assert received.arrived.wait_for(lambda: len(spans()) == 2, 20)
+        assert received.arrived.wait_for(lambda: len(spans()) == 2, PATIENCE_S)
     whole, call = spans()
     assert (whole.parent_span_id.hex(), whole.span_id.hex()) == (parent, span_of(exchange))
     assert (whole.name, whole.kind, call.kind) == ("chat gpt-4o-mini", 2, 3)  # SERVER, CLIENT
@@ -205,7 +206,7 @@ def _prometheus(binary: str, directory: Path) -> Iterator[str]:
 
 
 def _get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
         return json.load(answer)
 
 
