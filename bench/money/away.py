@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -75,25 +76,30 @@ def _postgres(directory: Path, shape: Shape) -> Iterator[Row]:
         yield skipped(number, "no request and no row lost", str(error))
         return
     try:
-        server.start()
-
-        async def frozen(away_s: float) -> None:
-            postmaster = int((server.directory / "data" / "postmaster.pid").read_text().split()[0])
-            stopped = tree(postmaster)
-            _signal(stopped, signal.SIGSTOP)
-            await asyncio.sleep(away_s)
-            _signal([*tree(postmaster), *stopped], signal.SIGCONT)
-
-        async def gone(away_s: float) -> None:
-            await asyncio.to_thread(server.stop)
-            await asyncio.sleep(away_s)
-            await asyncio.to_thread(server.start)
-
-        for how, away in (("frozen", frozen), ("stopped", gone)):
-            setup = Setup(policies=_SOFT, ledger=server.database(how))
-            yield _no_request_lost(f"{number}, {how}", directory / how, setup, shape, away)
+        with ThreadPoolExecutor(1) as keeper:  # the server ends with the thread that started it: not with a loop's
+            yield from _without(server, keeper, number, directory, shape)
     finally:
         server.remove()
+
+
+def _without(server: Postgres, keeper: ThreadPoolExecutor, number: str, directory: Path, shape: Shape) -> Iterator[Row]:
+    async def frozen(away_s: float) -> None:
+        postmaster = int((server.directory / "data" / "postmaster.pid").read_text().split()[0])
+        stopped = tree(postmaster)
+        _signal(stopped, signal.SIGSTOP)
+        await asyncio.sleep(away_s)
+        _signal([*tree(postmaster), *stopped], signal.SIGCONT)
+
+    async def gone(away_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(keeper, server.stop)
+        await asyncio.sleep(away_s)
+        await loop.run_in_executor(keeper, server.start)
+
+    keeper.submit(server.start).result()
+    for how, away in (("frozen", frozen), ("stopped", gone)):
+        setup = Setup(policies=_SOFT, ledger=server.database(how))
+        yield _no_request_lost(f"{number}, {how}", directory / how, setup, shape, away)
 
 
 def _signal(pids: list[int], number: int) -> None:
