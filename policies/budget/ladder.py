@@ -87,7 +87,7 @@ def _said(step: Step) -> Any:
 def _share(key: object) -> float:
     match = _SHARE.fullmatch(key.strip()) if isinstance(key, str) else None
     if match is None:
-        raise wrong(f"expected a share such as 80%, found {shown(key)}")
+        raise wrong(f"expected a share such as 80%, found {shown(key)}", f"write {key}%" if str(key).isdigit() else "")
     return float(Decimal(match[1]) / 100)
 
 

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from proxy.cli.home import file_of
-from proxy.cli.output import paint, say
+from proxy.cli.home import ConfigOption, file_of
+from proxy.cli.output import UsageError, paint, say
 
 
 class Kind(StrEnum):
@@ -27,13 +27,16 @@ def check(
     file: Annotated[
         Path | None, typer.Argument(help="Deployment file; the one that `serve` would find if not given.")
     ] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Check the files. Every error of the deployment file and of all that it names is reported at once."""
     from proxy.cli.problems import BadFilesError, listing
     from proxy.config import ConfigurationError
     from proxy.config.loading import load
 
-    path = file_of(file)
+    if file is not None and config is not None:
+        raise UsageError("the deployment file is given twice: as FILE and by --config")
+    path = file_of(file or config)
     try:
         configuration = load(path, os.environ)
     except ConfigurationError as error:

@@ -45,7 +45,7 @@ def home_of(home: Path | None, config: Path | None) -> Path:
     if home is not None:
         return home.absolute()
     file = config or find(os.environ)
-    return (file and _named_in(file)) or default_home(os.environ)
+    return (file and _named_in(file_of(file))) or default_home(os.environ)
 
 
 @contextlib.contextmanager
@@ -60,15 +60,13 @@ def proxy_of(home: Path | None, config: Path | None) -> Iterator[AdminClient]:
 
 
 def _named_in(file: Path) -> Path | None:
-    import yaml
+    """As the proxy itself reads it, variables included; what else is wrong with the file doesn't matter here."""
+    from proxy.cli.problems import listing
+    from proxy.config.reading import Reading, absolute
 
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CommandError(f"{file}: {error.strerror}") from None
-    except yaml.YAMLError:
-        raise CommandError(
-            f"{file}: not YAML; `weir check {file}` says more, or name the directory by --home"
-        ) from None
-    named = found.get("home") if isinstance(found, dict) else None
-    return (file.parent / str(named)).absolute() if named else None
+    source = Reading(os.environ).file(file, str(file))
+    flaws = [flaw for flaw in source.problems if not source.readable or flaw.path == "home"]
+    if flaws:
+        raise CommandError(f"which home is meant can't be read; name it by --home\n{listing(flaws)}")
+    named = source.data.get("home") if isinstance(source.data, dict) else None
+    return absolute(file.parent, str(named)) if named else None

@@ -38,9 +38,11 @@ LEDGER_SCHEMES = ("sqlite", "postgresql")
 
 def _scheme(schemes: tuple[str, ...], example: str) -> AfterValidator:
     def check(text: str) -> str:
-        name, colon, _ = text.partition(":")
+        name, colon, rest = text.partition(":")
         if not colon or name not in schemes:
             raise wrong(f"expected an address such as {example}", suggestion(name, schemes))
+        if name != "memory" and not rest.startswith("//"):
+            raise wrong(f"expected an address such as {example}", f"after {name}: come two slashes")
         return text
 
     return AfterValidator(check)

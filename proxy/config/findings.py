@@ -53,17 +53,23 @@ def note(
     prefix: Location = (),
     also: Iterable[str] = (),
 ) -> None:
-    """Report every error of a validation of what stands at `prefix`; `also` are further keys that are valid there."""
-    for found in error.errors(include_url=False):
+    """Report every error of a validation of what stands at `prefix`; `also` are further keys that are valid there.
+
+    A required key that was misspelt is one mistake: where the unknown key is told to be it, it isn't missing as well.
+    """
+    meant: set[Location] = set()
+    for found in sorted(error.errors(include_url=False), key=lambda found: found["type"] == "missing"):
         inner = tuple(part for part in found["loc"] if part != "[key]")
         where = _where(found["type"], source, prefix, inner)
         if _said_already(found, where, source):
             continue
         if found["type"] == "extra_forbidden":
             names = {*field_names(model, inner[:-1]), *(also if len(inner) == 1 else ())}
+            meant.add((*where[:-1], nearest(str(inner[-1]), names) or ""))
             source.report(where, "unknown key", suggestion(str(inner[-1]), names), at_key=True)
         elif found["type"] == "missing":
-            source.report(where, "is missing", described(model, inner))
+            if where not in meant:
+                source.report(where, "is missing", described(model, inner))
         else:
             message, hint = _words(found["type"], found.get("ctx") or {}, found["msg"], _found(source, where, found))
             if where in source.raw:  # also where it is too short to be told from other words

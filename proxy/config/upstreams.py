@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from proxy.config.balancing import Breaker, Outliers
 from proxy.config.limits import Pool, Positive, UpstreamTimeouts
-from proxy.config.scalars import OneOrList, wrong
+from proxy.config.scalars import OneOrList, shown, wrong
 from proxy.config.secret import Secret
 from proxy.config.strict import Strict
 
@@ -139,9 +139,11 @@ class Model(Strict):
     @model_validator(mode="before")
     @classmethod
     def _written_short(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise wrong(f"expected a mapping, found {shown(value)}", f"write {{upstream: {value}}}")
         if not isinstance(value, dict) or "deployments" in value:
             return value
-        if "upstream" not in value:
+        if "upstream" not in value and value.keys() <= Deployment.model_fields.keys() | cls.model_fields.keys():
             raise wrong("names no upstream", "write {upstream: name} or {deployments: [{upstream: name}]}")
         short = {name: value[name] for name in Deployment.model_fields if name in value}
         rest = {name: value[name] for name in value if name not in short}

@@ -139,7 +139,8 @@ def test_several_upstreams_need_models(directory: Directory) -> None:
          ["weir.yaml:5:32: error: models.m.deployments[0].upstream: there is no upstream 'opnai' (did you mean openai?)"]),
         ("{upstream: openai, balanc: weighted}", ["weir.yaml:5:25: error: models.m.balanc: unknown key (did you mean balance?)"]),
         ("{upstream: openai, weight: 0}", ["weir.yaml:5:33: error: models.m.weight: must be more than 0, found 0"]),
-        ("openai", ["weir.yaml:5:6: error: models.m: expected a mapping (lines of `key: value`), found 'openai'"]),
+        ("openai", ["weir.yaml:5:6: error: models.m: expected a mapping, found 'openai' (write {upstream: openai})"]),
+        ("{upstraem: openai}", ["weir.yaml:5:7: error: models.m.upstraem: unknown key (did you mean upstream?)"]),
         ("{model: x}", ["weir.yaml:5:6: error: models.m: names no upstream "
                         "(write {upstream: name} or {deployments: [{upstream: name}]})"]),
         ("{deployments: []}", ["weir.yaml:5:20: error: models.m.deployments: needs at least 1 entry"]),

@@ -41,7 +41,7 @@ class Period:
     @classmethod
     def month(cls, text: str, zone: ZoneInfo) -> Period:
         """`2026-11`. Raises ValueError for anything else."""
-        if not re.fullmatch(r"\d{4}-\d\d", text):
+        if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text):
             raise ValueError(f"{text!r} is no month; write one such as 2026-11")
         first = date.fromisoformat(f"{text}-01")
         return cls(first, _next_month(first) - timedelta(days=1), zone)
