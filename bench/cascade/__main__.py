@@ -241,9 +241,18 @@ class Bench:
         log = self._mmlu_pro(FLASH, PRO)
         score = log.fitted(np.arange(1000))
         times = decided(self._pairs[FLASH, PRO][:2000], score, score.certificate(EPSILON, DELTA))
-        told = f"p50 {percentile(times, 50):.3f} ms, p99 {percentile(times, 99):.3f} ms"
-        note = "features of prompt and answer, score and threshold, of MMLU-Pro's questions"
-        yield judged("decision on the request path", "p50 <= 0.3 ms", told, percentile(times, 50) <= 0.3, note)
+        wall = [each.wall for each in times]
+        busy, pieces = [sum(each.pieces) for each in times], [piece for each in times for piece in each.pieces]
+        told = f"p50 {percentile(wall, 50):.3f} ms, p99 {percentile(wall, 99):.3f} ms"
+        note = (
+            f"features of prompt and answer, score and threshold, of MMLU-Pro's questions; of processor time "
+            f"p50 {percentile(busy, 50):.3f} ms, p99 {percentile(busy, 99):.3f} ms"
+        )
+        yield judged("decision on the request path", "p50 <= 0.3 ms", told, percentile(wall, 50) <= 0.3, note)
+        over = sum(piece > 1 for piece in pieces)
+        told = f"longest {max(pieces):.3f} ms, {over} of {len(pieces):,} over 1 ms"
+        note = "processor time of the two turns that a decision takes, prompt and answer; the shorter of two times each"
+        yield judged("turns of the loop for it", "none over 1 ms", told, not over, note, longest=max(pieces))
 
 
 def _certificates(name: str, found: Certified, known: int) -> Iterator[Row]:

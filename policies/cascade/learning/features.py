@@ -173,8 +173,9 @@ def joined(prompt: Features, answer: Features | None) -> Features:
     """Both, as a score takes them; without an answer: what can be known before one was generated."""
     if answer is None:
         return Features(np.concatenate([prompt.numbers, np.zeros(len(ANSWER), np.float32)]), prompt.words)
-    numbers = np.concatenate([prompt.numbers, answer.numbers])
-    return Features(numbers, np.unique(np.concatenate([prompt.words, answer.words])))
+    numbers, held = np.concatenate([prompt.numbers, answer.numbers]), np.zeros(PLACES, np.bool_)
+    held[prompt.words] = held[answer.words] = True  # a third of the time that sorting takes
+    return Features(numbers, np.flatnonzero(held).astype(np.int32))
 
 
 def wordless(features: Features) -> Features:
