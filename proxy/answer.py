@@ -130,7 +130,7 @@ class Answer:
         self.headers: Headers = []
         self.over = False
         self.made: Response | None = None  # a stream's response: told that it ended, if the exchange ends before it
-        self.stale_until = 0.0  # the connection was kept: if it proves dead by then, the request may go again
+        self.stale_until = 0.0  # the connection was kept: if it is reset by then, the request may go again
         self._mode = "head"
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -450,24 +450,21 @@ class Answer:
     # --- ends
 
     def _failed_on_the_wire(self, error: WireError) -> None:
-        if self.stale_until and error.kind == "reset" and error.progress is Progress.SENT and self._is_stale():
-            # Case 15: the upstream closed an idle connection while the request was on its way, and read nothing of it.
+        # Case 15: an idle connection was closed while the request was on its way.
+        stale = self.stale_until > 0 and error.kind == "reset" and error.progress is Progress.SENT
+        if stale and self.connection is not None and self.connection.unread:
             self.ready.set_exception(Stale())
         elif self._first:
             self._cut(cut_short(error.detail or error.kind, f"upstream_{error.kind}"))
         else:
-            self._fail(of_wire(error), error)
+            self._fail(of_wire(error), error, again=stale and self._loop.time() < self.stale_until)
 
-    def _is_stale(self) -> bool:
-        """A reset that comes later may be the end of work that was begun, and is billed: then nothing goes twice."""
-        return self._loop.time() < self.stale_until
-
-    def _fail(self, fault: Fault, cause: WireError | None = None) -> None:
+    def _fail(self, fault: Fault, cause: WireError | None = None, *, again: bool = False) -> None:
         """Nothing has reached the reader: the failure still gets its status."""
         self._account("failed", fault)
         self._abandon()
         if not self.ready.done():
-            self.ready.set_exception(Failed(fault, cause))
+            self.ready.set_exception(Failed(fault, cause, again))
         if self._stream is not None:  # also one that nobody will ever read: it would keep this answer, and this it
             self._stream.end(fault.error)
 
@@ -553,14 +550,15 @@ class Answer:
 class Failed(Exception):  # noqa: N818
     """Carries a fault from `Answer` to `dispatch`."""
 
-    def __init__(self, fault: Fault, cause: WireError | None) -> None:
+    def __init__(self, fault: Fault, cause: WireError | None, again: bool = False) -> None:
         super().__init__(str(fault.error))
         self.fault = fault
         self.cause = cause
+        self.again = again  # a kept connection was reset so early that its request was hardly read
 
 
 class Stale(Exception):  # noqa: N818
-    """A kept connection was dead: the request may go again, once, on a fresh one."""
+    """A kept connection was dead, and the request read by nobody: it goes again, once, on a fresh one."""
 
 
 def _since(attempt: Attempt) -> int:

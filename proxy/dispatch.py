@@ -1,6 +1,6 @@
 """The end of the chain: one call of `dispatch` is one attempt at an upstream.
 
-(Two, where a dead connection or a field that the upstream rejects asks for it.)
+(Two, where a reset connection or a field that the upstream rejects asks for it.)
 
 The order of things, which the invariants of the journal hang on:
 1. a deployment is chosen, the attempt is described, and every guard admits it;
@@ -26,6 +26,7 @@ from proxy.dialects.request import RequestFacts, capped, facts
 from proxy.endpoints import uses_stored
 from proxy.errors import OVERLOADED, PERMISSION, UPSTREAM, WeirError
 from proxy.exchange import Attempt, Exchange, Request, Settle
+from proxy.failures import repeatable
 from proxy.faults import Fault, of_wire
 from proxy.journal import Estimate, Journal, Reserved, Settled
 from proxy.metrics import Metrics
@@ -109,7 +110,9 @@ class Dispatch:
                 self._metrics.count("include_usage_rejected")
         return response
 
-    async def _attempt(self, request: Request, deployment: Deployment, may_inject: bool) -> Response | None:
+    async def _attempt(
+        self, request: Request, deployment: Deployment, may_inject: bool, fresh: bool = False
+    ) -> Response | None:
         """The answer, or None where the upstream rejected a field of ours and the request can go again without it."""
         exchange, upstream = request.exchange, deployment.upstream
         if self._shared and not exchange.stateful_allowed and _keeps_state(request):
@@ -161,27 +164,37 @@ class Dispatch:
         exchange.open_answers.append(answer)  # given up with the exchange, if nobody did before
         try:
             body = _wire_body(request, model, inject, attempt.output_cap if lowered else None)
-            await self._exchange_bytes(request, deployment, model, answer, body)
+            await self._exchange_bytes(request, deployment, model, answer, body, fresh)
         except Failed as failed:
-            if flight is not None:
-                flight.failed(failed.fault.error)
-            else:
-                deployment.failed(attempt, failed.fault.error)
             failed.__traceback__ = None  # its frames hold the answer, which holds it
-            raise failed.fault.error from None
+            if not (failed.again and repeatable(request)):
+                if flight is not None:
+                    flight.failed(failed.fault.error)
+                else:
+                    deployment.failed(attempt, failed.fault.error)
+                raise failed.fault.error from None
         except BaseException:
             answer.cancel()
             raise
-        if flight is not None:
-            flight.heard(answer)
-        if inject and answer.status == 400 and _rejects_injection(answer):
-            return None
-        return answer.response()
+        else:
+            if flight is not None:
+                flight.heard(answer)
+            if inject and answer.status == 400 and _rejects_injection(answer):
+                return None
+            return answer.response()
+        self._metrics.count("request_resent")  # by another attempt: the first one may be billed, too
+        return await self._attempt(request, deployment, may_inject, fresh=True)
 
     # --- the wire
 
     async def _exchange_bytes(
-        self, request: Request, deployment: Deployment, model: str, answer: Answer, body: bytes | BodyReader
+        self,
+        request: Request,
+        deployment: Deployment,
+        model: str,
+        answer: Answer,
+        body: bytes | BodyReader,
+        fresh: bool,
     ) -> None:
         upstream, key = deployment.upstream, deployment.key
         if isinstance(body, BodyReader):
@@ -189,7 +202,9 @@ class Dispatch:
             await self._upload(upstream, head, body, answer)
             return
         head = upstream.head(request, model, key) + _framing(request.method, len(body))
-        connection = upstream.pool.take() or await _connected(upstream, answer, fresh=False)
+        connection = None if fresh else upstream.pool.take()
+        if connection is None:
+            connection = await _connected(upstream, answer, fresh)
         if connection.used > 0:
             answer.stale_until = self._loop.time() + STALE_S
         answer.attach(connection)
@@ -200,7 +215,7 @@ class Dispatch:
         except Stale as stale:
             stale.__traceback__ = None
         answer.stale_until = 0.0
-        self._metrics.count("request_resent")  # under the same reservation: the first copy was read by nobody
+        self._metrics.count("request_resent")  # by the same attempt: the first copy was read by nobody
         answer.ready = asyncio.get_running_loop().create_future()
         connection = await _connected(upstream, answer, fresh=True)
         answer.attach(connection)

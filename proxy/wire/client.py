@@ -15,7 +15,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import sys
+import termios
 from collections.abc import AsyncIterator, Callable
 from enum import IntEnum
 from typing import Final, Protocol
@@ -29,6 +32,7 @@ _BIG: Final = 64 * 1024
 _HEAD_BYTES: Final = 64 * 1024  # an upstream's head: more room than a client gets, still bounded
 _HEADERS: Final = 200
 _DRAIN_S: Final = 1.0  # how long a finished stream may take to end its framing before the connection is given up
+_ALERT_BYTES: Final = 64  # what TLS may send behind a request whose connection is being closed, and more
 _UNFED: Final = httptools.HttpResponseParser(object())
 
 
@@ -102,6 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._can_write: asyncio.Future[None] | None = None
         self._uploading = False
         self.lost = False
+        self.unread = False  # it was closed before the whole request had come: nobody has read that
         self.used = 0  # exchanges begun on this connection
         self.idle_since = 0.0
         self.deadline = NEVER
@@ -234,7 +239,11 @@ class UpstreamConnection(asyncio.Protocol):
                 self._fail("malformed", "the answer's head is too large")
 
     def eof_received(self) -> None:
-        return None
+        """The upstream has closed. With that its kernel says up to where it got what was sent (RFC 9293, section 3.4):
+        where that isn't the end of the request, no program has read it all, and none will.
+        """
+        if self._busy:
+            self.unread = _unacknowledged(self._transport) > _ALERT_BYTES
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -339,3 +348,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._owner.release(self, reusable=True)
         elif not self.lost:
             self._transport.abort()
+
+
+def _unacknowledged(transport: asyncio.Transport) -> int:
+    """Bytes sent that the other side's kernel hasn't got, as far as it said (tcp(7), SIOCOUTQ); 0 where none tells."""
+    sock = transport.get_extra_info("socket")
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, AttributeError):
+        return 0

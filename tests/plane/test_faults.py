@@ -336,7 +336,7 @@ async def test_idle_connection_was_closed(serve: Serve, simulator: Simulator) ->
         await plane.chat(fault="close-idle:next")
         answer = await plane.chat()
         assert answer.status == 200
-        assert [record["outcome"] for record in plane.journal("settled")] == ["complete", "complete"]
+        assert [record["outcome"] for record in plane.journal("settled")] == ["complete", "failed", "complete"]
     assert simulator.invoice().total.requests == 2
 
 

@@ -182,7 +182,10 @@ async def test_several_budgets_are_one_step(serve: Serve, simulator: Simulator) 
         refused = await plane.chat(who, max_tokens=16_000)
         assert refused.status == 429
         assert "`teams`" in refused.error["message"]
-        assert len(plane.journal("reserved")[0]["holds"]) == 1
+        (reserved,) = plane.journal("reserved")
+        estimate = reserved["estimate"]
+        assert len(reserved["holds"]) == 1
+        assert estimate["tokens"] > estimate["input_tokens"] + estimate["output_cap"]  # the bound, should it be lost
         await plane.quiet()
         spent = {
             budget.name: [line.spent for line in await _about(plane, budget)]
