@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proxy.cli.home import ConfigOption, HomeOption, home_of
-from proxy.cli.output import CommandError, UsageError, console
+from proxy.cli.output import CommandError, UsageError, console, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,10 @@ def audited(home: Path, act: str, **details: object) -> Iterator[dict[str, objec
         raise
     finally:
         subject, result = str(said.pop("subject", "")), str(said.pop("result", "done"))
-        AuditLog(home).append(act, who=person(), subject=subject, result=result, details=said)
+        try:
+            AuditLog(home).append(act, who=person(), subject=subject, result=result, details=said)
+        except OSError as error:  # what was done is done; nor may this hide why it failed
+            say(f"weir: the audit log of {home} can't be written: {error.strerror or error}")
 
 
 def _table(entries: deque[Entry]) -> None:

@@ -210,3 +210,5 @@ def _store(home: Path) -> Iterator[KeyStore]:
         yield KeyStore(home)
     except KeyFileError as error:
         raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"{error.filename or home}: {error.strerror or error}") from None

@@ -109,6 +109,10 @@ class Supervisor:
             except (StartError, StateError, listeners.ListenError, KeyFileError) as error:
                 self.log.error("can't start", reason=str(error))
                 return 1
+            except OSError as error:  # a disk that is full, most of all
+                where = error.filename or f"the home directory {self.upkeep.plan.home}"
+                self.log.error("can't start", reason=f"{where}: {error.strerror or error}")
+                return 1
             if self._serving:
                 await self._end.wait()
             return 0 if await self._finish() else 1

@@ -98,3 +98,11 @@ def test_rotation_roles_and_the_audit_log(weir: Weir, tmp_path: Path) -> None:
     log.write_text(log.read_text().replace("alice", "mallory"))
     broken = weir("audit", "--verify", *home)
     assert (broken.returncode, "line 3 was changed" in broken.stderr) == (1, True)
+
+
+def test_an_audit_log_that_cannot_be_written_hides_no_key(weir: Weir, tmp_path: Path) -> None:
+    """What was done is done: the key is shown, since nobody could see it again, and the failure told beside it."""
+    (tmp_path / "audit.jsonl").mkdir()
+    done = weir("keys", "create", "--home", str(tmp_path))
+    assert (done.returncode, done.stdout[:3]) == (0, "wk-")
+    assert f"the audit log of {tmp_path} can't be written" in done.stderr
