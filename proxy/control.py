@@ -7,7 +7,8 @@ Rules:
     worker -> supervisor: ready, configured, rejected, metrics, drained, lookup, log
     supervisor -> cold process: settings, stop; and back: ready, ledger, log
     supervisor -> state process: stop; and back: ready, log
-- Keys come whole (`keys`) with the first `configure`, then as what is otherwise (`changed_keys`, `gone_keys`).
+- Keys come whole (`keys`) with the first `configure`, then as what is otherwise (`changed_keys`, `gone_keys`); each a
+  list of texts, JSON arrays of some of them, so that thousands are read in steps.
 - `send` never waits and never raises: the data plane calls it. When the peer has stopped reading, messages beyond
   `UNSENT_BYTES` are dropped (and `send` says so); when the peer is gone, all are.
 - A line that isn't a JSON object with a `type` closes the channel: the two ends ship together, so it is a bug.

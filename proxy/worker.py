@@ -29,6 +29,7 @@ from proxy.config.deployment import DeploymentFile
 from proxy.config.limits import Timeouts
 from proxy.control import Channel
 from proxy.dataplane import DataPlane
+from proxy.gently import Steps, gently
 from proxy.journal import Journal
 from proxy.metrics import Metrics
 from proxy.orphan import handed_over
@@ -51,6 +52,7 @@ METRICS_S: Final = 1.0
 LESSONS_S: Final = 30.0
 LOOKUP_S: Final = 2.0
 _BACKLOG: Final = 4096
+_RECORDS: Final = msgspec.json.Decoder(list[KeyRecord])
 _RESERVED: Final = 64  # descriptors for whatever isn't a client's or an upstream's connection
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
@@ -126,7 +128,7 @@ class Worker:
             case "configure":
                 await self._configure(message)
             case "keys" if self._plane is not None:
-                self._plane.generations.set_keys(self._keys_of(message))
+                self._plane.generations.set_keys(await gently(self._keys_of(message)))
             case "signing" if self._plane is not None:
                 self._plane.generations.set_signing(message["keys"])
             case "bypass" if self._plane is not None:
@@ -146,8 +148,7 @@ class Worker:
     async def _configure(self, message: dict[str, Any]) -> None:
         try:
             configuration = await self._adopting.take(message["configuration"])
-            keys = self._keys_of(message)
-            await asyncio.sleep(0)  # thousands of keys take a millisecond: requests come between
+            keys = await gently(self._keys_of(message))
             cards = await self._cards(message.get("cards"))
             await self._loop.run_in_executor(None, self._read_certificates, configuration.deployment)
             if self._plane is None:
@@ -169,12 +170,13 @@ class Worker:
             await self._serve(configuration)
             self._channel.send("ready", pid=os.getpid())
 
-    def _keys_of(self, message: dict[str, Any]) -> list[KeyRecord]:
-        """The table of keys as a message leaves it: all of them, or what is otherwise."""
+    def _keys_of(self, message: dict[str, Any]) -> Steps[list[KeyRecord]]:
+        """The table of keys as a message leaves it: all of them, or what is otherwise. A portion a step."""
         if "keys" in message:
             self._keys = {}
-        changed = msgspec.convert(message.get("keys") or message.get("changed_keys") or [], list[KeyRecord])
-        self._keys.update((key.sha256, key) for key in changed)
+        for portion in (*message.get("keys", ()), *message.get("changed_keys", ())):
+            self._keys.update((key.sha256, key) for key in _RECORDS.decode(portion))
+            yield
         for hashed in message.get("gone_keys", ()):
             self._keys.pop(hashed, None)
         return [*self._keys.values()]

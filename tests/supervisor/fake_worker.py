@@ -59,10 +59,12 @@ class FakeWorker:
 
     def keys_of(self, told: Any) -> Any:
         """The table as a message leaves it."""
-        changed = {key["sha256"]: key for key in told.get("changed_keys", ())}
+        whole, changed = (
+            [key for portion in told.get(name, ()) for key in json.loads(portion)] for name in ("keys", "changed_keys")
+        )
         before = [] if "keys" in told else self.told.get("keys", [])
-        kept = [key for key in before if key["sha256"] not in {*changed, *told.get("gone_keys", ())}]
-        return [*kept, *told.get("keys", ()), *changed.values()]
+        gone = {*told.get("gone_keys", ()), *(key["sha256"] for key in changed)}
+        return [*(key for key in before if key["sha256"] not in gone), *whole, *changed]
 
     async def on_bypass(self, on: bool) -> None:
         self.told["bypass"] = on

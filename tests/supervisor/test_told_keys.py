@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.clients.keys import KeyRecord
-from proxy.supervisor.fleet import told_keys
+from proxy.gently import at_once
+from proxy.supervisor.fleet import PORTION, told_keys
 from proxy.worker import Worker
 
 RECORDS = st.builds(
@@ -28,13 +29,23 @@ def test_a_worker_knows_what_is_in_force(tables: list[tuple[tuple[KeyRecord, ...
         if missed:
             told.keys = None
             continue
-        assert {key.sha256: key for key in Worker._keys_of(worker, message)} == {key.sha256: key for key in table}
+        known = at_once(Worker._keys_of(worker, message))
+        assert {key.sha256: key for key in known} == {key.sha256: key for key in table}
 
 
 def test_nothing_new_is_nothing_told() -> None:
     """A reload that leaves the keys alone costs no time for them."""
     told: Any = SimpleNamespace(keys=None)
     table = (KeyRecord("a", "h1"), KeyRecord("b", "h2"))
-    assert len(told_keys(told, table)["keys"]) == 2
+    assert told_keys(told, table).keys() == {"keys"}
     assert told_keys(told, table) == {}
     assert told_keys(told, table[:1]) == {"changed_keys": [], "gone_keys": ["h2"]}
+
+
+def test_thousands_are_read_in_steps() -> None:
+    """A table that is all new has a step for each portion."""
+    worker: Any = SimpleNamespace(_keys={})
+    table = tuple(KeyRecord(str(number), f"h{number}") for number in range(2 * PORTION + 1))
+    message = told_keys(SimpleNamespace(keys=None), table)  # type: ignore[arg-type]
+    assert len([*Worker._keys_of(worker, message)]) == 3
+    assert tuple(worker._keys.values()) == table
