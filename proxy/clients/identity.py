@@ -33,7 +33,7 @@ _REMEMBERED: Final = 4096
 _KEY_BYTES: Final = 4096
 _ALWAYS: Final = float("inf")
 _TOKEN_BYTES: Final = 16_384
-_A_STEP: Final = 256
+_A_STEP: Final = 64
 _ANONYMOUS: Final = Identity(tenant="anonymous")
 
 

@@ -136,7 +136,8 @@ def test_replaced_in_steps() -> None:
     """Thousands of keys aren't read in one go; the table before counts until the last is."""
     keys = Keys([key("a", "key-a")])
     steps = keys.replacing([key(str(number)) for number in range(600)])
-    assert [keys.identify([(b"x-api-key", b"a")]).key for _ in steps] == ["key-a"] * 2
+    found = [keys.identify([(b"x-api-key", b"a")]).key for _ in steps]
+    assert len(found) > 1 and {*found} == {"key-a"}
     assert keys.identify([(b"x-api-key", b"599")])
     with pytest.raises(WeirError):
         keys.identify([(b"x-api-key", b"a")])
