@@ -17,6 +17,9 @@ from proxy.errors import WeirError
 from proxy.journal import Ended, Follower, Journal
 
 RECORDS = [{"event": "reserved", "at": at, "exchange": f"x{at}", "note": "é河" * at} for at in range(20)]
+ENDED = Ended(
+    1, "x", 0, "client", None, 200, "complete", "t", None, None, None, None, {}, "e", None, 1, 1, 7, 0, "", [], [], None
+)
 
 
 @pytest.fixture
@@ -115,35 +118,10 @@ def test_half_a_write(log: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_memory_is_bounded(log: Journal) -> None:
     """A disk that stays full costs no memory without end."""
-    ended = Ended(
-        1,
-        "x",
-        0,
-        "client",
-        None,
-        503,
-        "complete",
-        "t",
-        None,
-        None,
-        None,
-        None,
-        {},
-        "e",
-        None,
-        0,
-        1,
-        0,
-        0,
-        "",
-        [],
-        [],
-        None,
-    )
     full = os.open("/dev/full", os.O_WRONLY)
     real, log._fd = log._fd, full
     for _ in range(60_000):
-        log.append(ended)
+        log.append(ENDED)
     assert len(log._pending) < 51_000
     log._pending.clear()
     log._fd = real
@@ -164,32 +142,7 @@ def test_records_that_json_cannot_carry(log: Journal, tmp_path: Path) -> None:
     endless["self"] = endless
     for strange in (endless, "\ud800", [10**5000]):
         log.append({"event": "ended", "exchange": "x", "decisions": strange})
-    ended = Ended(
-        1,
-        "x",
-        0,
-        "client",
-        None,
-        200,
-        "complete",
-        "t",
-        None,
-        None,
-        None,
-        None,
-        {},
-        "e",
-        None,
-        1,
-        1,
-        7,
-        0,
-        "",
-        [],
-        [],
-        None,
-    )
-    log.append(msgspec.structs.replace(ended, decisions=[endless]))
+    log.append(msgspec.structs.replace(ENDED, decisions=[endless]))
     log.flush()
     records = written(tmp_path)
     assert [record["decisions"] for record in records] == [None] * 4

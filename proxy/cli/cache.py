@@ -71,7 +71,7 @@ def evict(
         raise UsageError("name entries, or one of --tag, --model, --tenant and --policy")
     with proxy_of(home, config) as proxy:
         found = proxy.operate("cache", "evict", **({"entries": entries} if entries else given))
-    print(f"{found['evicted']} {'entry' if found['evicted'] == 1 else 'entries'} evicted")
+    print(f"{_entries(found['evicted'])} evicted")
 
 
 def _standing(found: Mapping[str, Any]) -> Iterator[str]:
@@ -81,11 +81,11 @@ def _standing(found: Mapping[str, Any]) -> Iterator[str]:
         rate = f"{(told['hit'] + told['stale']) / asked:.1%}" if asked else "-"
         counted = ", ".join(f"{told[action]:.0f} {action.replace('_', ' ')}" for action in _shown(told))
         yield f"{name}: {rate} hits ({counted})"
-        yield f"  in the workers' memory: {told['entries']:.0f} entries, {_size(told['bytes'])}"
+        yield f"  in the workers' memory: {_entries(round(told['entries']))}, {_size(told['bytes'])}"
     if not found["policies"]:
         yield "no cache runs"
     if stored is not None:
-        yield f"shared by all: {'' if stored['exact'] else 'about '}{stored['entries']} entries"
+        yield f"shared by all: {'' if stored['exact'] else 'about '}{_entries(stored['entries'])}"
 
 
 def _shown(told: Mapping[str, float]) -> Iterator[str]:
@@ -105,6 +105,10 @@ def _entry(found: Mapping[str, Any]) -> Iterator[str]:
         "tags": ", ".join(found["tags"]),
     }
     return (f"{name:<7} {text}" for name, text in lines.items())
+
+
+def _entries(count: int) -> str:
+    return f"{count} {'entry' if count == 1 else 'entries'}"
 
 
 def _size(size: float) -> str:

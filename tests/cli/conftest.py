@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from proxy.cli.app import run
+from tests.plane.conftest import simulator
+
+__all__ = ["simulator"]
 
 Weir = Callable[..., "subprocess.CompletedProcess[str]"]
 

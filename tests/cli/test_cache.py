@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from proxy.simulator import Simulator
 from tests.cli.conftest import Weir
@@ -32,12 +29,6 @@ policies:
     store_timeout: 60s
 """
 ASK = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "How high is the river?"}]}
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    async with Simulator(seed=1) as running:
-        yield running
 
 
 def ask(proxy: Served, **headers: str) -> tuple[str, str]:
@@ -69,7 +60,7 @@ def look(proxy: Served, weir: Weir, simulator: Simulator) -> None:
     assert told["stored"] == {"entries": 1, "exact": True}
     assert told["policies"]["cache"]["hit"] >= 20
     shown = weir("cache", "stats", *home).stdout
-    assert "hits (" in shown and "shared by all: 1 entries" in shown
+    assert "hits (" in shown and "shared by all: 1 entry" in shown
 
     shown = weir("cache", "get", found, *home).stdout
     assert "gpt-4o-mini, served gpt-4o-mini-2024-07-18" in shown and "a hit" in shown

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,6 @@ policies:
     poll: 200ms
 """
 ASK = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "How high is the river?"}]}
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    async with Simulator(seed=1) as running:
-        yield running
 
 
 def deferred(proxy: Served) -> str:
