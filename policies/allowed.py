@@ -13,6 +13,7 @@ from policies import allow
 from proxy.config import Configuration, globs
 from proxy.config.conditions import Predicate
 from proxy.exchange import Identity, Request
+from proxy.matching import Matchable
 
 _MOST: Final = 4096
 Matches = Callable[[str | None], bool]
@@ -36,7 +37,7 @@ class Allowed:
         if not self._listed(request.exchange.identity, model):
             return False
         for applies, rules in self._outer:
-            met = applies is None or applies(request.facts)
+            met = applies is None or applies(Matchable(request))
             if met and rules.refusal(request.endpoint.name, model) is not None:
                 return False
         return True

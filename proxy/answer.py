@@ -14,36 +14,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-import zlib
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from proxy.dialects import Reading, StreamReader, Verdict, read_large, read_tail, read_unary, stream_reader
+from proxy import whole
+from proxy.dialects import Reading, StreamReader, Verdict, read_tail, stream_reader
 from proxy.errors import WeirError
+from proxy.events import TAIL_BYTES, Events
 from proxy.exchange import Attempt, Settle
 from proxy.faults import Fault, cut_short, maybe_billed, of_event, of_status, of_wire
 from proxy.response import Outcome, Response
 from proxy.stream import Stream
 from proxy.wire.client import Progress, UpstreamConnection, WireError
 from proxy.wire.headers import Headers, for_client, get
+from proxy.wire.inflate import CODINGS, Inflater
 from proxy.wire.sse import Event, EventTooLarge, Splitter
 from proxy.wire.ticker import NEVER
 
 if TYPE_CHECKING:
     from proxy.upstreams import Upstream
 
-_TAIL_BYTES: Final = 64 * 1024
-_INFLATED_AT_LEAST: Final = 64 * 1024
-_INFLATION: Final = 200  # no honest answer is that repetitive
 _TEXT: Final = frozenset(("chat", "responses", "anthropic"))
-_COMMENT_BYTES: Final = 4096
-_BLANK_LINES: Final = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\r", b"\n\r", b"\r\n\n")
 _IDENTITY: Final = (None, b"", b"identity")
-
-
-_PASS: Final = Verdict.PASS
 _LOOKS: Final = 4  # a stream is given up after between 4/4 and 5/4 of its idle limit
+_PASS: Final = Verdict.PASS  # looked up once: a member of an enumeration costs as much as a call
+_END: Final = Verdict.END
+_ERROR: Final = Verdict.ERROR
 
 
 class AnswerLimits(msgspec.Struct, frozen=True):
@@ -62,92 +60,49 @@ class Settler(Protocol):
         """outcome: complete, partial, aborted or failed."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Answer:
     """One attempt's answer while it comes in."""
 
-    __slots__ = (
-        "_content_events",
-        "_dialect",
-        "_first",
-        "_first_by",
-        "_held",
-        "_held_bytes",
-        "_inflate",
-        "_kind",
-        "_large",
-        "_limits",
-        "_loop",
-        "_mode",
-        "_quiet",
-        "_reader",
-        "_settle",
-        "_splitter",
-        "_stream",
-        "_streamed_bytes",
-        "_tail",
-        "attempt",
-        "connection",
-        "deadline",
-        "headers",
-        "inject",
-        "made",
-        "over",
-        "reading",
-        "ready",
-        "settles",
-        "stale_until",
-        "status",
-        "upstream",
-    )
+    attempt: Attempt
+    upstream: Upstream
+    _limits: AnswerLimits
+    _settle: Settler
+    _dialect: str | None
+    _reader: StreamReader | None  # of what a stream says, if one was asked for
+    _inject: bool  # a usage chunk was asked for on the client's behalf, so it is taken out again
+    settles: list[Settle]  # the guards that want to be told
+    _loop: asyncio.AbstractEventLoop
+    deadline: float
+    ready: asyncio.Future[None] = field(init=False)
+    reading: Reading = field(init=False)
+    connection: UpstreamConnection | None = field(init=False, default=None)
+    status: int = field(init=False, default=0)
+    headers: Headers = field(init=False)
+    over: bool = field(init=False, default=False)
+    made: Response | None = field(init=False, default=None)
+    """A stream's response: told that it ended, if the exchange ends before it."""
+    stale_until: float = field(init=False, default=0.0)
+    """The connection was kept: if it is reset by then, the request may go again."""
+    _kind: bytes = field(init=False, default=b"")  # its media type
+    _inflate: Inflater | None = field(init=False, default=None)
+    _held: list[bytes] = field(init=False)
+    _held_bytes: int = field(init=False, default=0)
+    _stream: Stream | None = field(init=False, default=None)
+    _events: Events | None = field(init=False, default=None)  # of a stream that is understood
+    _streamed_bytes: int = field(init=False, default=0)  # of one that isn't
+    _tail: bytes = field(init=False, default=b"")
+    _first: bool = field(init=False, default=False)  # something of a stream has been passed on
+    _first_by: float = field(init=False, default=NEVER)
+    _quiet: int = field(init=False, default=0)  # looks at the clock since anything came
 
-    def __init__(
-        self,
-        attempt: Attempt,
-        upstream: Upstream,
-        limits: AnswerLimits,
-        settle: Settler,
-        dialect: str | None,
-        reader: StreamReader | None,
-        inject: bool,
-        settles: list[Settle],
-        loop: asyncio.AbstractEventLoop,
-        deadline: float,
-    ) -> None:
-        self.attempt = attempt
-        self.upstream = upstream
-        self._limits = limits
-        self._settle = settle
-        self._dialect = dialect
-        self._reader = reader
-        self.inject = inject  # a usage chunk was asked for on the client's behalf, so it is taken out again
-        self.settles = settles  # the guards that want to be told
-        self._loop = loop
-        self.deadline = deadline
-        self.ready: asyncio.Future[None] = loop.create_future()
-        self.reading: Reading = reader.reading if reader is not None else Reading()
-        self.connection: UpstreamConnection | None = None
-        self.status = 0
-        self.headers: Headers = []
-        self.over = False
-        self.made: Response | None = None  # a stream's response: told that it ended, if the exchange ends before it
-        self.stale_until = 0.0  # the connection was kept: if it is reset by then, the request may go again
-        self._mode = "head"
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._tail = b""
-        self._large = b""  # the beginning of the event that is passing in pieces
-        self._stream: Stream | None = None
-        self._splitter: Splitter | None = None
-        self._first = False
-        self._first_by = NEVER  # when the first event of a stream is due
-        self._content_events = 0
-        self._streamed_bytes = 0
-        self._inflate: Any = None
-        self._kind = b""  # its media type
-        self._quiet = 0  # looks at the clock since anything came
+    def __post_init__(self) -> None:
+        self.ready = self._loop.create_future()
+        self.reading = Reading() if self._reader is None else self._reader.reading
+        self.headers, self._held = [], []
 
     def __repr__(self) -> str:
-        return f"<Answer {self.status} {self._mode}{' over' if self.over else ''}>"
+        return f"<Answer {self.status or 'awaited'}{' over' if self.over else ''}>"
 
     @property
     def estimated_output_tokens(self) -> int:
@@ -155,9 +110,15 @@ class Answer:
 
         Vectors, images and sound have bytes, but not in proportion to tokens.
         """
-        if self._content_events or self._dialect not in _TEXT:
-            return self._content_events
+        content = 0 if self._events is None else self._events.content
+        if content or self._dialect not in _TEXT:
+            return content
         return (self._held_bytes + self._streamed_bytes) // 4
+
+    @property
+    def sent(self) -> bool:
+        """Whether the upstream may have heard of its request."""
+        return self.connection is not None
 
     def attach(self, connection: UpstreamConnection) -> None:
         """The connection that carries it."""
@@ -175,7 +136,7 @@ class Answer:
             return
         kind = "total time limit" if now >= self.deadline else "no first event" if late else "no byte came in time"
         detail = f"{kind}, {_since(self.attempt) / 1e9:.1f} s after the request was sent"
-        self.on_end(WireError("timeout", Progress.SENT if self._mode == "head" else Progress.ANSWERING, detail))
+        self.on_end(WireError("timeout", Progress.ANSWERING if self.status else Progress.SENT, detail))
 
     # --- what the connection tells (proxy.wire.client.Receiver)
 
@@ -192,29 +153,26 @@ class Answer:
             elif name == b"x-request-id" or name == b"request-id":
                 self.attempt.upstream_request_id = value.decode("latin-1")[:200]
         if coding not in _IDENTITY and self._dialect is not None:
-            if coding not in (b"gzip", b"x-gzip", b"deflate"):
-                self._fail(
-                    maybe_billed(
-                        502, "upstream_encoding", "The upstream's answer has an encoding that wasn't asked for."
-                    )
-                )
+            if coding not in CODINGS:
+                why = "The upstream's answer has an encoding that wasn't asked for."
+                self._fail(maybe_billed(502, "upstream_encoding", why))
                 return
-            self._inflate = zlib.decompressobj(47)  # gzip or zlib, by its header
+            self._inflate = Inflater()
         if status < 300 and self._kind == b"text/event-stream":
-            limits = self._limits
-            self._stream = Stream(self, limits.stream_buffer_bytes)
-            self._look_again(self._loop.time())
-            if self._dialect is None:  # not understood, so nothing about it is judged: byte for byte
-                self._mode = "body"
-                self._begin()
-                return
-            self._mode = "events"
-            self._splitter = Splitter(limits.unparsed_event_bytes, limits.event_bytes)
-            if self._reader is None:
-                self._reader = stream_reader(self._dialect)  # asked for in a form that isn't read
-                self.reading = self._reader.reading
-        else:
-            self._mode = "held"
+            self._streams()
+
+    def _streams(self) -> None:
+        limits = self._limits
+        self._stream = Stream(self, limits.stream_buffer_bytes)
+        self._look_again(self._loop.time())
+        if self._dialect is None:  # not understood, so nothing about it is judged: byte for byte
+            self._begin()
+            return
+        if self._reader is None:  # asked for in a form that isn't read
+            self._reader = stream_reader(self._dialect)
+            self.reading = self._reader.reading
+        splitter = Splitter(limits.unparsed_event_bytes, limits.event_bytes)
+        self._events = Events(self._dialect, self._reader, splitter, self._inject)
 
     def on_data(self, data: bytes) -> None:
         if self.over:
@@ -224,40 +182,38 @@ class Answer:
             if not data:
                 return
         self._quiet = 0
-        if self._mode == "events":
-            stream, splitter, reader = self._stream, self._splitter, self._reader
-            assert stream is not None and splitter is not None and reader is not None
-            straight = stream.straight
-            if straight is None or (payload := splitter.alone(data)) is None:
-                self._take_events(splitter, reader, data)
-            elif (verdict := reader.event(payload)) is _PASS:  # the way of nearly every chunk
-                self._content_events += 1
-                straight(data)
-            else:
-                self._take_last(Event(data, payload), verdict)
-        elif self._mode == "held":
+        events, stream = self._events, self._stream
+        if stream is None:
             self._held.append(data)
             self._held_bytes += len(data)
             if self._held_bytes > self._limits.unary_buffer_bytes:
                 self._release_held()
-        else:
+        elif events is None:
             self._streamed_bytes += len(data)
             if self._dialect is not None:
-                self._tail = (self._tail + data)[-_TAIL_BYTES:]
-            assert self._stream is not None
-            self._stream.feed([Event(data, None)])
+                self._tail = (self._tail + data)[-TAIL_BYTES:]
+            stream.feed([Event(data, None)])
+        elif (straight := stream.straight) is None or (payload := events.splitter.alone(data)) is None:
+            self._take(events, stream, data)
+        elif (verdict := events.reader.event(payload)) is _PASS:  # the way of nearly every chunk
+            events.content += 1
+            straight(data)
+        else:
+            passed: list[Event] = []
+            events.judge(Event(data, payload), verdict, passed)
+            self._pass_on(events, stream, passed)
 
     def on_end(self, error: WireError | None) -> None:
         if self.over:
             return
-        if error is None and self._inflate is not None and not self._inflate.eof:
+        if error is None and self._inflate is not None and not self._inflate.whole:
             error = WireError("truncated", Progress.ANSWERING, "its compressed body is cut short")
         if error is not None:
             self._failed_on_the_wire(error)
-        elif self._mode == "events":
-            self._events_ended()
-        elif self._mode == "held":
+        elif self._stream is None:
             self._held_ended()
+        elif self._events is not None:
+            self._events_ended(self._events)
         else:
             if self._dialect is not None:
                 self.reading = read_tail(self._dialect, self._tail)
@@ -265,87 +221,42 @@ class Answer:
 
     # --- a stream of events
 
-    def _take_events(self, splitter: Splitter, reader: StreamReader, data: bytes) -> None:
+    def _take(self, events: Events, stream: Stream, data: bytes) -> None:
         try:
-            events = splitter.feed(data)
+            passed = events.take(data, self._first)
         except EventTooLarge:
             why = f"an event was larger than {self._limits.event_bytes} bytes"
             self._begin()
             self._cut(cut_short(why, "upstream_event_too_large"))
-            return
-        passed: list[Event] = []
-        for event in events:
-            payload = event.data
-            if payload is not None:
-                verdict = reader.event(payload)
-            elif len(event.raw) > _COMMENT_BYTES or self._large:
-                verdict = self._piece(event.raw)
-            else:
-                if self._first:  # a heartbeat before the first token is ours to give
-                    passed.append(event)
-                continue
-            if not self._goes_on(event, verdict, passed):
-                return
-        self._pass_on(passed)
-
-    def _take_last(self, event: Event, verdict: Verdict) -> None:
-        """An event that came alone and isn't content."""
-        passed: list[Event] = []
-        if self._goes_on(event, verdict, passed):
-            self._pass_on(passed)
-
-    def _pass_on(self, passed: list[Event]) -> None:
-        if passed:
-            assert self._stream is not None
-            self._begin()
-            self._stream.feed(passed)
-
-    def _goes_on(self, event: Event, verdict: Verdict, passed: list[Event]) -> bool:
-        """Adds an event to those that are passed on, if it is; False where the stream is over with it."""
-        if verdict is _PASS:
-            self._content_events += 1
-            passed.append(event)
-        elif verdict == Verdict.USAGE:
-            if not self.inject:
-                passed.append(event)
-        elif verdict == Verdict.END:
-            passed.append(event)
-            self._ended_in_band(passed)
-            return False
         else:
-            self._broken_by(verdict, passed)
-            return False
-        return True
+            self._pass_on(events, stream, passed)
 
-    def _piece(self, raw: bytes) -> Verdict:
-        """A piece of an event that is too large to look into: what its beginning and its end say."""
-        assert self._dialect is not None
-        self._large = self._large or raw[:_COMMENT_BYTES]
-        self._tail = (self._tail + raw)[-_TAIL_BYTES:]
-        if not raw.endswith(_BLANK_LINES):
-            return Verdict.PASS
-        verdict = read_large(self._dialect, self.reading, self._large, self._tail)
-        self._large = self._tail = b""
-        return verdict
+    def _pass_on(self, events: Events, stream: Stream, passed: list[Event]) -> None:
+        if events.over is None:
+            if passed:
+                self._begin()
+                stream.feed(passed)
+        elif events.over is _END:
+            self._ended_in_band(stream, passed)
+        else:
+            self._broken_by(events.over, stream, passed)
 
     def _begin(self) -> None:
         if not self._first:
             self._first = True
             self.attempt.ttft_ns = _since(self.attempt)
-            if not self.ready.done():
-                self.ready.set_result(None)
+            self._come()
 
-    def _ended_in_band(self, passed: list[Event]) -> None:
-        assert self._stream is not None and self.connection is not None
+    def _ended_in_band(self, stream: Stream, passed: list[Event]) -> None:
+        assert self.connection is not None
         self._begin()
         self._account("complete", None)
-        self._stream.feed(passed)
-        self._stream.end()
+        stream.feed(passed)
+        stream.end()
         self.connection.let_end(self)
 
-    def _broken_by(self, verdict: Verdict, passed: list[Event]) -> None:
-        assert self._stream is not None
-        if verdict == Verdict.ERROR:
+    def _broken_by(self, verdict: Verdict, stream: Stream, passed: list[Event]) -> None:
+        if verdict is _ERROR:
             fault = self._told(first=not self._first)
         else:
             fault = Fault(cut_short("an event is not valid JSON", "upstream_malformed_event"), billed=True)
@@ -354,15 +265,13 @@ class Answer:
             return
         self._begin()
         if passed:
-            self._stream.feed(passed)
+            stream.feed(passed)
         self._cut(fault.error)
 
-    def _events_ended(self) -> None:
-        assert self._splitter is not None
-        unfinished = self._splitter.unfinished
+    def _events_ended(self, events: Events) -> None:
         if not self._first:
             self._fail(maybe_billed(502, "upstream_empty", "The upstream's stream held no event."))
-        elif unfinished:
+        elif events.splitter.unfinished:
             self._cut(cut_short("its last event has no end", "upstream_truncated"))
         elif self.upstream.config.stream_end == "required":
             self._cut(cut_short("it ended without its closing event", "upstream_truncated"))
@@ -376,15 +285,14 @@ class Answer:
         body = self._said(b"".join(self._held))
         fault = of_status(self.status, self.headers, body, self.upstream.own_key)
         if fault is None and self.status < 300 and self._dialect is not None:
-            fault = self._not_an_answer(body)
+            fault = whole.no_answer(body, self._kind, self._reader is not None)
         if fault is not None:
             self._fail(fault)
             return
-        self._mode = "body"
         self._stream = Stream(self, self._limits.stream_buffer_bytes)
         self._stream.feed([Event(body, None)])
         self._held = []
-        self._tail = body[-_TAIL_BYTES:]
+        self._tail = body[-TAIL_BYTES:]
         self._look_again(self._loop.time())
         self._begin()
 
@@ -393,27 +301,22 @@ class Answer:
         self._held = [body]
         fault = of_status(self.status, self.headers, body, self.upstream.own_key)
         if fault is None and self.status < 300 and self._dialect is not None:
-            fault = self._read_body(body)
+            fault = self._read(self._dialect, body)
         if fault is not None:
             self._fail(fault)
             return
         self.attempt.ttft_ns = _since(self.attempt)
         self._account("complete" if self.status < 400 else "failed", None)
-        self.ready.set_result(None)
+        self._come()
 
-    def _read_body(self, body: bytes) -> Fault | None:
-        assert self._dialect is not None
-        if (fault := self._not_an_answer(body)) is not None:
+    def _read(self, dialect: str, body: bytes) -> Fault | None:
+        if (fault := whole.no_answer(body, self._kind, self._reader is not None)) is not None:
             return fault
-        if not self._is_json(body):
-            return None  # speech, an image, text: passed as it is
-        try:
-            self.reading = read_unary(self._dialect, body)
-        except ValueError:
-            return maybe_billed(502, "upstream_truncated", "The upstream's answer is not valid JSON.")
-        if self.reading.error is not None:
-            return self._told(first=True)
-        return None
+        found = whole.read(dialect, body, self._kind)
+        if isinstance(found, Fault):
+            return found
+        self.reading = found
+        return None if found.error is None else self._told(first=True)
 
     def _said(self, body: bytes) -> bytes:
         return body if self.status < 400 else self.upstream.unsaid(body)
@@ -424,28 +327,13 @@ class Answer:
         fault.error.message = self.upstream.unsaid(fault.error.message.encode("utf-8", "replace")).decode()
         return fault
 
-    def _not_an_answer(self, body: bytes) -> Fault | None:
-        """A body, or the beginning of one, that can't be what was asked for."""
-        if not body or self._kind == b"text/html":
-            what = "is empty" if not body else "is a page of HTML"
-            return maybe_billed(502, "upstream_not_an_answer", f"The upstream answered 200, but its body {what}.")
-        if self._reader is not None and self._is_json(body):
-            return maybe_billed(502, "upstream_not_a_stream", "A stream was asked for, but the upstream sent none.")
-        return None
-
-    def _is_json(self, body: bytes) -> bool:
-        return self._kind == b"application/json" or b"json" in self._kind or body.lstrip()[:1] == b"{"
-
     def _inflated(self, data: bytes) -> bytes:
+        assert self._inflate is not None
         try:
-            out: bytes = self._inflate.decompress(data, max(_INFLATED_AT_LEAST, _INFLATION * len(data)))
-        except zlib.error:
-            self.on_end(WireError("malformed", Progress.ANSWERING, "its compressed body is damaged"))
+            return self._inflate.feed(data)
+        except ValueError as error:
+            self.on_end(WireError("malformed", Progress.ANSWERING, str(error)))
             return b""
-        if self._inflate.unconsumed_tail:
-            self.on_end(WireError("malformed", Progress.ANSWERING, "its compressed body unpacks to too much"))
-            return b""
-        return out
 
     # --- ends
 
@@ -473,7 +361,7 @@ class Answer:
         self._account("partial", Fault(error, billed=True))
         self._abandon()
         assert self._stream is not None
-        if self._kind == b"text/event-stream" and (self._splitter is None or self._splitter.amid_event):
+        if self._kind == b"text/event-stream" and (self._events is None or self._events.splitter.amid_event):
             self._stream.feed([Event(b"\n\n", None)])  # a part of an event went out: what follows must not join it
         self._stream.end(error)
 
@@ -481,6 +369,10 @@ class Answer:
         self._account(outcome, fault)
         if self._stream is not None:
             self._stream.end()
+        self._come()
+
+    def _come(self) -> None:
+        """It can be judged."""
         if not self.ready.done():
             self.ready.set_result(None)
 
@@ -488,7 +380,6 @@ class Answer:
         if self.over:
             return
         self.over = True
-        self.attempt.total_ns = _since(self.attempt)
         self._settle(self, outcome, fault)
 
     def _abandon(self) -> None:

@@ -27,6 +27,7 @@ from proxy.config.conditions import Predicate
 from proxy.control import Lookup
 from proxy.exchange import Forward, Request, Spawn
 from proxy.gently import Steps
+from proxy.matching import Matchable
 from proxy.metrics import Metrics
 from proxy.objects.makers import Objects
 from proxy.remembered import Bodies
@@ -187,7 +188,7 @@ def _enveloped(
         if bypassable and name in exchange.bypass:
             exchange.note(name, "bypassed", source)
             return await forward(request)
-        if applies is not None and not applies(request.facts):
+        if applies is not None and not applies(Matchable(request)):
             return await forward(request)
         if drawn and (arm := entry.arm(sticky(request))) != "in":
             exchange.note(name, "holdout" if arm == "holdout" else "not_rolled_out", source)

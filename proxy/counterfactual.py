@@ -1,4 +1,4 @@
-"""What an answer would have cost at another model. Pure but for the look-up of prices, which the dispatch remembers."""
+"""What an answer would have cost at another model. Pure but for the look-up of prices, which are remembered."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def nanodollars_at(dispatch: Dispatch, model: str, usage: Usage) -> int | None:
         deployment = dispatch.routes.route(model).deployments[0]
     except (WeirError, IndexError):
         return None
-    card = dispatch._card(deployment.upstream, deployment.model or model)
+    card = dispatch.card(deployment, model)
     return None if card is None else card.cost(usage, None)

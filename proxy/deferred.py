@@ -7,13 +7,12 @@ takes over after a crash settles once, under the same exchange's id.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
-from proxy.answer import Answer
+from proxy.accounting import Elsewhere
 from proxy.body import Body
 from proxy.dialects import Reading, read_unary
 from proxy.dialects.request import capped, facts
@@ -21,8 +20,6 @@ from proxy.dispatch import Dispatch
 from proxy.exchange import Attempt, Exchange, Forward, Request, Settle
 from proxy.response import Response
 from proxy.upstreams.deployment import Deployment
-from proxy.wire.client import UpstreamConnection
-from proxy.wire.ticker import NEVER
 
 BATCH: Final = "batch"
 
@@ -100,27 +97,14 @@ def settled(
     attempt = _attempt(dispatch, request, deployment, BATCH)
     exchange, endpoint = request.exchange, request.endpoint
     exchange.attempts.append(attempt)
-    dispatch._reserve(attempt, settles)
-    answer = Answer(
-        attempt,
-        deployment.upstream,
-        dispatch._limits,
-        dispatch._settle,
-        endpoint.dialect,
-        None,
-        False,
-        settles,
-        asyncio.get_running_loop(),
-        NEVER,
-    )
-    answer.status = attempt.status = 200
-    answer.connection = cast(UpstreamConnection, _ELSEWHERE)
+    dispatch.books.reserve(attempt, settles)
+    attempt.status = 200
     try:
-        answer.reading = read_unary(endpoint.dialect or "", body)
+        reading = read_unary(endpoint.dialect or "", body)
     except ValueError:
-        answer.reading = Reading()
-    answer.reading.service_tier = BATCH
-    answer._account("complete", None)
+        reading = Reading()
+    reading.service_tier = BATCH
+    dispatch.books.settle(Elsewhere(attempt, deployment.upstream, reading, settles), "complete", None)
     return attempt
 
 
@@ -138,12 +122,5 @@ def _attempt(dispatch: Dispatch, request: Request, deployment: Deployment, tier:
     if isinstance(request.body, Body):
         asked = facts(request.endpoint.name, request.body)
         attempt.n, attempt.output_cap = asked.n, asked.output_cap
-    dispatch._estimate(attempt, upstream)
+    dispatch.books.estimate(attempt, upstream)
     return attempt
-
-
-class _Elsewhere:
-    """Stands for the connection of what came by another way."""
-
-
-_ELSEWHERE: Final = _Elsewhere()

@@ -14,14 +14,12 @@ import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
 from proxy.body import Body
 from proxy.errors import WeirError
-from proxy.language import asked_in
 from proxy.response import Outcome, Response
 from proxy.wire.headers import Headers
 
@@ -177,92 +175,6 @@ class Request(msgspec.Struct, frozen=True):
     def field(self, name: str, default: Any = None) -> Any:
         """A top-level field of the body, if it is understood."""
         return self.body.get(name, default) if isinstance(self.body, Body) else default
-
-    # What `match` and `unless` may ask (proxy.config.Facts).
-
-    @property
-    def facts(self) -> RequestFacts:
-        """This request as conditions see it."""
-        return RequestFacts(self)
-
-
-class RequestFacts:
-    """A request as conditions see it: `match` and `unless` read these names."""
-
-    __slots__ = ("_identity", "_request", "tags")
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._identity = request.exchange.identity
-        self.tags: Mapping[str, str] = request.exchange.tags
-
-    @property
-    def team(self) -> str | None:
-        return self._identity.team
-
-    @property
-    def project(self) -> str | None:
-        return self._identity.project
-
-    @property
-    def key(self) -> str | None:
-        return self._identity.key
-
-    @property
-    def model(self) -> str | None:
-        return self._request.exchange.asked
-
-    @property
-    def served_model(self) -> str | None:
-        return self._request.model
-
-    @property
-    def endpoint(self) -> str:
-        return self._request.endpoint.name
-
-    @property
-    def tools(self) -> bool:
-        return bool(self._request.field("tools"))
-
-    @property
-    def stream(self) -> bool:
-        return self._request.field("stream") is True
-
-    @property
-    def size_bytes(self) -> int:
-        body = self._request.body
-        if isinstance(body, (Body, bytes)):
-            return len(body)
-        return body.length or 0
-
-    @property
-    def tokens(self) -> int:
-        """As estimated before anything was learnt of the model, so that all workers find the same."""
-        from proxy.tokens.estimator import untaught
-
-        request, body = self._request, self._request.body
-        if not isinstance(body, (Body, bytes)):
-            return 0
-        return untaught(request.model or "", request.endpoint.name, body)
-
-    @property
-    def language(self) -> str | None:
-        body = self._request.body
-        if not isinstance(body, Body):
-            return None
-        memo = body.memo = {} if body.memo is None else body.memo
-        if "language" not in memo:  # several conditions may ask
-            memo["language"] = asked_in(self._request.endpoint.name, body)
-        found: str | None = memo["language"]
-        return found
-
-    @property
-    def time(self) -> Callable[[], datetime]:
-        return _now
-
-
-def _now(zone: tzinfo = UTC) -> datetime:
-    return datetime.now(zone)
 
 
 class Heads(msgspec.Struct, eq=False):

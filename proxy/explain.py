@@ -11,17 +11,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
+from proxy.accounting import BYTES_A_TOKEN
 from proxy.body import Body, scan
 from proxy.chain import sticky
 from proxy.config.conditions import Conditions, Facts
 from proxy.config.globs import globs
 from proxy.config.registry import PolicyModule, Registry, installed
 from proxy.dialects.request import RequestFacts, facts
-from proxy.dispatch import BYTES_A_TOKEN
 from proxy.endpoints import endpoint_of
 from proxy.errors import PERMISSION, WeirError
 from proxy.exchange import Exchange, Identity, Request
 from proxy.intake import model_of, wishes
+from proxy.matching import Matchable
 from proxy.pricing import RateCards, is_regional, provider_of
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def asked(
 def met(configuration: Configuration, request: Request, registry: Registry | None = None) -> list[Layer]:
     """The layers of the chain as this request would meet them."""
     modules = installed() if registry is None else registry
-    found = layers(configuration, request.facts, draw=sticky(request), bypass=request.exchange.bypass)
+    found = layers(configuration, Matchable(request), draw=sticky(request), bypass=request.exchange.bypass)
     return [
         replace(layer, foretold=_foretold(modules[entry.use](), entry, request)) if layer.met else layer
         for entry, layer in zip(configuration.policies, found, strict=True)
@@ -123,7 +124,7 @@ def worst_case(configuration: Configuration, cards: RateCards, request: Request,
     card = cards.card(provider, target.model, datetime.now(UTC), upstream=target.upstream, regional=regional)
     body = request.body
     asked = facts(request.endpoint.name, body) if isinstance(body, Body) else RequestFacts()
-    tokens = request.facts.size_bytes // BYTES_A_TOKEN
+    tokens = Matchable(request).size_bytes // BYTES_A_TOKEN
     if card is None or not request.endpoint.metered:
         return WorstCase(tokens, asked.output_cap, asked.n, None if request.endpoint.metered else 0)
     return WorstCase(

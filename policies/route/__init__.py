@@ -28,6 +28,7 @@ from policies.route.needs import routable
 from proxy.chain import Services
 from proxy.config import Order
 from proxy.exchange import Request
+from proxy.matching import Matchable
 
 ORDER = Order(
     outside=("cascade", "fallback", "hedge", "retry"),
@@ -40,7 +41,7 @@ def foretell(config: Config, request: Request) -> str:
     """What `weir explain` says about a request that meets this layer. Times of rules are read in UTC."""
     if not routable(request):
         return "lets it pass: another model can't answer it"
-    facts = request.facts
+    facts = Matchable(request)
     for number, rule in enumerate(config.complete, 1):
         wanted, unwanted = rule.match.compile(), rule.unless.compile()
         if (wanted is None or wanted(facts)) and (unwanted is None or not unwanted(facts)):

@@ -26,6 +26,7 @@ from proxy.dialects import Usage
 from proxy.dialects.request import facts as asked_of
 from proxy.errors import WeirError
 from proxy.exchange import Exchange, Forward, Request
+from proxy.matching import Matchable
 from proxy.pricing import RateCard
 from proxy.response import Response
 from proxy.upstreams.deployment import Bar, Deployment
@@ -73,7 +74,7 @@ class Route:
     async def __call__(self, request: Request, forward: Forward) -> Response:
         if self._grounds is None or not routable(request):
             return await forward(request)
-        facts = request.facts
+        facts = Matchable(request)
         for number, (rule, applies) in enumerate(self._rules, 1):
             if applies is None or applies(facts):
                 return await self._route(await self._situation(request, rule, number), forward)

@@ -95,16 +95,18 @@ def identity(configuration: Configuration, key: str | None, headers: Headers) ->
 def answer(configuration: Configuration, request: Request) -> dict[str, Any]:
     """All that is known, as JSON would hold it."""
     from proxy.explain import met, route, worst_case
+    from proxy.matching import Matchable
     from proxy.pricing import RateCards
 
     who, exchange = request.exchange.identity, request.exchange
     cards = RateCards.compile(overrides=configuration.deployment.prices)
     found = route(configuration, request.model)
+    seen = Matchable(request)
     return {
         "endpoint": request.endpoint.name,
         "model": request.model,
-        "bytes": request.facts.size_bytes,
-        "stream": request.facts.stream,
+        "bytes": seen.size_bytes,
+        "stream": seen.stream,
         "key": who.key,
         "org": who.org,
         "team": who.team,

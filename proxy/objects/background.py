@@ -14,22 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Protocol
 
 import msgspec
 
-from proxy.answer import Answer
+from proxy.accounting import Account, Books, Elsewhere
 from proxy.dialects import Reading, read_unary
 from proxy.endpoints import endpoint_of
 from proxy.errors import WeirError
 from proxy.exchange import Attempt, Exchange, Request, Settle
-from proxy.response import Outcome
-from proxy.upstreams.flight import Flight
-from proxy.wire.client import UpstreamConnection
-from proxy.wire.ticker import NEVER
-
-if TYPE_CHECKING:
-    from proxy.dispatch import Dispatch
+from proxy.response import Outcome, Response
+from proxy.upstreams import Deployment, Flight, Routes
 
 KIND: Final = "background"
 FIRST_S, LAST_S, LONGER = 1.0, 30.0, 1.5
@@ -47,7 +42,53 @@ class _Told(msgspec.Struct):
 _status: Final = msgspec.json.Decoder(_Told).decode
 
 
-def goes_on(answer: Answer, outcome: str) -> bool:
+class Dispatch(Protocol):
+    """The end of the chain, as far as it is needed here."""
+
+    books: Books
+
+    @property
+    def routes(self) -> Routes:
+        """Where models are served."""
+
+    async def send(self, request: Request, deployment: Deployment) -> Response:
+        """One attempt at a given deployment."""
+
+
+class Followings:
+    """The responses that go on, of all attempts of one configuration (`proxy.accounting.GoesOn`)."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+        self._by_id: dict[str, Following] = {}
+
+    def takes(self, answer: Account, outcome: str) -> bool:
+        """Settles what goes on at the upstream when it is over. False where it doesn't, or that can't be promised."""
+        spawn = answer.attempt.exchange.spawn
+        if spawn is None or not _goes_on(answer, outcome):
+            return False
+        try:
+            following = Following(self._dispatch, answer)
+        except WeirError:  # the journal can't be written
+            return False
+        self._by_id[following.id] = following
+        spawn(self._follow(following), f"following {following.id}")
+        return True
+
+    async def _follow(self, following: Following) -> None:
+        try:
+            await following.run()
+        finally:
+            self._by_id.pop(following.id, None)
+
+    def read(self, attempt: Attempt) -> None:
+        """A stored response was read; whoever follows it looks at once, unless it was he."""
+        found = self._by_id.get(attempt.request.path.removeprefix(_STORED).partition("/")[0])
+        if found is not None and attempt.exchange.kind != KIND:
+            found.read.set()
+
+
+def _goes_on(answer: Account, outcome: str) -> bool:
     """Whether the work that was asked for isn't over with this answer. Asked where an answer tells no usage."""
     request, exchange = answer.attempt.request, answer.attempt.exchange
     if outcome != "complete" or request.endpoint.name != "responses" or exchange.kind == KIND:
@@ -58,7 +99,7 @@ def goes_on(answer: Answer, outcome: str) -> bool:
 class Following:
     """One response that goes on."""
 
-    def __init__(self, dispatch: Dispatch, answer: Answer) -> None:
+    def __init__(self, dispatch: Dispatch, answer: Account) -> None:
         self._dispatch = dispatch
         self._attempt = answer.attempt
         self._upstream = answer.upstream
@@ -93,7 +134,7 @@ class Following:
         more = ("estimate_nanodollars", "reserved_tokens", "holds", "card", "others")
         same = {name: getattr(first, name) for name in (*names, *more)}
         child = Attempt(self._exchange, self._request, 1, **same)
-        self._dispatch._reserve(child, [])
+        self._dispatch.books.reserve(child, [])
         self._exchange.attempts.append(child)
         return child
 
@@ -103,7 +144,6 @@ class Following:
         try:
             reading, status = await self._ended()
         finally:
-            self._dispatch.following.pop(self.id, None)
             self._settle(reading, status)
             self._exchange.end(Outcome.COMPLETE if status else Outcome.ABORTED)
 
@@ -156,27 +196,7 @@ class Following:
         return reading, response.status if status in _OVER or reading.usage is not None else 0
 
     def _settle(self, reading: Reading, status: int) -> None:
-        dispatch, child = self._dispatch, self._child
-        answer = Answer(
-            child,
-            self._upstream,
-            dispatch._limits,
-            dispatch._settle,
-            self._request.endpoint.dialect,
-            None,
-            False,
-            self._settles,
-            asyncio.get_running_loop(),
-            NEVER,
-        )
-        answer.status, child.status = status, status or None
-        answer.connection = cast(UpstreamConnection, _ELSEWHERE)
-        answer.reading = reading
-        answer._account("complete" if status else "aborted", None)
-
-
-class _Elsewhere:
-    """Stands for the connection of what came by another way."""
-
-
-_ELSEWHERE: Final = _Elsewhere()
+        child = self._child
+        child.status = status or None
+        account = Elsewhere(child, self._upstream, reading, self._settles, status)
+        self._dispatch.books.settle(account, "complete" if status else "aborted", None)

@@ -8,15 +8,16 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import WeirError
 from proxy.exchange import Attempt
 from proxy.failures import Failure, of_answer, of_error
+from proxy.response import Response
 from proxy.upstreams.key import ASIDE_S
+from proxy.wire.headers import Headers
 
 if TYPE_CHECKING:
-    from proxy.answer import Answer
     from proxy.upstreams.breaker import Trouble
     from proxy.upstreams.deployment import Deployment
 
@@ -29,6 +30,16 @@ _TROUBLE: Final[dict[str, Trouble]] = {
     "broken": "server_error",
 }
 _OURS: Final = frozenset(("upstream_saturated", "body_not_replayable"))  # these say nothing about the upstream
+
+
+class Heard(Protocol):
+    """What came back, as far as it tells of the deployment."""
+
+    status: int
+    headers: Headers
+
+    def response(self) -> Response:
+        """The answer as it is passed on."""
 
 
 class Flight:
@@ -44,7 +55,7 @@ class Flight:
         self._streamed = attempt.request.field("stream") is True
         self._good = False  # told the breaker so
 
-    def heard(self, answer: Answer) -> None:
+    def heard(self, answer: Heard) -> None:
         """An answer has begun (a stream), or is there (whole)."""
         deployment, status = self._deployment, answer.status
         now = deployment.now
@@ -86,7 +97,7 @@ class Flight:
 
     # --- what that tells
 
-    def _allowed(self, answer: Answer, now: float) -> None:
+    def _allowed(self, answer: Heard, now: float) -> None:
         """What an answer says about the key and its limits."""
         deployment = self._deployment
         allowance = deployment.line.own_allowance(self._attempt.request.model)
