@@ -178,7 +178,7 @@ class Journal:
         self, directory: Path, worker: int, segment_bytes: int = 64 * 1024 * 1024, *, write_through: bool = False
     ) -> None:
         self._directory = directory
-        self._worker = worker
+        self.worker = worker  # its number: it alone writes here
         self._segment_bytes = segment_bytes
         self._pending: list[bytes] = []  # heads and payloads in turn
         self._flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_DSYNC if write_through else 0)
@@ -190,15 +190,10 @@ class Journal:
         self._open()
 
     def __repr__(self) -> str:
-        return f"<Journal w{self._worker} {self._written} bytes>"
-
-    @property
-    def worker(self) -> int:
-        """The number of the worker that writes here."""
-        return self._worker
+        return f"<Journal w{self.worker} {self._written} bytes>"
 
     def _open(self) -> None:
-        path = self._directory / f"{time.time_ns()}-w{self._worker}{SUFFIX}"
+        path = self._directory / f"{time.time_ns()}-w{self.worker}{SUFFIX}"
         fd = os.open(path, self._flags, 0o600)
         with contextlib.suppress(OSError):  # held until this process has left it: so others know that it writes here
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

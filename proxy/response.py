@@ -37,7 +37,10 @@ Edit = Callable[[Event], Event | None]
 class Response:
     """An answer: `status`, `headers` (lower-case names), and a body that is held whole or still on its way."""
 
-    __slots__ = ("_body", "_iterator", "_outcome", "_stages", "_stream", "failed_tap", "headers", "status")
+    __slots__ = ("_body", "_iterator", "_outcome", "_stages", "_stream", "failed_tap", "headers", "status", "whole")
+
+    whole: bool
+    """Whether the body is held in memory, so that reading it waits for nobody."""
 
     def __init__(
         self,
@@ -47,11 +50,17 @@ class Response:
     ) -> None:
         self.status = status
         self.headers = headers
-        self._body: bytes | None = body if isinstance(body, bytes) else None
-        self._stream: Stream | None = body if isinstance(body, Stream) else None
-        self._iterator: AsyncIterator[bytes] | None = (
-            None if isinstance(body, (bytes, Stream)) else body  # a policy's own generator
-        )
+        self._body: bytes | None = None
+        self._stream: Stream | None = None
+        self._iterator: AsyncIterator[bytes] | None = None  # a policy's own generator
+        if isinstance(body, bytes):
+            self._body, self.whole = body, True
+        else:
+            self.whole = False
+            if isinstance(body, Stream):
+                self._stream = body
+            else:
+                self._iterator = body
         self._stages: list[tuple[Tap | None, Edit | None]] = []
         self.failed_tap: str | None = None  # the kind of exception that a tap raised
         self._outcome: Outcome | None = None
@@ -64,11 +73,6 @@ class Response:
     def untouched(self) -> bool:
         """Whether no tap or edit wants to see its events."""
         return not self._stages
-
-    @property
-    def whole(self) -> bool:
-        """Whether the body is held in memory, so that reading it waits for nobody."""
-        return self._body is not None
 
     @property
     def is_event_stream(self) -> bool:
@@ -151,6 +155,7 @@ class Response:
         if self._body is None:
             pieces = [piece async for piece in self]
             self._body = b"".join(pieces)
+            self.whole = True
             self._stream = self._iterator = None
             self._stages, self._outcome = [], None  # they have seen it; the body may still be relayed
         return self._body

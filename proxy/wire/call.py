@@ -21,7 +21,8 @@ from proxy.wire.head import Head
 from proxy.wire.headers import Headers
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
-_STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in _REASONS.items()}
+_STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {phrase}".encode() for status, phrase in _REASONS.items()}
+_END: Final = (b"", b"")  # of a head: an empty line
 _PEEK_BYTES: Final = 4096
 _JSON: Final = (b"content-type", b"application/json")
 
@@ -298,22 +299,23 @@ class Call:
         return self._connection.write_paused
 
     def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
-        lines = [b"%b: %b\r\n" % pair for pair in headers]
-        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
+        lines += [b": ".join(pair) for pair in headers]  # less than half of what formatting costs
         if status == 204 or status == 304 or status < 200:
             self._chunked = False
         elif length is not None:
-            lines.append(b"content-length: %d\r\n" % length)
+            lines.append(b"content-length: %d" % length)
         elif self._chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
+            lines.append(b"transfer-encoding: chunked")
         body = self.body
         unread = type(body) is BodyReader and not body.finished
         if not self.keep_alive or unread or self._connection.draining:
             self.keep_alive = False
-            lines.append(b"connection: close\r\n")
+            lines.append(b"connection: close")
         elif self.head.version == "1.0":
-            lines.append(b"connection: keep-alive\r\n")
-        return b"%b%b\r\n" % (line, b"".join(lines))
+            lines.append(b"connection: keep-alive")
+        lines += _END
+        return b"\r\n".join(lines)
 
 
 _date: tuple[int, bytes] = (0, b"")

@@ -363,7 +363,7 @@ class ServerConnection(asyncio.Protocol):
         self._running = call
         if self._reading is None:
             self.deadline = NEVER
-        self._task = self._loop.create_task(self._run(call), name="exchange")
+        self._task = asyncio.Task(self._run(call), loop=self._loop, name="exchange")
 
     def _shed(self, call: Call) -> bool:
         """Answers at once where there is no room; a task for it would cost more than the answer."""
