@@ -10,7 +10,8 @@ would have been wrong) and on the recent traffic's scores:
 4. The upper bound of what is served from a score on: Σ T·r + z·√(Σ T²·r·(1-r)/n), over Σ T, with T the traffic, r the
    error and n the labels of each stratum. The lowest score whose bound is within the goal is the threshold.
 5. Who looks often is lucky once. So before anything is served, labels must also have won a bet (`won`): it pays whoever
-   says that fewer are wrong than allowed, and who is mistaken makes five of one once in five times at most.
+   says that fewer are wrong than allowed, and who is mistaken makes three of one once in three times at most, and once
+   in twenty if twice as many are wrong.
 
 Weighing audits by the inverse of their probability instead needs no strata, and has several times the variance.
 """
@@ -27,7 +28,7 @@ Array = npt.NDArray[np.floating[Any]]
 STRATUM: Final = 40
 FEWEST: Final = 40  # labels before anything is served
 _Z: Final = 0.4  # more would cost hits: what it leaves to chance, audits and the goal that follows them take care of
-_WON: Final = 5.0
+WON: Final = 3.0
 _STAKES: Final = (0.02, 0.25, 0.5)  # those who bet say that so much of what is allowed is wrong
 NEVER: Final = 2.0  # above every score
 
@@ -78,7 +79,7 @@ def threshold(
     ]
     may = (bound <= goal) & (above >= 5)
     if allowed is not None:
-        may &= won(np.cumsum(n), np.cumsum(seen), allowed) >= _WON
+        may &= won(np.cumsum(n), np.cumsum(seen), allowed) >= WON
     held = np.flatnonzero(may)
     return (float(least[held[-1]]) if len(held) else NEVER), strata
 
