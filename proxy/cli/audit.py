@@ -85,7 +85,7 @@ def _table(entries: deque[Entry]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("TIME (UTC)", "WHO", "ROLE", "FROM", "ACT", "ON", "RESULT", "DETAILS"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("TIME (UTC)", "WHO", "ROLE", "RESULT"))
     for entry in entries:
         details = " ".join(f"{name}={value}" for name, value in entry.details.items())
         table.add_row(

@@ -70,7 +70,8 @@ def restart(
         return
     if found.restart_problem:
         raise CommandError(f"restart given up, the other workers go on: {found.restart_problem}")
-    print(f"{found.replaced - before} workers replaced")
+    count = found.replaced - before
+    print(f"{count} worker{'s' * (count != 1)} replaced")
 
 
 def bypass(

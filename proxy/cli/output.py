@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
+_WIDE = 1000
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
@@ -55,7 +56,10 @@ def console() -> Console:
     """A console for tables on stdout, as wide as needed when nobody looks at its edges."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), no_color=not coloured(sys.stdout))
+    terminal = sys.stdout.isatty()
+    return Console(
+        highlight=False, soft_wrap=not terminal, no_color=not coloured(sys.stdout), width=None if terminal else _WIDE
+    )
 
 
 def dollars(nanodollars: int | None, *, estimated: bool = False) -> str:
