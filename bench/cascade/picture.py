@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 Curve = Sequence[tuple[float, float]]
-_WIDE, _HIGH, _LEFT, _RIGHT, _TOP, _LOW = 760, 420, 60, 190, 40, 370
+_WIDE, _HIGH, _LEFT, _RIGHT, _TOP, _LOW = 800, 420, 60, 230, 40, 370
 _COLOURS = ("#1b6ca8", "#c4451c", "#3f8f3f", "#7b4fa3", "#a8871b", "#555555")
 
 
