@@ -40,7 +40,7 @@ from proxy.pricing import RateCards
 from proxy.state.opening import COUNTING, open_store, socket_path
 from proxy.state.protocol import Store
 from proxy.tokens.remote import RemoteCounter
-from proxy.wire.accepting import Accepting
+from proxy.wire.accepting import MOST, Accepting
 from proxy.wire.call import ServerLimits
 from proxy.wire.certificate import Certificate
 from proxy.wire.connect import Connector, Resolver, origin_of
@@ -258,7 +258,7 @@ class Worker:
 
     def _connection(self) -> asyncio.Protocol:
         assert self._plane is not None
-        if len(self._connections) >= self._most_connections or self._few_descriptors(self._plane):
+        if not self._room(self._plane):
             self._metrics.count("connections_shed")
             return Shed()
         connection = ServerConnection(self._plane, self._limits, self._ticker, self._connections)
@@ -266,14 +266,16 @@ class Worker:
         return connection
 
     def _accept(self) -> None:
-        """Takes in what waits before the door, so that the gate sees it."""
-        if self._accepting is not None:
-            self._accepting.take()
+        """Takes in what waits before the door, so that the gate sees it. Where there is no room they are told so."""
+        if self._accepting is not None and self._plane is not None:
+            room = self._room(self._plane)
+            self._accepting.take(min(MOST, room - self._accepting.opening) if room else MOST)
 
-    def _few_descriptors(self, plane: DataPlane) -> bool:
-        """Whether one more client could leave a request without a descriptor for its upstream."""
-        clients = len(self._connections)
-        return clients + max(clients, plane.generations.upstream_connections) + _RESERVED >= self._descriptors
+    def _room(self, plane: DataPlane) -> int:
+        """How many more clients there is room for, so that no request is left without a descriptor for its upstream."""
+        free = self._descriptors - _RESERVED
+        most = min(self._most_connections, (free + 1) // 2, free - plane.generations.upstream_connections)
+        return max(0, most - len(self._connections))
 
     def _pressure(self) -> float:
         """How much is used of what isn't time: bytes of bodies, descriptors. 1 is too much."""

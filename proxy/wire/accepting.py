@@ -5,7 +5,8 @@ busy worker, whose turns take 20 ms, lets in 50 new clients a second, however ma
 seconds in the kernel's queue, where no limit of ours sees them. What libuv leaves is taken here, some hundred at a
 time, fifty times a second.
 
-Rules: what is accepted is served as if libuv had accepted it; where nothing waits, a look costs one system call.
+Rules: what is accepted is served as if libuv had accepted it; where nothing waits, a look costs one system call. What
+is accepted counts as a client a turn later, once it is open: whoever has a bound takes no more than there is room for.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class Accepting:
         self._tls = tls
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    @property
+    def opening(self) -> int:
+        """How many are accepted and not open yet."""
+        return len(self._opening)
 
     def take(self, most: int = MOST) -> None:
         """Accepts what waits, up to `most` on each listener."""

@@ -132,8 +132,10 @@ async def test_slowhttptest(serve: Serve, simulator: Simulator, attack: str) -> 
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     attacker.kill()
+            assert statuses, "others were answered meanwhile"
+            while len(statuses) <= 20:
+                await asyncio.sleep(0.01)
             assert set(statuses) == {200}
-            assert len(statuses) > 20
         if attack != "slow read":  # it reads so slowly that it doesn't hear of a reset
             assert b"No open connections left" in said, said[-1500:].decode(errors="replace")
         await nothing_is_left(plane, simulator)

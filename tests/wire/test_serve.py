@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -98,6 +99,22 @@ async def test_connections_over_the_bound_are_told_so(weir: Weir) -> None:
                     if (await client.ask(post(body=chat()))).status == 200:
                         break
         kept[1].close()
+
+
+async def test_the_bound_holds_for_those_who_come_at_once(weir: Weir) -> None:
+    """Thirty wait before a worker that didn't run: no more are let in than may be, and the others are told."""
+    async with weir(limits={"connections": 5}) as here:
+        (pid,) = [worker.pid for worker in here.supervisor.status().workers]
+        os.kill(pid, signal.SIGSTOP)
+        clients = [await Raw.connect(port(here)) for _ in range(30)]
+        for client in clients:
+            await client.send(get("/v1/models"))
+        os.kill(pid, signal.SIGCONT)
+        statuses = [(await client.answer("GET")).status for client in clients]
+        assert set(statuses) == {200, 503}
+        assert 5 <= statuses.count(200) < 10  # the event loop itself lets in one a turn, which counts a turn later
+        for client in clients:
+            client.close()
 
 
 async def test_time_limits_come_from_the_deployment_file(weir: Weir) -> None:
