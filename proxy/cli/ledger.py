@@ -52,7 +52,7 @@ def verify(as_json: JsonOption = False, home: HomeOption = None, config: ConfigO
 
 @app.command()
 def status(as_json: JsonOption = False, home: HomeOption = None, config: ConfigOption = None) -> None:
-    """Show how the ledger stands: rows, closed months, what is open, and how far behind the journal it is."""
+    """Show how the ledger stands. Rows, closed months, what is open, and how far behind the journal it is."""
     from proxy.cli.report import ledger_errors
     from proxy.ledger.standing import standing
 
@@ -70,7 +70,7 @@ def feedback(
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Show what clients said of answers: how many they rated, the mean from 0 to 1, and how many were bad."""
+    """Show what clients said of answers. How many they rated, the mean from 0 to 1, and how many were bad."""
     from proxy.cli.report import ledger_errors
     from proxy.ledger.ratings import BY, ratings
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from proxy.ledger.reporting.treated import Compared, Difference
 
-app = typer.Typer(name="policy", help="Compare a policy's effect with its control group, or bring it back.")
+app = typer.Typer(name="policy", help="Compare a policy with its control group; bring it back.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name in the policy file.")]
 
@@ -31,7 +31,7 @@ def report(
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Compare treated exchanges with the control group: cost, latency, errors, feedback, each with its interval."""
+    """Compare treated exchanges with the control group. Cost, latency, errors, feedback, each with its interval."""
     import msgspec
 
     from proxy.cli.report import configuration_of, ledger_errors, ledger_of

@@ -55,7 +55,7 @@ def show(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show every price of a model: by unit and service tier, above which context, since when, where it is from."""
+    """Show every price of a model. By unit and service tier, above which context, since when, where it is from."""
     from proxy.pricing.quote import quote
 
     cards, sellers = _found(config, provider, model)
@@ -85,7 +85,7 @@ def diff(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show what differs: the deployment file's prices from the published ones, another day's or other cards'."""
+    """Show what differs. The deployment file's prices from the published ones, another day's or other cards'."""
     from proxy.pricing.quote import compared, quote
 
     cards, sellers = _found(config, provider, model)

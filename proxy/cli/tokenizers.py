@@ -55,7 +55,7 @@ def list_tokenizers(
     home: HomeOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """List the tokenizers that are known, and whether their files are there, whole."""
+    """List the tokenizers that are known. Whether their files are there, whole."""
     from rich.table import Table
 
     from proxy.tokens import ranks

@@ -170,6 +170,15 @@ def _upstream(source: Source, found: DeploymentFile, name: str) -> None:
             f"most servers answer under {upstream.url}/v1",
             warning=True,
         )
+    far = parts.scheme == "https" and not Address(parts.hostname or "", 0).loopback
+    if found.keys == "required" and far and upstream.auth != "none" and not upstream.secrets:
+        source.report(
+            location,
+            "it gets no key: with `keys: required` those of clients stay here",
+            'write key: "${NAME}", or auth: none',
+            at_key=True,
+            warning=True,
+        )
     if upstream.auth == "none" and upstream.secrets:
         source.report((*location, "auth"), "none sends no key, but there is one", "leave out one of the two")
     if parts.scheme == "http" and upstream.secrets and not Address(parts.hostname or "", 0).loopback:

@@ -116,6 +116,11 @@ def test_honour_is_said_once(directory: Directory) -> None:
         ('{a: {url: http://127.0.0.1/v1, key: "${OPENAI_API_KEY}"}}', []),
         ('{a: {url: https://a/v1, auth: none, key: "${OPENAI_API_KEY}"}}',
          ["weir.yaml:2:42: error: upstreams.a.auth: none sends no key, but there is one (leave out one of the two)"]),
+        ("{a: {url: https://a/v1}}\nkeys: required",
+         ["weir.yaml:2:13: warning: upstreams.a: it gets no key: with `keys: required` those of clients stay here "
+          '(write key: "${NAME}", or auth: none)']),
+        ("{a: {url: https://a/v1, auth: none}}\nkeys: required", []),
+        ("{a: {url: http://127.0.0.1/v1}}\nkeys: required", []),
         ("{a: {url: https://a/v1}, b: {url: https://b/v1}}\nmodels: {x: {upstream: a}}",
          ["weir.yaml:2:37: warning: upstreams.b: no model uses it"]),
     ],
