@@ -161,7 +161,7 @@ def uncacheable(request: Request, sampled: bool) -> str | None:
         return "stored"
     if any(get(field) for field in _STATEFUL) or (name == "responses" and get("prompt")) or used_by(body):
         return "stateful"
-    if (modalities := get("modalities")) is not None and "audio" in modalities:
+    if isinstance(modalities := get("modalities"), list) and "audio" in modalities:
         return "stateful"  # the answer is kept there, and later turns name it
     if any(not isinstance(tool, dict) or tool.get("type") not in _OWN_TOOLS for tool in _tools(get("tools"))):
         return "tools"
