@@ -39,7 +39,7 @@ _LOOSEST, _TIGHTEST = 1.6, 0.5
 _SURE: Final = 30  # audits before they count
 _SURELY: Final = 2.33  # standard deviations: what is wrong by chance once in a hundred looks isn't surely wrong
 _CHANCE: Final = 0.5
-_CLEARED: Final = 100  # answers that would have been given, before a suspended scope is served again
+_CLEARED: Final = 100  # audits before they stand for proof; of what would have been given, before it is given again
 _RECORD: Final = 0.98
 _MOST_RECORDS: Final = 20_000
 
@@ -156,10 +156,11 @@ class Learner:
         """What λ is found by; copies."""
         self._thought_at = self.labels
         self._judge()
-        told = self._told.held
-        recent = told[:, -1] > self.labels - _LABELS
-        scores, right = told[recent, -2], told[recent, len(NAMES)]
-        unproven = self.max_error if self.threshold >= NEVER else None
+        labels = self._told.held
+        recent = labels[:, -1] > self.labels - _LABELS
+        scores, right = labels[recent, -2], labels[recent, len(NAMES)]
+        told = self.audited()[1] >= _CLEARED  # until audits tell of hits, only what bets have won is given
+        unproven = None if told and self.threshold < NEVER else self.max_error
         return Evidence(scores, 1 - right, self._traffic.held[:, -2].copy(), self.goal, unproven)
 
     def conclude(self, found: tuple[float, list[Stratum]]) -> None:
