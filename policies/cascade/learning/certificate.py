@@ -176,7 +176,8 @@ class Certificate:
             self._proven += 1
         if self._proven:
             self._capital(self._proven - 1)
-            self._reverted = self._reverted or self._capital_beyond(self._proven - 1) >= _ALARM
+            served = self._pays(self._proven - 1)  # what doesn't pay was never served: there is nothing to revert
+            self._reverted = self._reverted or (served and self._capital_beyond(self._proven - 1) >= _ALARM)
 
     def _capital(self, at: int) -> float:
         """The log of the capital of those who bet that a threshold keeps within ε."""

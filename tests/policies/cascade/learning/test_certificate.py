@@ -126,6 +126,11 @@ def test_a_drift_reverts_for_good_and_its_absence_does_not() -> None:
     assert made.status == "reverted"
     assert made.threshold is None
     assert all(fed(seed, 0.015, 1500).status != "reverted" for seed in range(5))
+    dear = Certificate(EPSILON, DELTA, GRID)
+    for at in range(2000):
+        dear.observe(0.1, float(at > 1000 and at % 5 == 0))
+        dear.observe_costs(1000, 1000)
+    assert dear.status == "infeasible"  # proven, and broken since, but never served
 
 
 def test_a_drift_is_noticed_as_soon_late_as_early() -> None:
