@@ -21,7 +21,7 @@ endif
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
-run: $(VENV)/.installed
+run: $(VENV)/.serves
 	@exec $(BIN)/weir serve $(ARGS)
 
 test: $(VENV)/.installed system
@@ -103,13 +103,18 @@ docs: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/mkdocs build --strict --quiet --site-dir site
 
-$(VENV)/.installed: pyproject.toml
+# Serving needs a third of what the tests need.
+$(VENV)/.serves: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "weir needs Python 3.11 or newer; \`$(PYTHON)\` is $$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 || echo missing)." \
 			"Name another one: make PYTHON=python3.13 …" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "cannot make a virtual environment with \`$(PYTHON)\` (on Debian and Ubuntu: apt-get install python3-venv)" >&2; \
 		exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.serves
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 

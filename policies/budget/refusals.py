@@ -66,10 +66,13 @@ def reserved(
 
 def unpriced(name: str, model: str) -> WeirError:
     """No price is known, so no dollar can be promised."""
-    message = (
-        f"The price of the model `{model[:200]}` isn't known, and the budget `{name}` is hard: "
-        "a request that can't be priced is refused. Its price can be given in the deployment file."
-    )
+    if not model:
+        message = f"The request names no model, so it has no price, and the budget `{name}` is hard."
+    else:
+        message = (
+            f"The price of the model `{model[:200]}` isn't known, and the budget `{name}` is hard: "
+            "a request that can't be priced is refused. Its price can be given in the deployment file."
+        )
     return WeirError(403, message, type=INVALID, code="unpriced_model", param="model", headers=(NO_RETRY,))
 
 
