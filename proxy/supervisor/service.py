@@ -253,8 +253,12 @@ class Supervisor:
         if plan.admin is not None and not listeners.is_loopback(plan.admin):
             raise StartError(f"the admin listener must be on loopback, not on {plan.admin}")
         self._sockets["data"] = data or listeners.bind(plan.listen)
-        self._sockets["ops"] = listeners.bind([plan.ops] if plan.ops else [])
-        self._sockets["admin"] = listeners.bind([plan.admin] if plan.admin else [])
+        for name, address in (("ops", plan.ops), ("admin", plan.admin)):
+            try:
+                self._sockets[name] = listeners.bind([address] if address else [])
+            except listeners.ListenError as error:  # nobody chose these: say how one does
+                message = f"{error}, by `{name}:` or WEIR_{name.upper()}"
+                raise listeners.ListenError(message, workers=error.workers) from error
 
     def _close_sockets(self) -> None:
         for sockets in self._sockets.values():
