@@ -21,14 +21,15 @@ from typing import Any
 from rich.console import Console
 
 from bench import machine, results, runner
-from bench.money import away, bill, cpu, kills, overspend, reserving, volume
+from bench.money import away, bill, cpu, kills, overspend, reserving, shared, volume
 from bench.processes import PRIORITY
 from bench.results import Row
 
-TIMED = ("reserving", "cpu", "volume")  # these run before the machine's other work, where the kernel allows
+TIMED = ("reserving", "shared", "cpu", "volume")  # these run before the machine's other work, where the kernel allows
 QUIET = 0.3  # load average a core at the start: above it what is timed isn't to be quoted
 PARTS: dict[str, Callable[..., Iterator[Row]]] = {
     "reserving": reserving.rows,
+    "shared": shared.rows,
     "cpu": cpu.rows,
     "volume": volume.rows,
     "overspend": overspend.rows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -32,6 +33,19 @@ def taken_us(count: int) -> list[float]:
 async def _taken(count: int) -> list[float]:
     store = MemoryStore()
     purse = Purse(store, "bench/0/1", workers=4)
+    budget, found = guard(purse), list[float]()
+    for number in range(WARM + count):
+        took_us = await reserved_us(budget, number, Identity("tenant", key="key"))
+        await asyncio.sleep(0)  # leases are drawn by others
+        if number >= WARM:
+            found.append(took_us)
+    await purse.aclose()
+    await store.aclose()
+    return found
+
+
+def guard(purse: Purse, **options: str) -> Budget:
+    """A budget that nobody exhausts, as a worker has it."""
     services: Any = SimpleNamespace(
         name="all",
         source="policies.yaml:3",
@@ -43,37 +57,39 @@ async def _taken(count: int) -> list[float]:
         metrics=None,
         lookup=None,
     )
-    budget = Budget(Config.model_validate({"limit": "1000000 USD/month"}), services)
-    card = RateCards.compile().card("openai", payloads.MODEL, datetime.now(UTC))
-    usage, found = Usage(300, 80), list[float]()
-    for number in range(WARM + count):
-        attempt = _attempt(card, number)
-        start = time.perf_counter_ns()
-        settle = await budget.gate(attempt)
-        took = time.perf_counter_ns() - start
-        attempt.usage, attempt.nanodollars, attempt.known = usage, 60_000, "observed"
-        assert settle is not None
-        settle(attempt)
-        await asyncio.sleep(0)  # leases are drawn by others
-        if number >= WARM:
-            found.append(took / 1000)
-    await purse.aclose()
-    await store.aclose()
-    return found
+    return Budget(Config.model_validate({"limit": "1000000 USD/month", **options}), services)
+
+
+async def reserved_us(budget: Budget, number: int, identity: Identity) -> float:
+    """How long the guard of one attempt took, which is settled thereafter."""
+    attempt = _attempt(number, identity)
+    start = time.perf_counter_ns()
+    settle = await budget.gate(attempt)
+    took = time.perf_counter_ns() - start
+    attempt.usage, attempt.nanodollars, attempt.known = _USAGE, 60_000, "observed"
+    assert settle is not None
+    settle(attempt)
+    return took / 1000
 
 
 _BODY: Final = scan(payloads.unary_request())
+_USAGE: Final = Usage(300, 80)
 
 
-def _attempt(card: Any, number: int) -> Attempt:
+def _attempt(number: int, identity: Identity) -> Attempt:
     endpoint = SimpleNamespace(name="chat.completions", metered=True)
-    exchange = Exchange(Identity("tenant", key="key"))
+    exchange = Exchange(identity)
     request: Any = SimpleNamespace(
         body=_BODY, endpoint=endpoint, model=payloads.MODEL, exchange=exchange, method="POST"
     )
     made = Attempt(exchange, request, number, "up", "up", payloads.MODEL, 1, 256)
-    made.card = card
+    made.card = _card()
     return made
+
+
+@cache
+def _card() -> Any:
+    return RateCards.compile().card("openai", payloads.MODEL, datetime.now(UTC))
 
 
 def median_us(count: int) -> tuple[float, float]:
