@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
-STEP_S: Final = 0.0005
+STEP_S: Final = 0.0002
 
 
 async def gently(steps: Steps[T], clock: Callable[[], float] = time.perf_counter) -> T:
