@@ -15,10 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import socket
-import sys
-import termios
 from collections.abc import AsyncIterator, Callable
 from enum import IntEnum
 from typing import Final, Protocol
@@ -27,6 +24,7 @@ import httptools
 
 from proxy.wire.headers import Headers
 from proxy.wire.ticker import NEVER, Ticker
+from proxy.wire.unsent import unacknowledged
 
 _BIG: Final = 64 * 1024
 _HEAD_BYTES: Final = 64 * 1024  # an upstream's head: more room than a client gets, still bounded
@@ -243,7 +241,7 @@ class UpstreamConnection(asyncio.Protocol):
         where that isn't the end of the request, no program has read it all, and none will.
         """
         if self._busy:
-            self.unread = _unacknowledged(self._transport) > _ALERT_BYTES
+            self.unread = unacknowledged(self._transport) > _ALERT_BYTES
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -348,12 +346,3 @@ class UpstreamConnection(asyncio.Protocol):
             self._owner.release(self, reusable=True)
         elif not self.lost:
             self._transport.abort()
-
-
-def _unacknowledged(transport: asyncio.Transport) -> int:
-    """Bytes sent that the other side's kernel hasn't got, as far as it said (tcp(7), SIOCOUTQ); 0 where none tells."""
-    sock = transport.get_extra_info("socket")
-    try:
-        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except (OSError, AttributeError):
-        return 0

@@ -17,11 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import socket
 import struct
-import sys
-import termios
 from collections import deque
 from typing import Any, Final
 
@@ -34,6 +31,7 @@ from proxy.wire.head import Head, bad, body_too_large, check, fields, frame, too
 from proxy.wire.headers import Headers
 from proxy.wire.repeated import Last
 from proxy.wire.ticker import NEVER, Ticker
+from proxy.wire.unsent import unacknowledged
 
 # Loud, because a build without the C extension would fall back to nothing: this parser is what stands between us and
 # smuggling.
@@ -473,7 +471,7 @@ class ServerConnection(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """A time limit has passed."""
         if self.write_paused:
-            unwritten = self._transport.get_write_buffer_size() + _unacknowledged(self._transport)
+            unwritten = self._transport.get_write_buffer_size() + unacknowledged(self._transport)
             if unwritten < self._unwritten and now < self._drained_by:
                 self._unwritten, self.deadline = unwritten, min(now + self.limits.slow_reader_s, self._drained_by)
             else:
@@ -598,17 +596,6 @@ class ServerConnection(asyncio.Protocol):
             lines.append(b"connection: %b\r\n" % b", ".join(kept))
         method, target, version = call.head.method.encode(), call.head.target, call.head.version.encode()
         self.data_received(b"%b %b HTTP/%b\r\n%b\r\n%b" % (method, target, version, b"".join(lines), rest))
-
-
-def _unacknowledged(transport: asyncio.Transport) -> int:
-    """Bytes that the kernel holds for the client: megabytes, which a slow reader may take a minute to get through."""
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return 0
-    try:
-        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
-    except OSError:
-        return 0
 
 
 _ALL: Final = 1 << 62
