@@ -4,6 +4,8 @@ Rules:
 1. A job is in the Store before anybody is told of it, and until `ttl_s` after it ended.
 2. `jobs/open/OWNER/ID` stands as long as a job isn't over: whoever takes over from an owner finds its jobs there.
 3. A job belongs to its tenant: nobody else is told that it exists.
+4. The Store's values are bounded, answers aren't (embeddings of many inputs): a large one is kept in pieces, before
+   the job that says how many.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ JOB: Final = "jobs/job/"
 OPEN: Final = "jobs/open/"
 BATCH: Final = "jobs/batch/"
 CANCEL: Final = "jobs/cancel/"
+ANSWER: Final = "jobs/answer/"
+PIECE_BYTES: Final = 3 * 2**20
 KEPT_S: Final = 48 * 3600.0
 MOST: Final = 200_000
 
@@ -63,6 +67,7 @@ class Job(msgspec.Struct):
     saved_nanodollars: int = 0
     ended_s: float = 0.0
     kept: list[Kept] = []  # what budgets hold for it, until that is settled
+    pieces: int = 0  # of its answer, where that is kept by itself
     came: list[int] = []  # what it came to, part by part, once that is known
 
     def __repr__(self) -> str:
@@ -89,6 +94,7 @@ class Batch(msgspec.Struct):
     provider_id: str = ""
     tried: bool = False  # it may be at the provider though nobody knows
     cancelling: bool = False
+    dropped: list[str] = []  # of its jobs, those that were cancelled: what it answers of them is billed all the same
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -104,11 +110,20 @@ class Jobs:
         self._kept_s = kept_s
 
     async def save(self, job: Job) -> None:
-        """Keeps a job as it is."""
+        """Keeps a job as it is. Raises ValueError for a request that is too large."""
+        if len(job.body) > PIECE_BYTES:
+            raise ValueError(f"a request of {len(job.body)} bytes; {PIECE_BYTES} are the most")
+        ttl_s = self._kept_s + max(0.0, job.deadline_s - job.accepted_s)
+        kept, answer = job, job.answer
+        if len(job.body) + len(answer) > PIECE_BYTES:
+            starts = range(0, len(answer), PIECE_BYTES)
+            for number, start in enumerate(starts):
+                await self.store.put(f"{ANSWER}{job.id}/{number}", answer[start : start + PIECE_BYTES], ttl_s)
+            kept = msgspec.structs.replace(job, answer=b"", pieces=len(starts))
         mark = f"{OPEN}{job.owner}/{job.id}"
         if job.state == "waiting":  # first: a mark without a job is tidied up, a job without a mark would be nobody's
             await self.store.put(mark, b"", self._kept_s + job.deadline_s - job.accepted_s)
-        await self.store.put(JOB + job.id, _encode(job), self._kept_s + max(0.0, job.deadline_s - job.accepted_s))
+        await self.store.put(JOB + job.id, _encode(kept), ttl_s)
         if job.over:
             await self.store.delete([mark])
 
@@ -119,7 +134,16 @@ class Jobs:
     async def load(self, id: str) -> Job | None:
         """A job; None where it is forgotten, or was never."""
         data = await self.store.get(JOB + id)
-        return None if data is None else _job(data)
+        if data is None:
+            return None
+        job = _job(data)
+        for number in range(job.pieces):
+            piece = await self.store.get(f"{ANSWER}{id}/{number}")
+            if piece is None:
+                return None
+            job.answer += piece
+        job.pieces = 0
+        return job
 
     async def save_batch(self, batch: Batch) -> None:
         """Keeps a batch."""

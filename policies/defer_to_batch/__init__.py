@@ -144,7 +144,7 @@ class DeferToBatch:
         attempt, settles, capped = await admitted(engine.work.grounds.dispatch, request, place)
         assert isinstance(capped.body, Body)
         job = Job(
-            f"job_{secrets.token_hex(16)}",
+            f"job_{int(now):08x}{secrets.token_hex(12)}",
             exchange.identity,
             exchange.tags,
             request.endpoint.name,

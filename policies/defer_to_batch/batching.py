@@ -5,6 +5,8 @@ Rules:
    is looked up by that id where nobody heard the answer. So nothing is submitted twice.
 2. `margin` before the first deadline of a batch it is cancelled; what it has answered counts, the rest waits again.
 3. What a batch failed to answer (500, 429) waits again, too.
+4. A job that is cancelled stays in its batch, and what is held for it stays held: what the batch answers of it is
+   billed, and booked. A batch of which no job is left is cancelled.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ class Batching:
         if batch.tried and (found := await provider.find(batch.id, batch.made_s)) is not None:
             batch.provider_id = found.id
         elif not late:
-            jobs = [job for id in batch.jobs if (job := self._work.live.get(id)) is not None and job.batch == batch.id]
+            jobs = self._jobs_of(batch)
             if not jobs:
                 await self._give_back(batch)
                 return
@@ -94,10 +96,11 @@ class Batching:
         now = self._work.wall()
         for batch in list(self.live.values()):
             late = now >= batch.deadline_s - self._work.config.margin
-            if late or now - self._polled_s.get(batch.id, 0.0) >= self._work.config.poll:
+            unwanted = bool(batch.dropped) and not batch.cancelling and not self._jobs_of(batch)
+            if late or unwanted or now - self._polled_s.get(batch.id, 0.0) >= self._work.config.poll:
                 self._polled_s[batch.id] = now
                 try:
-                    await self._look_at(batch, now, late)
+                    await self._look_at(batch, now, late or unwanted)
                 except WeirError as error:
                     self._work.services.metrics.count("deferred_upstream_failed")
                     self._work.services.log("warning", "batch_failed", batch=batch.id, code=error.code or error.type)
@@ -128,6 +131,9 @@ class Batching:
     async def _over(self, batch: Batch, lines: list[Line], standing: Standing) -> None:
         """The batch is over: what it answered is the jobs' answers, the rest waits again."""
         for line in lines:
+            if line.custom_id in batch.dropped:
+                await self._billed(line)
+                continue
             job = self._work.live.get(line.custom_id)
             if job is None or job.batch != batch.id:
                 continue
@@ -148,9 +154,37 @@ class Batching:
             if job is not None and job.batch == batch.id and job.state == "submitted":
                 job.state, job.batch = "waiting", ""
                 await self._work.jobs.save(job)
+        for id in batch.dropped:
+            dropped = await self._work.jobs.load(id)
+            if dropped is not None and dropped.kept:  # nothing came of it
+                await self._work.settle(dropped)
+                await self._work.jobs.save(dropped)
         await self._work.jobs.forget_batch(batch)
         self.live.pop(batch.id, None)
         self._polled_s.pop(batch.id, None)
+
+    async def drop(self, job: Job) -> bool:
+        """The job is about to be cancelled. Whether a batch may answer it all the same."""
+        batch = self.live.get(job.batch)
+        if batch is None:
+            return False
+        if job.id not in batch.dropped:
+            batch.dropped.append(job.id)
+        await self._work.jobs.save_batch(batch)
+        return True
+
+    async def _billed(self, line: Line) -> None:
+        """A batch has answered a job that was cancelled: nobody gets the answer, but it costs."""
+        job = await self._work.jobs.load(line.custom_id)
+        if job is None or not 200 <= line.status < 300:
+            return
+        self._work.book(job, line.body)
+        await self._work.settle(job)
+        await self._work.jobs.save(job)
+
+    def _jobs_of(self, batch: Batch) -> list[Job]:
+        """Those that wait for it."""
+        return [job for id in batch.jobs if (job := self._work.live.get(id)) is not None and job.batch == batch.id]
 
     def _provider(self, batch: Batch) -> Provider | None:
         """None where the configuration has no such deployment any more."""

@@ -22,6 +22,7 @@ from proxy.deferred import release
 from proxy.errors import WeirError
 from proxy.exchange import Attempt, Settle
 from proxy.jobs import Batch, Job
+from proxy.response import Outcome
 from proxy.state.protocol import StateLost
 
 ALIVE_S: Final = 30.0
@@ -82,6 +83,8 @@ class Engine:
             except WeirError as error:
                 self._services.metrics.count("deferred_upstream_failed")
                 self._services.log("warning", "batch_failed", code=error.code or error.type)
+            except Exception as error:  # a fault of ours with one job is not to end the course of all others
+                self._services.log("error", "jobs_step_failed", step=part.__name__, error=type(error).__name__)
 
     async def _adopt(self) -> None:
         """Says that this worker is there, and takes over from those that aren't."""
@@ -147,7 +150,7 @@ class Engine:
         self._swept_s = now
         for hold in await self.jobs.store.standing(held.OWNER, 0):
             found = await self.jobs.load(hold.id.partition("/")[0])
-            if found is None or found.over:
+            if found is None or (found.over and not found.kept):
                 await self.jobs.store.close(hold.id, [0] * len(hold.parts))
 
     async def _heed_cancels(self) -> None:
@@ -155,9 +158,16 @@ class Engine:
             return
         for id in await self.jobs.cancelled():
             job = self.live.get(id)
-            if job is not None:
+            if job is None or job.over:
+                continue
+            if (running := self._running.get(id)) is not None:
+                running.cancel()
+                await asyncio.wait([running])
+            if not job.over:
+                if not await self.batching.drop(job):
+                    job.batch = ""
                 await self.work.finish(job, "cancelled", 0, b"", "")
-                await self.jobs.store.delete([f"jobs/cancel/{id}"])
+            await self.jobs.store.delete([f"jobs/cancel/{id}"])
 
     # --- synchronously
 
@@ -190,6 +200,10 @@ class Engine:
                     status, body = response.status, await response.read()
                 except WeirError as error:
                     status, body = error.status, error.body()
+                except asyncio.CancelledError:
+                    job.nanodollars = exchange.nanodollars
+                    self.work.end(exchange, Outcome.ABORTED)
+                    raise
                 exchange.status = status
                 job.nanodollars = exchange.nanodollars
                 self.work.end(exchange)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from proxy.errors import WeirError
-from proxy.jobs import JOB, Job, Jobs, told
+from proxy.jobs import JOB, MOST, OPEN, Job, Jobs, told
 from proxy.operating import Operating, no_such_operation
-
-_MOST: Final = 1000
 
 
 async def operate(operation: str, arguments: Mapping[str, Any], here: Operating) -> Mapping[str, Any]:
@@ -42,11 +40,17 @@ async def _found(jobs: Jobs, id: str) -> Job:
 
 
 async def _list(jobs: Jobs, only_open: bool, limit: int) -> Mapping[str, Any]:
-    """The latest first, of at most a thousand that are looked at."""
-    keys = await jobs.store.keys(JOB, _MOST)
-    found = [job for key in keys if (job := await jobs.load(key[len(JOB) :])) is not None]
-    shown = sorted((job for job in found if not (only_open and job.over)), key=lambda job: -job.accepted_s)
-    return {"jobs": [_line(job) for job in shown[: max(1, limit)]], "more": len(keys) == _MOST or len(shown) > limit}
+    """The latest first: ids begin with the time, so that no others need be read."""
+    keys = await jobs.store.keys(OPEN if only_open else JOB, MOST)
+    shown: list[Job] = []
+    for id in sorted((key.rpartition("/")[2] for key in keys), reverse=True):
+        job = await jobs.load(id)
+        if job is None or (only_open and job.over):
+            continue
+        if len(shown) == max(1, limit):
+            return {"jobs": [_line(job) for job in shown], "more": True}
+        shown.append(job)
+    return {"jobs": [_line(job) for job in shown], "more": False}
 
 
 def _line(job: Job) -> dict[str, Any]:

@@ -132,11 +132,11 @@ class Worklist:
         job.nanodollars = exchange.nanodollars
         self.end(exchange)
 
-    def end(self, exchange: Exchange) -> None:
+    def end(self, exchange: Exchange, outcome: Outcome = Outcome.COMPLETE) -> None:
         """Nothing more comes."""
         assert self.grounds is not None
         exchange.on_end = self.grounds.on_end
-        exchange.end(Outcome.COMPLETE)
+        exchange.end(outcome)
         exchange.release()
 
     async def finish(self, job: Job, state: Any, status: int, body: bytes, how: str) -> None:
@@ -151,7 +151,7 @@ class Worklist:
 
     async def ended(self, job: Job) -> None:
         """Writes what it came to; then all are told who wait for it."""
-        if job.kept:
+        if job.kept and not (job.state == "cancelled" and job.batch):  # else its batch settles it
             await self.settle(job)
         await self.jobs.save(job)
         if self.live.pop(job.id, None) is None:

@@ -29,16 +29,20 @@ class Inputs(msgspec.Struct, frozen=True, gc=False):
 def inputs_of(told: Any) -> Inputs | None:
     """What `input` holds: a text, texts, tokens, or lists of tokens; None for anything else."""
     if type(told) is str:
-        return Inputs("text", [told], len(told)) if told else None
+        return Inputs("text", [told], _bytes(told)) if told else None
     if type(told) is not list or not told:
         return None
     if all(type(item) is str and item for item in told):
-        return Inputs("text", told, sum(map(len, told)))
+        return Inputs("text", told, sum(map(_bytes, told)))
     if all(type(item) is int for item in told):
         return Inputs("tokens", [told], len(told))
     if all(type(item) is list and item and all(type(token) is int for token in item) for item in told):
         return Inputs("tokens", told, sum(map(len, told)))
     return None
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def parts(amount: int, weights: Sequence[int]) -> list[int]:

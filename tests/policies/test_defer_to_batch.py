@@ -344,6 +344,74 @@ async def test_jobs_are_their_tenants(serve: Serve, simulator: Simulator) -> Non
         assert batches(simulator) == []
 
 
+async def test_a_cancelled_job_costs_what_its_batch_answers(serve: Serve, simulator: Simulator) -> None:
+    """It is told as cancelled at once; what the provider answers of it is booked and spent. The batch goes on."""
+    from policies import budget
+
+    wall, store = Wall(), MemoryStore()
+    settings: dict[str, Any] = {"before": [entry("budget", limit="1 USD/rolling 30d")], "registry": {"budget": budget}}
+    simulator.batches.terms = Terms(Latency("constant", HOUR))
+    async with world(serve, simulator, wall, store, **settings) as w:
+        told = [await w.plane.chat(DAY, seed=n) for n in range(2)]
+        await w.at(10)
+        await w.plane.get(f"/weir/jobs/{told[0].json['id']}", method="DELETE")
+        await w.at(1)
+        assert (await w.job(told[0]))["status"] == "cancelled"
+        await w.at(HOUR)
+        jobs = [await w.job(one) for one in told]
+        assert [job["status"] for job in jobs] == ["cancelled", "completed"]
+        assert jobs[0]["response"] is None
+        cost = sum(job["cost_nanodollars"] for job in jobs)
+        assert cost == sum(row["nanodollars"] for row in w.plane.journal("settled")) > jobs[1]["cost_nanodollars"]
+    assert await amounts(store) == (cost, 0)
+    assert await store.standing() == []
+
+
+async def test_a_batch_that_nobody_waits_for_is_cancelled(serve: Serve, simulator: Simulator) -> None:
+    """All its jobs are cancelled: the provider is told, and nothing stays held."""
+    async with world(serve, simulator) as w:
+        simulator.batches.terms = Terms(Latency("constant", HOUR))
+        told = await w.plane.chat(DAY)
+        await w.at(10)
+        await w.plane.get(f"/weir/jobs/{told.json['id']}", method="DELETE")
+        for _ in range(3):
+            await w.at(31)
+        assert [batch.facts["status"] for batch in batches(simulator)] == ["cancelled"]
+        assert simulator.invoice().total.requests == 0
+        assert await w.layers[0].engine.jobs.store.keys("jobs/batch/") == []
+
+
+async def test_a_job_that_is_cancelled_while_it_runs(serve: Serve, simulator: Simulator) -> None:
+    """It ends then, and stays cancelled."""
+    async with world(serve, simulator) as w:
+        simulator.batches.terms = Terms(Latency("constant", 40 * HOUR))
+        simulator.fault("no-headers", path="/v1/chat/completions")
+        told = await w.plane.chat("x-weir-deadline: 65m")
+        engine = w.layers[0].engine
+        await w_step(w, 46 * 60)
+        await until(lambda: simulator.state.requests and engine._running)
+        await w.plane.get(f"/weir/jobs/{told.json['id']}", method="DELETE")
+        await w.at(1)
+        assert (await w.job(told))["status"] == "cancelled"
+        assert (engine._running, engine.live) == ({}, {})
+        assert w.plane.settled()["outcome"] == "aborted"
+        assert await engine.jobs.store.keys("jobs/open/") == []
+
+
+async def test_large_answers_are_kept(serve: Serve, simulator: Simulator) -> None:
+    """An answer larger than a value of the state may be comes whole; the jobs beside it go on."""
+    async with world(serve, simulator) as w:
+        many = {"model": "text-embedding-3-large", "input": ["the river"] * 350}
+        large = await w.plane.post("/v1/embeddings", many, DAY)
+        small = await w.plane.chat(DAY)
+        await w.at(10)
+        await w.at(31)
+        answer = (await w.job(large))["response"]["body"]
+        assert len(orjson.dumps(answer)) > 4 * 2**20
+        assert [len(entry["embedding"]) for entry in answer["data"]] == [3072] * 350
+        assert (await w.job(small))["status"] == "completed"
+
+
 async def test_budgets_are_asked_first(serve: Serve, simulator: Simulator) -> None:
     """Who has no money is refused at once; what a job costs in the end is spent, and nothing stays held."""
     budget = entry("budget", per="key", limit="1 USD/day", max_wait="0s")

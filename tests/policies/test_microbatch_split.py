@@ -15,6 +15,12 @@ AMOUNTS = st.integers(0, 10**15)
 WEIGHTS = st.lists(st.integers(0, 10**6), min_size=1, max_size=50)
 
 
+def test_texts_weigh_their_bytes() -> None:
+    """A text that takes three bytes a character isn't taken for a third of its length."""
+    weights = [found.weight for told in ("river", "河川河川河", ["a", "川"]) if (found := inputs_of(told)) is not None]
+    assert weights == [5, 15, 4]
+
+
 @given(AMOUNTS, WEIGHTS)
 def test_parts_add_up(amount: int, weights: list[int]) -> None:
     """The parts are the whole, and each is within one of its exact proportion."""
