@@ -323,7 +323,7 @@ class Answer:
 
     def _told(self, first: bool) -> Fault:
         """The failure of an error in the answer."""
-        fault = of_event(self.reading.error or {}, first=first)
+        fault = of_event(self.reading.error or {}, first=first, own_key=self.upstream.own_key)
         fault.error.message = self.upstream.unsaid(fault.error.message.encode("utf-8", "replace")).decode()
         return fault
 

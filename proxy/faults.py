@@ -81,10 +81,7 @@ def of_status(status: int, headers: Headers, body: bytes, own_key: bool) -> Faul
         error.code = "upstream_redirect"
         return Fault(error, billed=False)
     if own_key and status in (401, 403):
-        message = "The upstream refused the key that this proxy is configured with. The operator has been told."
-        return Fault(
-            WeirError(502, message, type=UPSTREAM, code="upstream_key_refused", headers=(NO_RETRY,)), billed=False
-        )
+        return _key_refused()
     if status in (503, 529):
         return Fault(_told(503, status, headers, body, OVERLOADED, "upstream_overloaded"), billed=False)
     if status >= 500:
@@ -98,10 +95,18 @@ def of_status(status: int, headers: Headers, body: bytes, own_key: bool) -> Faul
     return None
 
 
-def of_event(error: dict[str, Any], first: bool) -> Fault:
+def _key_refused() -> Fault:
+    message = "The upstream refused the key that this proxy is configured with. The operator has been told."
+    error = WeirError(502, message, type=UPSTREAM, code="upstream_key_refused", headers=(NO_RETRY,))
+    return Fault(error, billed=False)
+
+
+def of_event(error: dict[str, Any], first: bool, own_key: bool) -> Fault:
     """An error told inside a stream. As the first event nothing was billed, and a status can still be given."""
     message = str(error.get("message") or "The upstream reported an error.")
     code, kind = error.get("code"), str(error.get("type") or UPSTREAM)
+    if first and own_key and not {str(code), kind}.isdisjoint(_KEY_REFUSED):
+        return _key_refused()
     status = _status_of(code, kind) if first else 502
     made = WeirError(status, message, type=kind, code=None if code is None else str(code))
     param = error.get("param")
@@ -109,6 +114,7 @@ def of_event(error: dict[str, Any], first: bool) -> Fault:
     return Fault(made, billed=not first)
 
 
+_KEY_REFUSED: Final = frozenset(("401", "403", "invalid_api_key", "authentication_error"))
 _EVENT_STATUS: Final = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,

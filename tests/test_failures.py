@@ -121,7 +121,7 @@ async def test_refusals(status: int, body: bytes, kind: Kind) -> None:
 )
 def test_first_event(error: dict[str, Any], kind: Kind) -> None:
     """An error as a stream's first event is unbilled, and of the kind that its words say."""
-    failure = of_error(of_event(error, first=True).error, NOW_S)
+    failure = of_error(of_event(error, first=True, own_key=False).error, NOW_S)
     assert failure is not None
     assert (failure.kind, failure.billed) == (kind, False)
     assert failure.told_s == (3.0 if error.get("code") == 429 else None)

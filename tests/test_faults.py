@@ -75,11 +75,13 @@ def test_what_is_kept_of_a_failure() -> None:
         st.one_of(st.none(), st.text(max_size=10), st.integers(), st.booleans(), st.lists(st.integers(), max_size=2)),
     ),
     st.booleans(),
+    st.booleans(),
 )
-def test_events(error: dict[str, Any], first: bool) -> None:
-    """Any error object of a stream becomes an error in the API's form."""
-    fault = faults.of_event(error, first)
+def test_events(error: dict[str, Any], first: bool, own: bool) -> None:
+    """Any error object of a stream becomes an error in the API's form, and never a 401 for our own key."""
+    fault = faults.of_event(error, first, own)
     assert fault.billed is not first
+    assert not (own and fault.error.status in (401, 403))
     assert 400 <= fault.error.status < 600
     told = orjson.loads(fault.error.body())["error"]
     assert isinstance(told["message"], str)

@@ -118,7 +118,7 @@ class Flight:
             wait_s = allowance.refused(failure.told_s, failure.kind == "quota", now)
             if failure.kind == "quota":
                 self._tell("deployment_quota", for_s=wait_s)
-        elif failure.kind == "key_refused" and self._attempt.status == 403:  # this model, perhaps
+        elif failure.kind == "key_refused" and self._attempt.status != 401:  # this model, perhaps
             allowance.denied_until = now + ASIDE_S
         elif failure.kind == "key_refused" and deployment.key.refused(now) and deployment.others:
             self._tell("upstream_key_aside", key=deployment.key.number, for_s=ASIDE_S)

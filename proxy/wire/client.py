@@ -27,7 +27,7 @@ from proxy.wire.ticker import NEVER, Ticker
 from proxy.wire.unsent import unacknowledged
 
 _BIG: Final = 64 * 1024
-_HEAD_BYTES: Final = 64 * 1024  # an upstream's head: more room than a client gets, still bounded
+_HEAD_BYTES: Final = 64 * 1024  # an upstream's head, or trailers: more room than a client gets, still bounded
 _HEADERS: Final = 200
 _DRAIN_S: Final = 1.0  # how long a finished stream may take to end its framing before the connection is given up
 _ALERT_BYTES: Final = 64  # what TLS may send behind a request whose connection is being closed, and more
@@ -96,7 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_request = False
         self._until_close = False
         self._headers: Headers = []
-        self._head_bytes = 0
+        self._head_bytes = 0  # fed since the request was sent or a piece of a body came
         self._in_head = True
         self._progress = _SENT
         self._keep = False
@@ -224,8 +224,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._busy:
             self._transport.abort()  # bytes that nobody asked for: nothing after them can be trusted
             return
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -233,8 +232,9 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._fail("malformed", "the upstream switched protocols")
         else:
-            if self._in_head and self._head_bytes > _HEAD_BYTES:
-                self._fail("malformed", "the answer's head is too large")
+            # llhttp holds a line of a head or trailer until it ends and says nothing meanwhile: so it is counted here.
+            if self._head_bytes > _HEAD_BYTES and self._busy:
+                self._fail("malformed", "the answer's head or its trailers are too large")
 
     def eof_received(self) -> None:
         """The upstream has closed. With that its kernel says up to where it got what was sent (RFC 9293, section 3.4):
@@ -312,6 +312,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         if self._in_head:
             raise ValueError("an interim answer with a body")
+        self._head_bytes = 0
         if self._receiver is not None:
             self._receiver.on_data(data)
         elif not self._busy:

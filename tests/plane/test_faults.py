@@ -148,10 +148,13 @@ async def test_good_certificate(serve: Serve, tmp_path: Path) -> None:
         assert (await plane.chat()).status == 200
 
 
-async def test_refused_key_is_an_alert(serve: Serve) -> None:
-    """Row 8: that the upstream refuses our key is counted and logged, for the client can do nothing about it."""
+@pytest.mark.parametrize("fault", ["unauthorized", "first-event-error:401", "first-event-error:invalid_api_key"])
+async def test_refused_key_is_an_alert(serve: Serve, fault: str) -> None:
+    """Row 8: that the upstream refuses our key is counted and logged, for the client can do nothing about it; also if
+    it says so in a stream."""
     async with serve() as plane:
-        await plane.chat(fault="unauthorized")
+        answer = await plane.chat(fault=fault, stream=True)
+        assert (answer.status, answer.error["code"]) == (502, "upstream_key_refused")
         assert plane.metrics.snapshot()["events"]["upstream_key_refused"] == 1
         (line,) = [fields for level, event, fields in plane.logged if event == "upstream_key_refused"]
     assert line["upstream"] == "up"

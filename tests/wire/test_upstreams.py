@@ -198,6 +198,30 @@ async def test_every_framing_is_the_same_answer(serve: Serve, answer: bytes) -> 
         assert told.header(b"link") is None
 
 
+@pytest.mark.parametrize("start", [b"0\r\nX-Endless: ", b"0\r\n", b"1;x="])
+async def test_endless_trailers_of_an_upstream_are_cut_off(serve: Serve, start: bytes) -> None:
+    """A trailer or a chunk extension that doesn't end is a 502, after little of it: a parser would hold all of it."""
+    sent = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await request(reader)
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(JSON), JSON) + start)
+        while sent < 16 * 2**20:
+            writer.write(b"x" * 65536)
+            sent += 65536
+            await writer.drain()
+
+    async with (
+        scripted(script) as url,
+        serve(upstream={"url": url, "pool": {"warm": 0}}) as plane,
+        await plane.connect() as client,
+    ):
+        answer = await client.ask(post(body=chat()))
+        assert (answer.status, answer.error["code"]) == (502, "upstream_malformed")
+        assert sent < 16 * 2**20
+
+
 async def test_bytes_behind_an_answer_reach_nobody(serve: Serve) -> None:
     """A second answer that nobody asked for isn't given to the next request, whose connection is another."""
     connections = 0
