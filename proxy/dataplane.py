@@ -185,7 +185,12 @@ class DataPlane:
         known = intake.known
         if known is None or known.endpoint is OWN or self.generations.now.cors is not None or not self._holds(known):
             return None  # the ordinary way knows what to say
-        return answer(known.typed) if self.gate.refuses(known.rank) else None
+        first = not self.gate.coming
+        if self.gate.refuses(known.rank):
+            return answer(known.typed)
+        if first:  # called before the tasks of those who were read in this turn
+            self._loop.call_soon(self.gate.came)
+        return None
 
     def respond(self, call: Call) -> Awaitable[None]:
         """Answers one request. Raises nothing but CancelledError, when the client is gone."""

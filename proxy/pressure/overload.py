@@ -5,8 +5,8 @@ Rules:
    bodies, memory, descriptors. How slow upstreams are says nothing: calls of language models take as long as they take.
 2. There is no limit until turns take too long for a while (`Limit`): then it is cut in proportion to how far too long
    (a gradient, as in Netflix' concurrency-limits), and grows again by the CPU that is left, which others on the core
-   may have. A cut is followed by another only once what runs has come down to it. Where nobody was refused for a
-   while, the limit goes.
+   may have, or by how short turns are: a full core does more in longer ones. A cut is followed by another only once
+   what runs has come down to it. Where nobody was refused for a while, the limit goes.
 3. Classes share one limit: the lower ones may use a part of it only, so that there is always room for the high one.
    Against the limit counts what runs of a class and those above, so that the lower never stand in the way of the
    higher; against the number that the file sets counts everything.
@@ -40,7 +40,10 @@ UNLIMITED: Final = float("inf")
 FLOOR: Final = 8.0  # exchanges that run however bad it looks: else nothing would tell that it got better
 BUSY: Final = 0.95  # the share of a core that there is to give
 DEEPEST_CUT: Final = 0.25
+FIRST_CUT: Final = 2.0  # one bad look counts for no more pressure than this
 FASTEST_GROWTH: Final = 1.5
+GROWS_BELOW: Final = 0.4  # of the pressure
+RISE: Final = 0.2  # a look, of what is left to there
 REFUSED_AFTER: Final = 2  # looks: one turn that took long (a reload, a noisy neighbour) is no overload,
 LASTING_S: Final = 0.3  # nor are some within so short a time
 FORGOTTEN_AFTER: Final = 50  # looks without a refusal
@@ -65,33 +68,36 @@ class Seen(msgspec.Struct, frozen=True):
 class Limit:
     """How many exchanges may run at a time, as learned from one look after the other."""
 
-    __slots__ = ("_bad", "_bad_s", "_quiet", "now")
+    __slots__ = ("_bad", "_bad_s", "_before", "_quiet", "now")
 
     def __init__(self) -> None:
         self.now = UNLIMITED
         self._bad = 0
         self._bad_s = 0.0  # since the first of these looks
+        self._before = 0.0  # the pressure of the last look
         self._quiet = 0
 
     def look(self, seen: Seen) -> None:
         """Learns from what was seen since the last look."""
         self._quiet = 0 if seen.refused else self._quiet + 1
+        lasting = min(seen.pressure, max(self._before, FIRST_CUT))
+        self._before = seen.pressure
         if seen.pressure > 1:
             self._bad_s += seen.over_s if self._bad else 0.0
             self._bad += 1
             if self.now != UNLIMITED or (self._bad >= REFUSED_AFTER and self._bad_s >= LASTING_S):
-                self._cut(seen)
+                self._cut(seen.most, lasting)
             return
         self._bad, self._bad_s = 0, 0.0
         if self._quiet >= FORGOTTEN_AFTER:
             self.now = UNLIMITED
-        elif seen.refused and seen.pressure < 0.5:
-            room = BUSY / max(seen.busy, 0.1)
-            self.now = max(self.now * min(max(room, 1.01), FASTEST_GROWTH), self.now + 1)
+        elif seen.refused and seen.pressure < GROWS_BELOW:
+            room = max(BUSY / max(seen.busy, 0.1), 1 + RISE * (GROWS_BELOW - seen.pressure))
+            self.now = max(self.now * min(room, FASTEST_GROWTH), self.now + 1)
 
-    def _cut(self, seen: Seen) -> None:
-        if seen.most <= self.now:  # else the last cut has yet to show
-            self.now = max(FLOOR, min(self.now, seen.most) * max(DEEPEST_CUT, 1 / seen.pressure))
+    def _cut(self, most: int, pressure: float) -> None:
+        if most <= self.now:  # else the last cut has yet to show
+            self.now = max(FLOOR, min(self.now, most) * max(DEEPEST_CUT, 1 / pressure))
 
 
 class Waiter(msgspec.Struct, eq=False):
@@ -107,6 +113,7 @@ class Gate:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._running = [0, 0, 0]  # of this class and higher ones
+        self._coming = [0, 0, 0]  # likewise
         self.pressed = False  # whether anybody could be refused now
         self.limit = Limit()
         self.shed = [0, 0, 0]  # by class
@@ -150,12 +157,25 @@ class Gate:
         return True
 
     def refuses(self, rank: int) -> bool:
-        """Whether a request of this class finds neither room nor a place to wait; then it is counted as refused."""
-        running = self._running
-        if (running[rank] < self._rooms[rank] and running[2] < self._places[rank]) or self._place(rank):
-            return False
-        self._count(rank)
-        return True
+        """Whether a request of this class finds neither room nor a place to wait; then it is counted as refused. Else
+        it is on its way in, and counts as such until `came`: many are read in one turn, and all would see one place."""
+        running, coming = self._running, self._coming
+        room = min(self._rooms[rank] - running[rank] - coming[rank], self._places[rank] - running[2] - coming[2])
+        if room <= 0 and not self._place(rank, min(coming[rank], -room)):
+            self._count(rank)
+            return True
+        for below in range(rank, 3):
+            coming[below] += 1
+        return False
+
+    @property
+    def coming(self) -> bool:
+        """Whether somebody is on the way in."""
+        return self._coming[-1] > 0
+
+    def came(self) -> None:
+        """Who was on the way in counts for itself from now on, or has left."""
+        self._coming = [0, 0, 0]
 
     def spares(self) -> bool:
         """Whether there is room for what no client waits for, beside whoever asks: then nobody queues, and the lowest
@@ -199,9 +219,10 @@ class Gate:
                 self._remove(waiter)
             raise
 
-    def _place(self, rank: int) -> bool:
-        """Whether there is a place to wait: a free one, or that of somebody of a lower class."""
-        if self._waiting < (self._options.queue if not self._standing else min(self._options.queue, FLOOR)):
+    def _place(self, rank: int, before: float = 0) -> bool:
+        """Whether there is a place to wait: a free one, with so many to come before, or that of a lower class."""
+        most = self._options.queue if not self._standing else min(self._options.queue, FLOOR)
+        if self._waiting + before < most:
             return True
         return self._options.queue > 0 and any(self._queues[rank + 1 :])
 

@@ -88,6 +88,7 @@ class ServerConnection(asyncio.Protocol):
         self._large = 0  # the length of a body that is taken without the parser
         self._bulk: Bulk | None = None  # and what takes it
         self._reading: Call | None = None
+        self._turned_away: Call | None = None  # by the read that is being taken
 
     @property
     def in_flight(self) -> InFlight:
@@ -175,8 +176,11 @@ class ServerConnection(asyncio.Protocol):
                 self._bulk = Bulk(self, self._body, self._large)
                 self._body, self._large = [], 0
                 self._transport.set_protocol(self._bulk)
-            elif idle and (call := self._running) is not None and self._last is not None and not self._waiting:
-                self._last.learn(data, call)
+            elif idle and self._last is not None and not self._waiting:
+                call = self._turned_away or self._running
+                if call is not None:
+                    self._last.learn(data, call)
+        self._turned_away = None
 
     def on_bulk(self, count: int, whole: bool) -> None:
         """More of a large body was read, past the parser."""
@@ -198,6 +202,7 @@ class ServerConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)  # the old one still waits for this body
         self.resume_reading()
         self.on_message_complete()
+        self._turned_away = None
 
     def _leave_bulk(self) -> None:
         if self._bulk is not None:
@@ -224,7 +229,7 @@ class ServerConnection(asyncio.Protocol):
             return False  # the ordinary way says so to the client
         call = Call(self, head, intake)
         call.body, call.held = body, len(body)
-        self._start(call)
+        self._begin(call)
         return True
 
     # --- the parser's callbacks
@@ -349,15 +354,21 @@ class ServerConnection(asyncio.Protocol):
 
     def _enqueue(self, call: Call) -> None:
         if self._running is None and not self._waiting and not self.write_paused:
-            self._start(call)
+            if not self._start(call):
+                self._turned_away = call
             return
         self._waiting.append(call)
         if len(self._waiting) >= _PIPELINED:
             self.pause_reading()
 
-    def _start(self, call: Call) -> None:
+    def _start(self, call: Call) -> bool:
+        """Whether an exchange runs now; else the call was answered at once."""
         if self._app.gate.pressed and self._shed(call):
-            return
+            return False
+        self._begin(call)
+        return True
+
+    def _begin(self, call: Call) -> None:
         self._running = call
         if self._reading is None:
             self.deadline = NEVER

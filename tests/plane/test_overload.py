@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.simulator import Simulator
+from proxy.wire.server import ServerConnection
 from tests.patience import PATIENCE_S
 from tests.plane.running import Plane, key, running
 from tests.wire.raw import chat, post
@@ -37,8 +38,12 @@ async def let_go(plane: Plane, tasks: list[asyncio.Task[object]]) -> None:
 
 
 @pytest.mark.parametrize(("path", "typed"), [("/v1/chat/completions", False), ("/v1/messages", True)])
-async def test_who_finds_no_room_is_refused_at_once(path: str, typed: bool, tmp_path: Path) -> None:
+async def test_who_finds_no_room_is_refused_at_once(
+    path: str, typed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """503 `overloaded` with Retry-After, in the form of the client's SDK; the connection stays, and serves again."""
+    heads, parsed = list[object](), ServerConnection.on_headers_complete
+    monkeypatch.setattr(ServerConnection, "on_headers_complete", lambda one: heads.append(one) or parsed(one))
     async with Simulator() as provider, running(provider.url, tmp_path, overload={"exchanges": 1, "queue": 0}) as plane:
         busy = await occupied(plane, 1)
         async with await plane.connect() as client:
@@ -52,9 +57,11 @@ async def test_who_finds_no_room_is_refused_at_once(path: str, typed: bool, tmp_
                 assert answer.header(b"retry-after") in (b"1", b"2", b"3")
                 assert answer.header(b"connection") is None
                 assert ("type" in answer.json) is typed
+            assert len([one for one in heads if one is heads[-1]]) == 1
             assert plane.plane.in_flight.held < 2000
             await let_go(plane, busy)
-            assert (await client.ask(post(path, chat(model="gpt-4o-mini", max_tokens=5)))).status == 200
+            for _ in range(2):
+                assert (await client.ask(post(path, chat(model="gpt-4o-mini", max_tokens=5)))).status == 200
         assert plane.plane.gate.shed == [0, 3, 0]
         assert plane.plane.gate.running == 0
 

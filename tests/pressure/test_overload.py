@@ -78,7 +78,7 @@ def test_a_cut_waits_for_the_one_before_to_show() -> None:
         limit.look(seen(2, most=1000))
     assert limit.now == 500
     limit.look(seen(100, most=480))
-    assert limit.now == 120
+    assert limit.now == 240  # by what lasts: the lesser of the last two
 
 
 def test_it_never_falls_below_the_floor() -> None:
@@ -90,16 +90,18 @@ def test_it_never_falls_below_the_floor() -> None:
 
 
 def test_it_grows_by_the_cpu_that_is_left() -> None:
-    """Half idle: as fast as it may; full: by one; and not at all close to the edge."""
+    """Half idle: as fast as it may; full: by how short turns are, by one at least; and not at all close to the edge."""
     limit = Limit()
     limit.look(seen(2)), limit.look(seen(2))
     assert limit.now == 50
     limit.look(seen(0.1, busy=0.5))
     assert limit.now == pytest.approx(75)
     limit.look(seen(0.1, busy=1.0))
-    assert limit.now == pytest.approx(76)
+    assert limit.now == pytest.approx(79.5)
+    limit.look(seen(0.39, busy=1.0))
+    assert limit.now == pytest.approx(80.5)
     limit.look(seen(0.8, busy=0.5))
-    assert limit.now == pytest.approx(76)
+    assert limit.now == pytest.approx(80.5)
 
 
 def test_it_goes_where_nobody_is_refused() -> None:
@@ -240,6 +242,14 @@ async def test_a_standing_queue_loses_patience_and_serves_the_newest() -> None:
     await older
     door.leave(NORMAL)
     assert door.running == 0
+
+
+def test_those_who_are_read_in_one_turn_share_what_there_is() -> None:
+    """Two may run and one wait, so the fourth is refused at once, before any of the first three has begun."""
+    door = gate(exchanges=2, queue=1)
+    assert [door.refuses(HIGH) for _ in range(5)] == [False, False, False, True, True]
+    door.came()  # and all of them left meanwhile
+    assert not door.refuses(HIGH)
 
 
 async def test_a_full_queue_gives_way_to_a_higher_class() -> None:

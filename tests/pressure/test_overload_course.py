@@ -85,7 +85,9 @@ class Worker:
             asked_s, rank = asks.pop()
             if self.gate.refuses(rank):
                 work_s += self._refused(asked_s, rank, since_s)
-            elif self.gate.enters(rank):
+                continue
+            self.gate.came()  # it goes in at once
+            if self.gate.enters(rank):
                 work_s += self._enter(asked_s, rank)
             else:
                 self._waiting[asyncio.create_task(self.gate.wait(rank))] = asked_s, rank
