@@ -11,13 +11,17 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from typing import Final
 
 from policies.defer_to_batch.provider import Line, Provider, Standing, line_of
 from policies.defer_to_batch.worklist import AGAIN, LAST_S, Worklist
 from proxy.body import scan
 from proxy.errors import WeirError
 from proxy.jobs import Batch, Job
+
+_LOOKS: Final = 16  # at a time
 
 Key = tuple[str, str, str, int]  # deployment, path, model, and about how long they have
 
@@ -92,20 +96,31 @@ class Batching:
     # --- looking
 
     async def look(self) -> None:
-        """Asks how those stand that it is time to ask about."""
+        """Asks how those stand that it is time to ask about; many at once, so that none waits for another's answer."""
+        room = asyncio.Semaphore(_LOOKS)
+        looks = [self._look(batch, room) for batch in list(self.live.values())]
+        failed = [error for error in await asyncio.gather(*looks, return_exceptions=True) if error is not None]
+        if failed:
+            raise failed[0]
+
+    async def _look(self, batch: Batch, room: asyncio.Semaphore) -> None:
+        async with room:
+            await self._look_if_due(batch)
+
+    async def _look_if_due(self, batch: Batch) -> None:
         now = self._work.wall()
-        for batch in list(self.live.values()):
-            late = now >= batch.deadline_s - self._work.config.margin
-            unwanted = bool(batch.dropped) and not batch.cancelling and not self._jobs_of(batch)
-            if late or unwanted or now - self._polled_s.get(batch.id, 0.0) >= self._work.config.poll:
-                self._polled_s[batch.id] = now
-                try:
-                    await self._look_at(batch, now, late or unwanted)
-                except WeirError as error:
-                    self._work.services.metrics.count("deferred_upstream_failed")
-                    self._work.services.log("warning", "batch_failed", batch=batch.id, code=error.code or error.type)
-                    if now >= batch.deadline_s - LAST_S:
-                        await self._give_back(batch)
+        late = now >= batch.deadline_s - self._work.config.margin
+        unwanted = bool(batch.dropped) and not batch.cancelling and not self._jobs_of(batch)
+        if not (late or unwanted or now - self._polled_s.get(batch.id, 0.0) >= self._work.config.poll):
+            return
+        self._polled_s[batch.id] = now
+        try:
+            await self._look_at(batch, now, late or unwanted)
+        except WeirError as error:
+            self._work.services.metrics.count("deferred_upstream_failed")
+            self._work.services.log("warning", "batch_failed", batch=batch.id, code=error.code or error.type)
+            if self._work.wall() >= batch.deadline_s - LAST_S:
+                await self._give_back(batch)
 
     async def _look_at(self, batch: Batch, now: float, late: bool) -> None:
         provider = self._provider(batch)

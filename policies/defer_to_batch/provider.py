@@ -27,7 +27,8 @@ _JSON: Final = (b"content-type", b"application/json")
 OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 OUR_ID: Final = "weir_batch"
 _TENANT: Final = Identity("weir")
-_TIMEOUT_S: Final = 600.0
+_FILE_S: Final = 600.0
+_CALL_S: Final = 30.0  # far less than what is left to a batch's jobs when it is cancelled
 _AT_ONCE: Final = 200
 _CLOCKS_S: Final = 3600.0  # by which the provider's clock may be behind ours
 
@@ -92,7 +93,7 @@ class Provider:
             b"\r\n--%b--\r\n" % boundary,
         ]
         kind = (b"content-type", b"multipart/form-data; boundary=%b" % boundary)
-        return str((await self._asked("POST", "/v1/files", b"".join(parts), [kind]))["id"])
+        return str((await self._asked("POST", "/v1/files", b"".join(parts), [kind], _FILE_S))["id"])
 
     async def create(self, file_id: str, path: str, our_id: str) -> Standing:
         """Begins a batch."""
@@ -129,7 +130,7 @@ class Provider:
         """What became of its requests, as far as it says."""
         found = []
         for id in standing.files:
-            content = await self._call("GET", f"/v1/files/{id}/content", b"", [])
+            content = await self._call("GET", f"/v1/files/{id}/content", b"", [], _FILE_S)
             for number, raw in enumerate(content.split(b"\n")):
                 if raw.strip():
                     found.append(_line(raw))
@@ -138,22 +139,22 @@ class Provider:
         return found
 
     async def _asked(
-        self, method: str, target: str, body: bytes = b"", headers: Headers | None = None
+        self, method: str, target: str, body: bytes = b"", headers: Headers | None = None, total_s: float = _CALL_S
     ) -> dict[str, Any]:
         try:
-            told = orjson.loads(await self._call(method, target, body, headers or []))
+            told = orjson.loads(await self._call(method, target, body, headers or [], total_s))
         except ValueError:
             raise _odd(200) from None
         if not isinstance(told, dict) or not isinstance(told.get("id", told.get("data")), str | list):
             raise _odd(200)
         return told
 
-    async def _call(self, method: str, target: str, body: bytes, headers: Headers) -> bytes:
+    async def _call(self, method: str, target: str, body: bytes, headers: Headers, total_s: float) -> bytes:
         path = target.partition("?")[0]
         endpoint = endpoint_of(method, path)
         assert endpoint is not None
         exchange = Exchange(_TENANT, endpoint.name, asked=self._model, kind="batch", stateful_allowed=True)
-        exchange.total_s = _TIMEOUT_S
+        exchange.total_s = total_s
         sending: Body | bytes = scan(body) if endpoint.parsed else body
         request = Request(exchange, endpoint, method, target.encode(), path, headers, sending, self._model)
         response = await sent(self._dispatch, request, self._deployment)

@@ -15,12 +15,14 @@ import pytest
 
 from policies import defer_to_batch
 from policies.defer_to_batch.config import Config, way
+from policies.defer_to_batch.provider import Provider, Standing
 from proxy.chain import Services
 from proxy.simulator import Simulator
 from proxy.simulator.latency import Latency
 from proxy.simulator.scenario import Flex
 from proxy.simulator.speech.batches import Terms
 from proxy.state.memory import MemoryStore
+from tests.patience import PATIENCE_S
 from tests.plane.conftest import Serve
 from tests.plane.running import Plane, entry, key
 from tests.policies.test_coalesce import until
@@ -270,6 +272,35 @@ async def test_an_outage(serve: Serve, simulator: Simulator) -> None:
             await w.at(60)
         assert (await w.job(told))["status"] == "completed"
         assert len(batches(simulator)) == 1
+
+
+async def test_a_hanging_answer_about_one_batch_holds_up_no_other(
+    serve: Serve, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider doesn't say how the first stands; meanwhile the answers of the second are fetched."""
+    async with world(serve, simulator) as w:
+        simulator.batches.terms = Terms(Latency("constant", HOUR))
+        told = [await w.plane.chat(line, seed=n) for n, line in enumerate((DAY, "x-weir-deadline: 3h"))]
+        await w.at(10)
+        assert len(batches(simulator)) == 2
+        says, asked, stands = asyncio.Event(), list[str](), Provider.stands
+
+        async def hangs(provider: Provider, id: str) -> Standing:
+            asked.append(id)
+            if len(asked) == 1:
+                await says.wait()
+            return await stands(provider, id)
+
+        monkeypatch.setattr(Provider, "stands", hangs)
+        looking = asyncio.create_task(w.at(HOUR + 60))
+        await until(lambda: len(asked) == 2)
+        async with asyncio.timeout(PATIENCE_S):
+            while (await w.job(told[1]))["status"] != "completed":
+                await asyncio.sleep(0.01)
+        assert (await w.job(told[0]))["status"] == "submitted"
+        says.set()
+        await looking
+        assert (await w.job(told[0]))["status"] == "completed"
 
 
 async def test_an_answer_that_nobody_heard(serve: Serve, simulator: Simulator) -> None:

@@ -192,9 +192,9 @@ async def test_uploads_are_forms_of_the_schema(serve: Serve, simulator: Simulato
     async with world(serve, simulator) as w:
         call = Provider._call
 
-        async def called(self: Provider, method: str, target: str, body: bytes, headers: Any) -> bytes:
+        async def called(self: Provider, method: str, target: str, body: bytes, headers: Any, total_s: float) -> bytes:
             forms.extend([body] if target == "/v1/files" else [])
-            return await call(self, method, target, body, headers)
+            return await call(self, method, target, body, headers, total_s)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Provider, "_call", called)
