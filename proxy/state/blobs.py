@@ -1,6 +1,7 @@
 """Small values in memory, with a time to live. Pure: the time is handed in.
 
-At most `most_bytes` are kept: beyond, what was put first goes first.
+Of what a cache holds at most `most_bytes` are kept: beyond, what was put first goes first. Everything else (jobs, who
+owns an object, what was learnt) stays until its time is over, however busy the cache is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 MOST_BLOB_BYTES: Final = 4 * 2**20
+CACHED: Final = ("cache/", "semantic/")  # how keys begin whose values can be had anew
 
 
 class Shelf(Protocol):
@@ -54,10 +56,11 @@ class MemoryShelf:
         self._blobs: dict[str, _Blob] = {}
         self._tagged: dict[str, set[str]] = {}
         self._most_bytes = most_bytes
-        self._bytes = 0
+        self._cached: dict[str, int] = {}  # bytes by key, the oldest first
+        self._bytes = 0  # of these
 
     def __repr__(self) -> str:
-        return f"<MemoryShelf {len(self._blobs)} values, {self._bytes} bytes>"
+        return f"<MemoryShelf {len(self._blobs)} values, {self._bytes} bytes cached>"
 
     def get(self, key: str, now_ns: int) -> bytes | None:
         """The value, unless its time is over."""
@@ -69,11 +72,13 @@ class MemoryShelf:
         check(value)
         self._drop(key)
         self._blobs[key] = _Blob(value, until_ns, tuple(tags))
-        self._bytes += len(value)
         for tag in tags:
             self._tagged.setdefault(tag, set()).add(key)
-        while self._bytes > self._most_bytes:
-            self._drop(next(iter(self._blobs)))
+        if key.startswith(CACHED):
+            self._cached[key] = len(value)
+            self._bytes += len(value)
+            while self._bytes > self._most_bytes:
+                self._drop(next(iter(self._cached)))
 
     def delete(self, keys: Sequence[str], now_ns: int) -> int:
         """Forgets values; how many there were."""
@@ -97,7 +102,7 @@ class MemoryShelf:
         blob = self._blobs.pop(key, None)
         if blob is None:
             return False
-        self._bytes -= len(blob.value)
+        self._bytes -= self._cached.pop(key, 0)
         for tag in blob.tags:
             tagged = self._tagged[tag]
             tagged.discard(key)

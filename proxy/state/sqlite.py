@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.state.blobs import check
+from proxy.state.blobs import CACHED, check
 from proxy.state.core import Core
 from proxy.state.protocol import Standing
 from proxy.state.tail import Tail
@@ -46,6 +46,9 @@ create table if not exists tags (tag text not null, number integer not null refe
     primary key (tag, number)) without rowid;
 create index if not exists tags_number on tags (number);
 """
+
+# Ranges of keys, so that the index serves: all that begin so come before what begins with the next character.
+_CACHED: Final = " or ".join(f"key >= '{name}' and key < '{name[:-1]}{chr(ord(name[-1]) + 1)}'" for name in CACHED)
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _counter: Final = msgspec.msgpack.Decoder(tuple[int, int, int, list[list[int]]]).decode
@@ -235,7 +238,7 @@ def _drop(database: sqlite3.Connection, table: str, column: str, keys: Sequence[
 
 
 class SqliteShelf:
-    """Blobs in a file (`proxy.state.blobs.Shelf`); at most `most_bytes` of them, the oldest go first."""
+    """Blobs in a file (`proxy.state.blobs.Shelf`); at most `most_bytes` of what caches hold, the oldest go first."""
 
     def __init__(self, path: Path | str, most_bytes: int = 2**30) -> None:
         self._database = _open(path, _BLOB_TABLES)
@@ -280,9 +283,10 @@ class SqliteShelf:
         """Drops what is over, and the oldest of what is too much."""
         execute = self._database.execute
         execute("delete from blobs where until_ns <= ?", (now_ns,))
-        (total,) = execute("select coalesce(sum(length(value)), 0) from blobs").fetchone()
+        (total,) = execute(f"select coalesce(sum(length(value)), 0) from blobs where {_CACHED}").fetchone()  # noqa: S608
+        oldest = f"select number, length(value) from blobs where {_CACHED} order by number limit 1"  # noqa: S608
         while total > self._most_bytes:
-            number, size = execute("select number, length(value) from blobs order by number limit 1").fetchone()
+            number, size = execute(oldest).fetchone()
             execute("delete from blobs where number = ?", (number,))
             total -= size
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.state.blobs import MemoryShelf
 from proxy.state.client import SocketStore
 from proxy.state.core import Core
 from proxy.state.process import OwnedError, serving
@@ -141,15 +142,21 @@ def test_a_file_that_can_t_be_read_isn_t_replaced(tmp_path: Path) -> None:
         StateFile(tmp_path / "later.db")
 
 
-def test_the_oldest_blobs_make_room(tmp_path: Path) -> None:
-    """What is too much goes, oldest first; what was put again is new."""
-    shelf = SqliteShelf(tmp_path / "blobs", most_bytes=25)
-    for key in ("a", "b", "a", "c"):
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+def test_the_oldest_of_a_cache_make_room(kind: str, tmp_path: Path) -> None:
+    """What is too much goes, oldest first; what was put again is new. Jobs and the like never make room for it."""
+    sqlite = kind == "sqlite"
+    shelf = SqliteShelf(tmp_path / "blobs", most_bytes=25) if sqlite else MemoryShelf(most_bytes=25)
+    for key in ("jobs/1", "cache/a", "cache/b", "cachet", "cache/a", "semantic/c", "jobs/2"):
         shelf.put(key, b"0123456789", 100, ["all"])
     shelf.forget(1)
-    assert shelf.keys("", 10, 1) == ["a", "c"]
-    assert shelf.delete_tagged("all", 1) == 2
-    shelf.close()
+    assert shelf.keys("", 10, 1) == ["cache/a", "cachet", "jobs/1", "jobs/2", "semantic/c"]
+    assert shelf.delete_tagged("all", 1) == 5
+    for key in ("cache/d", "cache/e"):
+        shelf.put(key, b"0123456789", 100, [])
+    assert shelf.keys("", 10, 1) == ["cache/d", "cache/e"]
+    if isinstance(shelf, SqliteShelf):
+        shelf.close()
 
 
 async def test_one_process_owns_a_file(tmp_path: Path) -> None:
