@@ -97,11 +97,11 @@ def test_it_grows_by_the_cpu_that_is_left() -> None:
     limit.look(seen(0.1, busy=0.5))
     assert limit.now == pytest.approx(75)
     limit.look(seen(0.1, busy=1.0))
-    assert limit.now == pytest.approx(79.5)
+    assert limit.now == pytest.approx(78.15)
     limit.look(seen(0.39, busy=1.0))
-    assert limit.now == pytest.approx(80.5)
+    assert limit.now == pytest.approx(79.15)
     limit.look(seen(0.8, busy=0.5))
-    assert limit.now == pytest.approx(80.5)
+    assert limit.now == pytest.approx(79.15)
 
 
 def test_it_goes_where_nobody_is_refused() -> None:
