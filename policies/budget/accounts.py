@@ -44,6 +44,7 @@ class Account(msgspec.Struct, eq=False):
     subject: Subject
     shown: str
     lines: tuple[Line, ...]
+    scopes: tuple[Scope, ...]  # of its lines
     until_ns: int
     claims: tuple[Any, ...] = ()  # its lines as the gate wants them: made once, since every request asks
 
@@ -128,7 +129,8 @@ class Accounts:
             marks = [-int(-share * limit.amount // 1) for share in steps]
             lines.append(Line(limit, scope, limit.unit, marks))
             until_ns = min(until_ns, window.ends_ns or _FOREVER)
-        return Account(subject, shown(self._config.per, subject), tuple(lines), until_ns)
+        scopes = tuple([line.scope for line in lines])
+        return Account(subject, shown(self._config.per, subject), tuple(lines), scopes, until_ns)
 
 
 def share(line: Line, spent: int) -> float:

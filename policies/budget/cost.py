@@ -50,7 +50,7 @@ _SPOKEN: Final = "audio.speech"
 _ENDLESS: Final = ("images.generations", "images.edits", "images.variations", "audio.transcriptions")
 
 
-class Worst(msgspec.Struct, frozen=True):
+class Worst(msgspec.Struct, frozen=True, gc=False):
     """What an attempt can't exceed; None where nothing bounds it. `why` says what is missing."""
 
     nanodollars: int | None

@@ -16,7 +16,7 @@ from policies.budget import refusals
 from policies.budget.accounts import Account, Line
 from policies.budget.cost import Worst, came_to, fitting_cap, likely, worst
 from proxy.body import Body
-from proxy.exchange import Attempt, Exchange, Request, Settle
+from proxy.exchange import Attempt, Exchange, Settle
 from proxy.jobs import Kept
 from proxy.state.lease import Ticket
 from proxy.state.protocol import Hold, Part, Refused, StateLost
@@ -62,9 +62,8 @@ class Claim(NamedTuple):
     line: Line
 
 
-def claims_of(budget: Budget, request: Request) -> tuple[Claim, ...]:
-    """What a request must fit of one budget."""
-    account = budget.account(request)
+def claims_of(budget: Budget, account: Account) -> tuple[Claim, ...]:
+    """What must fit of one budget."""
     found = account.claims
     if not found:
         found = account.claims = tuple([Claim(budget, account, line) for line in account.lines])
@@ -104,21 +103,24 @@ class Gate:
             self._unmetered(attempt)
             return None
         budgets = self.budgets
-        claims = claims_of(budgets[0], request)
+        account = budgets[0].account(request)
+        claims, scopes = claims_of(budgets[0], account), account.scopes
         if len(budgets) > 1:
             for budget in budgets[1:]:
-                claims += claims_of(budget, request)
+                account = budget.account(request)
+                claims += claims_of(budget, account)
+                scopes += account.scopes
         most = self._worst(attempt)
-        parts = self._parts(attempt, claims, most)
+        amounts = self._amounts(attempt, claims, most)
         purse = self._purse
         if purse is None:
             self._without_store(claims)
             return None
-        ticket = purse.try_reserve(parts)
+        ticket = purse.take(scopes, amounts)
         if ticket is None:
-            ticket, parts = await self._turn(purse, attempt, claims, parts, most)
+            ticket = await self._turn(purse, attempt, claims, amounts, most)
         attempt.holds = (*attempt.holds, ticket.hold)
-        return _Settling(purse, ticket, claims, parts)
+        return _Settling(purse, ticket, claims)
 
     # --- amounts
 
@@ -128,12 +130,12 @@ class Gate:
             attempt.output_cap = most.cap
         return most
 
-    def _parts(self, attempt: Attempt, claims: Sequence[Claim], most: Worst) -> tuple[Part, ...]:
-        parts: list[Part] = []
+    def _amounts(self, attempt: Attempt, claims: Sequence[Claim], most: Worst) -> list[int]:
+        amounts: list[int] = []
         for budget, _, line in claims:
-            scope, unit = line.scope, line.unit
-            if not scope.hard:
-                parts.append(Part(scope, likely(attempt, unit)))
+            unit = line.unit
+            if not line.scope.hard:
+                amounts.append(likely(attempt, unit))
                 continue
             amount = most.nanodollars if unit == "usd" else most.amount(unit)
             if amount is None:
@@ -145,8 +147,8 @@ class Gate:
                 attempt.estimate_nanodollars = amount
             elif unit == "tok":
                 attempt.reserved_tokens = amount
-            parts.append(Part(scope, amount))
-        return tuple(parts)
+            amounts.append(amount)
+        return amounts
 
     def _unmetered(self, attempt: Attempt) -> None:
         """What costs money without telling how much can't pass a hard budget."""
@@ -166,8 +168,8 @@ class Gate:
                 raise refusals.unavailable(claim.budget.name)
 
     async def _turn(
-        self, purse: Purse, attempt: Attempt, claims: Sequence[Claim], parts: tuple[Part, ...], most: Worst
-    ) -> tuple[Ticket, tuple[Part, ...]]:
+        self, purse: Purse, attempt: Attempt, claims: Sequence[Claim], amounts: Sequence[int], most: Worst
+    ) -> Ticket:
         loop = asyncio.get_running_loop()
         wait_s = min(claim.budget.wait_s(claim.account) for claim in claims if claim.line.scope.hard)
         ends_s = min(loop.time() + wait_s, attempt.exchange.deadline - _EARLY_S)
@@ -175,24 +177,25 @@ class Gate:
         countable = self.budgets[0].tokens is not None
         for last in range(_TRIES - 1, -1, -1):
             try:
-                answer = await purse.reserve(parts, 0.0 if countable else max(0.0, ends_s - loop.time()))
+                wanted = _parts(claims, amounts)
+                answer = await purse.reserve(wanted, 0.0 if countable else max(0.0, ends_s - loop.time()))
             except StateLost:
                 self._without_store(claims)
                 raise
             if isinstance(answer, Ticket):
-                return answer, parts
+                return answer
             if countable:  # before it waits, and before it is refused
                 countable, counted = False, await self._counted(attempt)
                 if counted is not None:
-                    parts = self._parts(attempt, claims, worst(attempt, most.cap, counted))
+                    amounts = self._amounts(attempt, claims, worst(attempt, most.cap, counted))
                 if counted is not None or answer.why == "held":
                     continue
             shrunk = self._shrunk(attempt, claims, answer, most, counted, loop.time() < ends_s)
             if shrunk is None or not last:
                 claim = claims[answer.part]
-                asked = parts[answer.part].amount
+                asked = amounts[answer.part]
                 raise claim.budget.refusal(attempt.exchange, claim.account, claim.line, answer, wait_s, asked)
-            parts = shrunk
+            amounts = shrunk
         raise AssertionError("the last try refuses or admits")
 
     async def _counted(self, attempt: Attempt) -> int | None:
@@ -212,8 +215,8 @@ class Gate:
         most: Worst,
         counted: int | None,
         may_wait: bool,
-    ) -> tuple[Part, ...] | None:
-        """The parts of a shorter answer that fits beside what is spent and held; or, by waiting, what is spent."""
+    ) -> list[int] | None:
+        """The amounts of a shorter answer that fits beside what is spent and held; or, by waiting, what is spent."""
         budget, cap = claims[answer.part].budget, attempt.output_cap if attempt.output_cap is not None else most.cap
         if not budget.shrink or cap is None or attempt.request.endpoint.name not in CAPPED:
             return None
@@ -226,7 +229,7 @@ class Gate:
             if budget.least_output <= fits < cap:
                 attempt.output_cap = fits
                 budget.note(attempt.exchange, "shrunk", output_cap=fits)
-                return self._parts(attempt, claims, worst(attempt, None, counted))
+                return self._amounts(attempt, claims, worst(attempt, None, counted))
         return None
 
     def _fitting(self, attempt: Attempt, claim: Claim, taken: int, cap: int, counted: int | None) -> int:
@@ -240,20 +243,24 @@ class Gate:
         return fitting_cap(low, high, cap, claim.line.limit.amount - taken)
 
 
+def _parts(claims: Sequence[Claim], amounts: Sequence[int]) -> tuple[Part, ...]:
+    return tuple([Part(claim.line.scope, amount) for claim, amount in zip(claims, amounts, strict=True)])
+
+
 class _Settling:
     """What is called when the attempt is settled."""
 
-    __slots__ = ("_claims", "_parts", "_purse", "_ticket")
+    __slots__ = ("_claims", "_purse", "_ticket")
 
-    def __init__(self, purse: Purse, ticket: Ticket, claims: Sequence[Claim], parts: Sequence[Part]) -> None:
-        self._purse, self._ticket, self._claims, self._parts = purse, ticket, claims, parts
+    def __init__(self, purse: Purse, ticket: Ticket, claims: Sequence[Claim]) -> None:
+        self._purse, self._ticket, self._claims = purse, ticket, claims
 
     def __call__(self, attempt: Attempt) -> None:
-        purse = self._purse
-        self._ticket.settle(
+        purse, ticket = self._purse, self._ticket
+        ticket.settle(
             [
-                came_to(attempt, line.unit, part.amount, budget.unobserved)
-                for (budget, _, line), part in zip(self._claims, self._parts, strict=True)
+                came_to(attempt, line.unit, amount, budget.unobserved)
+                for (budget, _, line), amount in zip(self._claims, ticket.amounts, strict=True)
             ]
         )
         for budget, account, line in self._claims:
@@ -266,7 +273,10 @@ class _Settling:
         None where others have taken the room meanwhile: then nothing is reserved. Raises StateLost.
         """
         # A hold of nothing would be forgotten, and with it what it comes to.
-        parts = [part if part.scope.hard else Part(part.scope, max(1, part.amount)) for part in self._parts]
+        parts = [
+            part if part.scope.hard else Part(part.scope, max(1, part.amount))
+            for part in _parts(self._claims, self._ticket.amounts)
+        ]
         if not await self._purse.part_with(self._ticket, Hold(id, owner, until_ns, tuple(parts))):
             return None
         for budget, account, line in self._claims:

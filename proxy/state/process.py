@@ -27,6 +27,7 @@ from typing import Any, Final
 
 import uvloop
 
+from proxy import scheduling
 from proxy.control import Channel
 from proxy.state.blobs import MemoryShelf, Shelf
 from proxy.state.core import Core
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--control", type=int)
     options = parser.parse_args()
     os.umask(0o077)  # cached answers are in its files
+    scheduling.answer_at_once()  # every request near a limit waits for it
     sys.exit(uvloop.run(_run(options.state, options.home, options.socket, options.control)))
 
 

@@ -27,7 +27,7 @@ class StateLost(Exception):  # noqa: N818 - a state of affairs, as the design na
     """The Store didn't answer in time, or not at all: whether the call had an effect isn't known."""
 
 
-class Scope(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Scope(msgspec.Struct, frozen=True, array_like=True, gc=False, cache_hash=True):
     """One limit of one window. Two scopes with the same key are the same counter; the limit is the caller's word.
 
     Calendar windows name their start in the key and say when they end; rolling ones say their span, and what was spent

@@ -110,7 +110,10 @@ class Purse:
 
     def try_reserve(self, parts: Sequence[Part]) -> Ticket | None:
         """A ticket from a lease, or None where the Store must be asked (`reserve`)."""
-        scopes = tuple([part.scope for part in parts])
+        return self.take(tuple([part.scope for part in parts]), [part.amount for part in parts])
+
+    def take(self, scopes: tuple[Scope, ...], amounts: Sequence[int]) -> Ticket | None:
+        """The same, for whoever has the scopes at hand: this is the path of every request."""
         drawer = self._drawers.get(scopes)
         if drawer is None:
             drawer = self._drawer(scopes)
@@ -119,9 +122,9 @@ class Purse:
             if drawer.hard:
                 return None
             lease = drawer.lease = self._opened(scopes, [0] * len(scopes), now_s + TTL_S, now_s, known=False)
-        ticket = lease.take([part.amount for part in parts], now_s)
+        ticket = lease.take(amounts, now_s)
         if lease.low and not drawer.drawing and now_s >= drawer.near_s:
-            self._draw_later(drawer, [part.amount for part in parts], now_s)
+            self._draw_later(drawer, amounts, now_s)
         return ticket
 
     async def reserve(self, parts: Sequence[Part], wait_s: float = 0.0) -> Ticket | Refused:
