@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from array import array
 from collections import Counter
 from collections.abc import Iterable
 from typing import Final
@@ -24,7 +23,7 @@ from zlib import crc32
 
 import msgspec
 
-from policies.cache.semantic.facts import facts_of, meant, opposites
+from policies.cache.semantic.facts import facts_of, meant, opposites, packed, unpacked
 
 _WORD: Final = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?|[^\s\w]")
 _KEPT_SIGNS: Final = frozenset("%$€£°+-=<>&|/")
@@ -49,12 +48,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def set(self) -> frozenset[int]:
         """Its words."""
-        return words_of(self.words)
-
-
-def words_of(data: bytes) -> frozenset[int]:
-    """Words as they are kept: four bytes each."""
-    return frozenset(memoryview(data).cast("I"))
+        return unpacked(self.words)
 
 
 def normal(text: str) -> str:
@@ -88,7 +82,7 @@ def answer_of(text: str) -> Answer:
     form = normal(text)
     facts = facts_of(form[:_LONGEST])
     words = sorted({crc32(word.encode("utf-8", "surrogatepass")) for word in meant(form[:_LONGEST])})[:_MOST_WORDS]
-    return Answer(digest(form), array("I", words).tobytes(), tuple(sorted(facts.numbers)), facts.negated, facts.opposed)
+    return Answer(digest(form), packed(words), tuple(sorted(facts.numbers)), facts.negated, facts.opposed)
 
 
 class Common:

@@ -7,9 +7,12 @@ score, and what they are worth is learnt. Languages other than English have fewe
 from __future__ import annotations
 
 import re
+from array import array
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
@@ -34,9 +37,9 @@ _NEGATION: Final = _split(
     "unable neither nor none nothing"
 )
 # Pairs of which one undoes the other. A text with one of them isn't the same question as a text with the other.
-_OPPOSITES: Final = tuple(
-    (frozenset(left.split()), frozenset(right.split()))
-    for left, right in (
+_SIDES: Final = tuple(
+    _split(side)
+    for pair in (
         ("on enable enabled activate start open", "off disable disabled deactivate stop close cancel"),
         ("increase raise more up higher gain", "decrease reduce lower less down lose"),
         ("best good advantages pros benefits", "worst bad disadvantages cons drawbacks"),
@@ -46,6 +49,7 @@ _OPPOSITES: Final = tuple(
         ("male man men boy boys husband", "female woman women girl girls wife"),
         ("max maximum most", "min minimum least"),
     )
+    for side in pair
 )
 _ASKING: Final = ("how", "what", "why", "when", "where", "who", "which", "can", "is", "do", "does", "are", "should")
 _FILLING: Final = _split("a an the of to in on for and or is are was be it its i my me you your we our this that")
@@ -57,42 +61,82 @@ _EMPTY: Final = _split(
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
-    """Of one text. `words` are those with meaning; `spelt` is the whole text but for case, order and punctuation."""
+    """Of one text, small enough to be kept with each entry. `words` and `pairs` are `packed`."""
 
-    words: frozenset[str]
-    pairs: frozenset[tuple[str, str]]
+    words: bytes  # those with meaning
+    pairs: bytes  # of neighbouring words
     numbers: frozenset[str]
     negated: bool
     asks: str
     opposed: int  # a bit for each side of each pair of opposites
-    spelt: tuple[str, ...]
+    spelt: int  # stands for the whole text but for case, order and punctuation
     length: int
 
 
-@lru_cache(4096)
+def packed(codes: Iterable[int]) -> bytes:
+    """Different words, or pairs of them, by numbers that stand for them: four bytes each."""
+    return array("I", codes).tobytes()
+
+
+def unpacked(data: bytes) -> frozenset[int]:
+    """What was `packed`."""
+    return frozenset(memoryview(data).cast("I"))
+
+
 def facts_of(text: str) -> Facts:
-    """What the text says; the last few thousand are remembered."""
-    said = _WORD.findall(text.casefold())
-    plain = [word.replace("'", "").replace("’", "") for word in said]
-    stems = [_stem(word) for word in plain]
+    """What the text says."""
+    said = [_word(word) for word in _WORD.findall(text.casefold())]
+    codes = [word.code for word in said]
     numbers = {each.rstrip(".,").replace(",", "") for each in _NUMBER.findall(text)}
-    numbers |= {_WRITTEN[word] for word in plain if word in _WRITTEN}
-    present = set(plain)
+    numbers.update([word.number for word in said if word.number])
     opposed = 0
-    for bit, pair in enumerate(_OPPOSITES):
-        for side, words in enumerate(pair):
-            if words & present:
-                opposed |= 1 << (2 * bit + side)
+    for word in said:
+        opposed |= word.opposed
     return Facts(
-        frozenset(stem for stem, word in zip(stems, plain, strict=True) if word not in _EMPTY),
-        frozenset(pairwise(stems)),
+        packed({word.code for word in said if word.means}),
+        packed({hash(pair) & 0xFFFFFFFF for pair in pairwise(codes)}),
         frozenset(numbers),
-        any(word in _NEGATION or word.endswith("n't") for word in plain),
-        next((word for word in plain if word in _ASKING), ""),
+        any(word.negates for word in said),
+        next((word.plain for word in said if word.asks), ""),
         opposed,
-        tuple(sorted(plain)),
-        len(plain),
+        hash(tuple(sorted([word.spelt for word in said]))),
+        len(said),
     )
+
+
+class _Word(msgspec.Struct, frozen=True, gc=False):
+    """What a word says by itself. `code` stands for its stem, `spelt` for how it is written."""
+
+    plain: str
+    code: int
+    spelt: int
+    means: bool
+    number: str
+    negates: bool
+    asks: bool
+    opposed: int
+
+
+@lru_cache(8192)
+def _word(word: str) -> _Word:
+    plain = word.replace("'", "").replace("’", "")
+    opposed = 0
+    for side, words in enumerate(_SIDES):
+        opposed |= (plain in words) << side
+    return _Word(
+        plain,
+        _code(_stem(plain)),
+        _code(plain),
+        plain not in _EMPTY,
+        _WRITTEN.get(plain, ""),
+        plain in _NEGATION,
+        plain in _ASKING,
+        opposed,
+    )
+
+
+def _code(word: str) -> int:
+    return crc32(word.encode("utf-8", "surrogatepass"))
 
 
 def meant(text: str) -> frozenset[str]:
@@ -103,7 +147,7 @@ def meant(text: str) -> frozenset[str]:
 
 def opposites(one: int, other: int) -> bool:
     """Whether one text has a word, and the other its opposite, which the first hasn't."""
-    for bit in range(len(_OPPOSITES)):
+    for bit in range(len(_SIDES) // 2):
         mine, theirs = one >> (2 * bit) & 3, other >> (2 * bit) & 3
         if mine | theirs == 3 and mine in (1, 2) and theirs in (1, 2):
             return True

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from math import exp, log1p
 from typing import Any, Final
 
@@ -17,8 +18,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from policies.cache.semantic.facts import facts_of, opposites
-from policies.cache.semantic.partition import Held, Near, Partition
+from policies.cache.semantic.facts import Facts, facts_of, opposites, unpacked
+from policies.cache.semantic.partition import Held, Near, Partition, lengths_of
 from policies.cache.semantic.static import MOST_TOKENS, Static, Tokens, Vector
 
 Array = npt.NDArray[np.floating[Any]]
@@ -68,9 +69,10 @@ _LENS_SHARP: Final = 8.0
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What is asked: its text, its vector, and its tokens: their numbers, unit vectors and weights."""
+    """What is asked: its text and what that says, its vector, and its tokens: their numbers, unit vectors, weights."""
 
     text: str
+    facts: Facts
     vector: Vector
     tokens: Tokens
     units: Vector
@@ -89,56 +91,46 @@ class Candidate(msgspec.Struct, frozen=True):
 def question(text: str, static: Static, vector: Vector | None = None) -> Question:
     """A text made ready; with the static vector unless another is given."""
     tokens = static.tokens(text)
-    rows = static.rows(tokens)
-    units, weights = _weighed(rows[:MOST_TOKENS])
-    return Question(text, static.vector(rows) if vector is None else vector, tokens[:MOST_TOKENS], units, weights)
-
-
-def _weighed(rows: Vector) -> tuple[Vector, Vector]:
-    """Tokens that mean much have long vectors in the table: their lengths are their weights."""
-    lengths = _lengths(rows)
-    return rows / lengths[:, None], lengths
-
-
-def _lengths(rows: Vector) -> Vector:
-    lengths: Vector = np.sqrt(np.einsum("ij,ij->i", rows, rows)) + np.float32(1e-6)
-    return lengths
+    units, weights = static.weighed(tokens)
+    if vector is None:
+        vector = static.pointing(units, weights)
+    most = MOST_TOKENS
+    return Question(text, facts_of(text), vector, tokens[:most], units[:most], weights[:most])
 
 
 def candidate(
     asked: Question, near: Near, partition: Partition, static: Static, record: Callable[[int], float]
 ) -> Candidate:
     """Votes, and looks closely. `record` says how often a group's answer was right when it was looked at."""
-    similar, groups = near.similar.tolist(), near.groups.tolist()
-    first = similar[0]
+    similar, groups, places = near.similar.tolist(), near.groups.tolist(), near.places.tolist()
+    first, voters = similar[0], groups[:VOTERS]
     votes: dict[int, float] = {}
-    for value, group in zip(similar[:VOTERS], groups[:VOTERS], strict=True):
+    for value, group in zip(similar, voters, strict=False):
         votes[group] = votes.get(group, 0.0) + exp(_SHARP * (value - first))
     winner = max(votes, key=votes.__getitem__)
     named = {winner: 0}  # the groups by number, the winner first
     numbers = [named.setdefault(group, len(named)) for group in groups]
+    nearest = dict(zip(reversed(groups), reversed(similar), strict=True))  # of each group
     mine = [at for at, number in enumerate(numbers) if not number]
-    best_at = mine[0]
-    best = similar[best_at]
+    best = similar[mine[0]]
     other_at = next((at for at, number in enumerate(numbers) if number), None)
     other = similar[-1] - 0.05 if other_at is None else similar[other_at]
-    centroid, centroid_other = _centroids(asked.vector, list(named), partition)
-    place = int(near.places[best_at])
-    looked = [_held(partition, int(near.places[at])) for at in mine[:_LOOKED_AT]]
-    rival = [] if other_at is None else [_held(partition, int(near.places[other_at]))]
-    matches = _matched(asked, looked + rival, static)
-    close = _closely(asked, looked, matches, partition)
+    centroid, *others = partition.middles(named, asked.vector, [nearest[group] for group in named])
+    looked = [places[at] for at in mine[:_LOOKED_AT]]
+    rival = [] if other_at is None else [places[other_at]]
+    matches = _matched(asked, [_held(partition, place).tokens for place in looked + rival], static)
+    close = _closely(asked.facts, looked, matches, partition)
     against = matches[-1][0] if rival else 0.4
     features = np.array(
         (
             best,
             votes[winner] / sum(votes.values()),
             best - other,
-            sum(1 for group in groups[:VOTERS] if group == winner) / min(VOTERS, len(groups)),
+            voters.count(winner) / len(voters),
             len(mine) / len(groups),
             first - best,
             centroid,
-            centroid - centroid_other,
+            centroid - max(others, default=centroid - 0.3),
             log1p(partition.members[winner]),
             sum(similar) / len(similar),
             *close[:5],
@@ -149,34 +141,27 @@ def candidate(
             *_through_lens(asked.vector, near, numbers, partition),
         )
     )
-    return Candidate(winner, place, best, features)
-
-
-def _centroids(vector: Vector, groups: list[int], partition: Partition) -> tuple[float, float]:
-    """Similarity to the middle of the first group, the candidate, and to the nearest middle of the others."""
-    mine, *others = _closeness(np.array([partition.middle(group) for group in groups]), vector).tolist()
-    return mine, max(others, default=mine - 0.3)
-
-
-def _closeness(middles: Vector, vector: Vector) -> Vector:
-    closeness: Vector = (middles @ vector) / _lengths(middles)
-    return closeness
+    return Candidate(winner, looked[0], best, features)
 
 
 def _through_lens(vector: Vector, near: Near, numbers: list[int], partition: Partition) -> tuple[float, ...]:
     """How the neighbours lie as the lens shows them (number 0 is the candidate); without one, what changes nothing."""
     if partition.lens is None:
         return _NO_LENS
-    seen = partition.lens.through(np.concatenate([vector[None], partition.vectors[near.places]]))
-    others = seen[1:]
-    similar = others @ seen[0]
+    rows = np.empty((len(numbers) + 1, len(vector)), np.float32)
+    partition.vectors.take(near.places, 0, rows[:-1], "clip")
+    rows[-1] = vector
+    seen = partition.lens.through(rows)
+    others, mine = seen[:-1], seen[-1]
+    similar = others @ mine
     members = np.zeros((max(numbers) + 1, len(numbers)), np.float32)
     members[numbers, range(len(numbers))] = 1
-    middle, *rivals = _closeness(members @ others, seen[0]).tolist()
+    sums = members @ others
+    middle, *rivals = ((members @ similar) / lengths_of(sums)).tolist()
     alike = similar.tolist()
     nearest = max(alike)
-    best = max(value for value, number in zip(alike, numbers, strict=True) if not number)
-    rival = max((value for value, number in zip(alike, numbers, strict=True) if number), default=min(alike) - 0.05)
+    best = max([value for value, number in zip(alike, numbers, strict=True) if not number])
+    rival = max([value for value, number in zip(alike, numbers, strict=True) if number], default=min(alike) - 0.05)
     weights = np.exp(_LENS_SHARP * (similar - nearest))
     return (
         best,
@@ -195,61 +180,59 @@ def _held(partition: Partition, place: int) -> Held:
 
 
 def _closely(
-    asked: Question, looked: list[Held], matches: list[tuple[float, float]], partition: Partition
+    mine: Facts, looked: list[int], matches: list[tuple[float, float]], partition: Partition
 ) -> tuple[float, ...]:
     """The texts of the nearest members: the best match of each kind; mismatches only where all have them."""
-    mine = facts_of(asked.text)
+    words, pairs = unpacked(mine.words), unpacked(mine.pairs)
+    weight = partition.weight(words)
     rows = []
-    for held, (covered, worst) in zip(looked, matches, strict=False):
-        theirs = facts_of(held.text)
+    for place, (covered, worst) in zip(looked, matches, strict=False):
+        theirs = partition.facts[place]
+        other = unpacked(theirs.words)
+        both = partition.weight(words & other)
+        either = weight + partition.weight(other) - both if words or other else 0.0
         rows.append(
             (
-                _overlap(mine.words, theirs.words, partition),
-                _alike(mine.pairs, theirs.pairs),
-                float(mine.spelt == theirs.spelt),
+                both / either if either else 1.0,
+                _alike(pairs, unpacked(theirs.pairs)),
+                mine.spelt == theirs.spelt,
                 covered,
                 worst,
-                -float(mine.numbers != theirs.numbers),
-                -float(mine.negated != theirs.negated),
-                -float(opposites(mine.opposed, theirs.opposed)),
-                -float(mine.asks != theirs.asks),
+                -(mine.numbers != theirs.numbers),
+                -(mine.negated != theirs.negated),
+                -opposites(mine.opposed, theirs.opposed),
+                -(mine.asks != theirs.asks),
                 -abs(mine.length - theirs.length) / max(mine.length, theirs.length, 1),
             )
         )
-    best = list(map(max, zip(*rows, strict=True)))
-    return (*best[:5], *[-each for each in best[5:]], 1 / (1 + len(mine.words)))
+    best = list(map(max, *rows)) if len(rows) > 1 else rows[0]
+    return (*best[:5], *[-each for each in best[5:]], 1 / (1 + len(words)))
 
 
-def _overlap(mine: frozenset[str], theirs: frozenset[str], partition: Partition) -> float:
-    both, either = mine & theirs, mine | theirs
-    if not either:
-        return 1.0
-    return sum(map(partition.rarity, both)) / sum(map(partition.rarity, either))
+def _alike(mine: frozenset[int], theirs: frozenset[int]) -> float:
+    both = len(mine & theirs)
+    either = len(mine) + len(theirs) - both
+    return both / either if either else 1.0
 
 
-def _alike(mine: frozenset[tuple[str, str]], theirs: frozenset[tuple[str, str]]) -> float:
-    either = mine | theirs
-    return len(mine & theirs) / len(either) if either else 1.0
-
-
-def _matched(asked: Question, looked: list[Held], static: Static) -> list[tuple[float, float]]:
+def _matched(asked: Question, texts: list[bytes], static: Static) -> list[tuple[float, float]]:
     """How well the tokens of each text are matched in the other: the weighed mean, and the worst heavy one.
 
     All texts at once: one product of matrices, cut where the texts are.
     """
-    tokens = [np.frombuffer(held.tokens, np.uint16) for held in looked]
-    starts = np.cumsum([0, *[len(each) for each in tokens[:-1]]])
-    rows = static.rows(np.concatenate(tokens))
-    weights = _lengths(rows)
-    pairs = (asked.units @ rows.T) / weights
+    counts = [len(text) // 2 for text in texts]
+    starts = [0, *accumulate(counts[:-1])]
+    units, weights = static.weighed(np.frombuffer(b"".join(texts), np.uint16))
+    pairs = asked.units @ units.T
     forth = np.maximum.reduceat(pairs, starts, axis=1)  # each of mine, in each text
     back = pairs.max(0)
-    mine, heavy = asked.weights, asked.weights >= asked.weights.mean()
-    covered = (mine @ forth) / mine.sum()
-    covered_back = np.add.reduceat(back * weights, starts) / np.add.reduceat(weights, starts)
-    worst = forth[heavy].min(0)
-    light = weights < np.repeat(
-        np.add.reduceat(weights, starts) / [len(each) for each in tokens], [len(each) for each in tokens]
-    )
-    worst_back = np.minimum.reduceat(np.where(light, np.float32(1), back), starts)
+    mine = asked.weights
+    whole = float(mine.sum())
+    covered = (mine @ forth) / whole
+    totals = np.add.reduceat(weights, starts)
+    covered_back = np.add.reduceat(back * weights, starts) / totals
+    worst = forth[mine >= whole / len(mine)].min(0)
+    means = [total / count for total, count in zip(totals.tolist(), counts, strict=True)]
+    back[weights < np.repeat(np.array(means, np.float32), counts)] = 1
+    worst_back = np.minimum.reduceat(back, starts)
     return list(zip(np.minimum(covered, covered_back).tolist(), np.minimum(worst, worst_back).tolist(), strict=True))

@@ -9,9 +9,9 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
-from math import log
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.cache.semantic import lens
-from policies.cache.semantic.facts import facts_of
+from policies.cache.semantic.facts import Facts, facts_of, unpacked
 from policies.cache.semantic.lens import Groups, Lens
 from policies.cache.semantic.static import Vector
 
@@ -42,7 +42,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     group: int
     made_s: float
     tokens: bytes = b""  # of the text, two bytes each
-    words: bytes = b""  # of its answer (`equality.words_of`)
+    words: bytes = b""  # of its answer (`facts.packed`)
 
 
 class Near(msgspec.Struct, frozen=True):
@@ -61,6 +61,7 @@ class Partition:
         self.vectors = np.zeros((_FIRST, dimensions), np.float32)
         self.groups = np.full(_FIRST, -1, np.int64)
         self.held: list[Held | None] = []
+        self.facts: list[Facts] = []  # of the texts; of a hole, the last one's
         self.members: Counter[int] = Counter()
         self._places: dict[str, int] = {}
         self._holes: list[int] = []
@@ -69,8 +70,9 @@ class Partition:
         self._added = 0
         self._lens_at = lens.FEWEST
         self._touched: set[int] = set()  # places that changed while a graph is being built
-        self._seen: Counter[str] = Counter()
-        self._lone: dict[int, int] = {}  # groups of one, and its place
+        self._seen: Counter[int] = Counter()  # entries that have the word
+        self._rarity: dict[int, float] = {}  # what that takes from a word's weight
+        self._lone: dict[int, tuple[int, float]] = {}  # groups of one: its place, and its vector's length
         self._sums = np.zeros((_FIRST, dimensions), np.float32)  # of the vectors of larger groups
         self._rows: dict[int, int] = {}
         self._row_holes: list[int] = []
@@ -93,10 +95,11 @@ class Partition:
         self.remove([held.key])
         if self._holes:
             place = self._holes.pop()
-            self.held[place] = held
+            self.held[place], self.facts[place] = held, facts_of(held.text)
         else:
             place = len(self.held)
             self.held.append(held)
+            self.facts.append(facts_of(held.text))
             if place == len(self.vectors):
                 self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
                 self.groups = np.concatenate([self.groups, np.full_like(self.groups, -1)])
@@ -107,7 +110,9 @@ class Partition:
         self._places[held.key] = place
         self._added += 1
         if len(self._seen) < _WORDS:
-            self._seen.update(facts_of(held.text).words)
+            for word in unpacked(self.facts[place].words):
+                self._seen[word] += 1
+                self._rarity[word] = math.log(self._seen[word] + 1)
         if self._index is None:
             self._touched.add(place)
         else:
@@ -164,11 +169,15 @@ class Partition:
             similar = all_similar[places]
         return Near(places, similar, self.groups[places])
 
-    def middle(self, group: int) -> Vector:
-        """The sum of a group's vectors."""
-        row = self._rows.get(group)
-        middle: Vector = self.vectors[self._lone[group]] if row is None else self._sums[row]
-        return middle
+    def middles(self, groups: Collection[int], vector: Vector, nearest: Iterable[float]) -> list[float]:
+        """Similarities of a vector to the middles of groups; what groups of one say, `nearest` has."""
+        rows = list(map(self._rows.get, groups))
+        sums = self._sums.take([row for row in rows if row is not None], 0)
+        close = iter(((sums @ vector) / lengths_of(sums)).tolist())
+        return [
+            next(close) if row is not None else alone / self._lone[group][1]
+            for group, row, alone in zip(groups, rows, nearest, strict=True)
+        ]
 
     def merge(self, group: int, into: int) -> None:
         """Puts all members of a group into another."""
@@ -186,13 +195,14 @@ class Partition:
     def _join(self, group: int, place: int) -> None:
         row = self._rows.get(group)
         if row is None and self.members[group] == 1:
-            self._lone[group] = place
+            vector = self.vectors[place]
+            self._lone[group] = place, math.sqrt(vector @ vector) + 1e-6
             return
         if row is None:
             row = self._rows[group] = self._row_holes.pop() if self._row_holes else len(self._rows)
             if row == len(self._sums):
                 self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
-            self._sums[row] = self.vectors[self._lone.pop(group)]
+            self._sums[row] = self.vectors[self._lone.pop(group)[0]]
         self._sums[row] += self.vectors[place]
 
     def _leave(self, group: int, place: int) -> None:
@@ -207,9 +217,10 @@ class Partition:
                 del self._rows[group]
                 self._row_holes.append(row)
 
-    def rarity(self, word: str) -> float:
-        """What a word weighs: more, the fewer entries have it."""
-        return log((len(self.held) + 50) / (self._seen[word] + 1))
+    def weight(self, words: frozenset[int]) -> float:
+        """What words weigh together: each more, the fewer entries have it."""
+        known = self._rarity
+        return len(words) * math.log(len(self.held) + 50) - sum([known[word] for word in words if word in known])
 
     # --- the lens
 
@@ -252,12 +263,18 @@ class Partition:
         self._index = index
 
 
+def lengths_of(rows: Vector) -> Vector:
+    """How long each row is; never 0."""
+    lengths: Vector = np.sqrt(np.einsum("ij,ij->i", rows, rows)) + np.float32(1e-6)
+    return lengths
+
+
 def built(places: npt.NDArray[np.int64], vectors: Vector) -> Index:
     """A graph. Tenths of a millisecond an entry: for a thread."""
     from usearch.index import Index
 
     index = Index(
-        ndim=vectors.shape[1], metric="cos", dtype="i8", connectivity=16, expansion_add=64, expansion_search=_BREADTH
+        ndim=vectors.shape[1], metric="ip", dtype="i8", connectivity=16, expansion_add=64, expansion_search=_BREADTH
     )
     index.add(places, vectors, threads=1)
     return index

@@ -15,7 +15,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from policies.cache.semantic.equality import Answer, Common, alike, words_of
+from policies.cache.semantic.equality import Answer, Common, alike
+from policies.cache.semantic.facts import unpacked
 from policies.cache.semantic.partition import Held, Near, Partition
 from policies.cache.semantic.static import Vector
 
@@ -96,7 +97,7 @@ class Room:
             self._join(name, number)
         if stored.answer.name not in self._numbers or not self._answers[number]:
             self._say(number, stored.answer)
-        self.common.add(stored.answer.set, None if stored.beside is None else words_of(stored.beside))
+        self.common.add(stored.answer.set, None if stored.beside is None else unpacked(stored.beside))
         held = Held(stored.key, stored.text, number, stored.made_s, stored.tokens, stored.answer.words)
         self.partition.add(held, vector)
 

@@ -8,6 +8,7 @@ surely right to them.
 
 from __future__ import annotations
 
+from math import exp
 from typing import Any, Final
 
 import msgspec
@@ -33,8 +34,9 @@ class Weights(msgspec.Struct, frozen=True):
 
     def score(self, features: Array) -> float:
         """The probability that the answer is right."""
-        logit = float(_expanded((features - self.centres) / self.spreads) @ self.beta)
-        return float(1 / (1 + np.exp(-max(-30.0, min(30.0, logit)))))
+        scaled = np.minimum(np.maximum((features - self.centres) / self.spreads, -_CLIP), _CLIP)
+        logit = float(self.beta[0] + scaled @ self.beta[1:])
+        return 1 / (1 + exp(-max(-30.0, min(30.0, logit))))
 
     def scores(self, rows: Array) -> Array:
         """The same for many at once."""

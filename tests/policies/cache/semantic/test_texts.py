@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policies.cache.semantic.equality import Common, alike, answer_of, normal
-from policies.cache.semantic.facts import facts_of, opposites
+from policies.cache.semantic.facts import facts_of, opposites, unpacked
 from policies.cache.semantic.features import question
 from policies.cache.semantic.room import Room, Stored, half
 from policies.cache.semantic.static import Static
@@ -101,10 +101,37 @@ def test_facts() -> None:
     assert facts.numbers == {"2", "1000"}
     assert facts.negated
     assert facts.asks == "how"
-    assert "card" in facts.words
+    assert unpacked(facts_of("card").words) < unpacked(facts.words)
     assert opposites(facts_of("turn it on").opposed, facts_of("turn it off").opposed)
     assert not opposites(facts_of("turn it on").opposed, facts_of("turn it").opposed)
     assert facts_of("B or a?").spelt == facts_of("a, or b").spelt
+
+
+def test_tokens_of_words_are_those_of_the_text() -> None:
+    """Put together word by word, tokens are what the tokenizer makes of the whole, whatever the text."""
+    static, drawn = Static(), random.Random(5)
+    parts = (
+        "card",
+        "cards",
+        "don't",
+        "naïve",
+        "東京",
+        "😀",
+        "a\nb",
+        "x" * 50,
+        "▁",
+        "c▁",
+        "<s>",
+        "</s>",
+        "",
+        " ",
+        "\t",
+        "1,000",
+    )
+    for _ in range(500):
+        text = " ".join(drawn.choices(parts, k=drawn.randrange(1, 7)))
+        whole = static._tokens.encode(text, add_special_tokens=False).ids or [0]
+        assert static.tokens(text).tolist() == whole, text
 
 
 def test_static_vectors() -> None:
