@@ -19,9 +19,9 @@ import msgspec
 from proxy.body import Body
 from proxy.dialects import Reading, Usage
 from proxy.errors import WeirError
-from proxy.exchange import Attempt, Settle
+from proxy.exchange import Attempt, Exchange, Settle
 from proxy.faults import Fault
-from proxy.journal import Estimate, Journal, Reserved, Settled
+from proxy.journal import Ended, Estimate, Journal, Reserved, Settled
 from proxy.metrics import Metrics
 from proxy.pricing import RateCard, RateCards, is_regional, provider_of
 from proxy.tokens import Estimator
@@ -281,6 +281,36 @@ def tell(settles: list[Settle], attempt: Attempt) -> None:
             settle(attempt)
         except Exception as error:  # one guard's failure must not keep the others, or the answer, from ending
             attempt.exchange.note("guard", "settle_failed", error=type(error).__name__)
+
+
+def ended(exchange: Exchange, worker: int, policies_hash: str, at_ns: int, total_ns: int) -> Ended:
+    """The record of an exchange that is over."""
+    identity = exchange.identity
+    return Ended(
+        at_ns,
+        exchange.id,
+        worker,
+        exchange.kind,
+        exchange.parent,
+        exchange.status,
+        exchange.outcome._value_ if exchange.outcome else "",
+        identity.tenant,
+        identity.key,
+        identity.org,
+        identity.team,
+        identity.project,
+        exchange.tags,
+        exchange.endpoint,
+        exchange.asked,
+        len(exchange.attempts),
+        total_ns,
+        exchange.nanodollars,
+        exchange.saved_nanodollars,
+        policies_hash,
+        exchange.decisions,
+        exchange.savings,
+        exchange.started_by,
+    )
 
 
 def _settled(attempt: Attempt, worker: int, answer: Account) -> Settled:

@@ -30,6 +30,7 @@ from proxy.gently import Steps
 from proxy.matching import Matchable
 from proxy.metrics import Metrics
 from proxy.objects.makers import Objects
+from proxy.ready import Answers
 from proxy.remembered import Bodies
 from proxy.response import Response
 from proxy.rollout.observe import observed
@@ -63,6 +64,7 @@ class Services(msgspec.Struct, frozen=True):
     lookup: Lookup | None = None  # asks the supervisor
     tokens: Estimator | None = None  # of inputs, before they are counted
     bodies: Bodies | None = None  # where it may have bodies remembered that it expects again
+    ready: Answers | None = None  # where it may offer answers that it would give again
     spares: Callable[[], bool] = lambda: True  # whether this worker has room for what no client waits for
 
 
@@ -81,6 +83,7 @@ class Chain:
     def __init__(self, built: list[Built], dispatch: Forward, bypass_names: frozenset[str]) -> None:
         self.built = built
         self.dispatch = dispatch
+        self.outermost = built[0].policy if built and _always(built[0]) else None  # if it has its say of each request
         self.forward = compose(built, dispatch, bypass_names)
         self.essential = compose([item for item in built if item.essential], dispatch, frozenset())
         self.running = 0  # exchanges that began with this chain and have not ended
@@ -158,13 +161,24 @@ def compose(built: list[Built], dispatch: Forward, bypass_names: frozenset[str])
     return forward
 
 
+def _always(item: Built) -> bool:
+    """Whether a policy applies to all requests that don't name it in `x-weir-bypass`."""
+    entry = item.entry
+    return entry.predicate is None and not _drawn(entry) and entry.mode == "on" and item.watched is None
+
+
+def _drawn(entry: PolicyEntry) -> bool:
+    """Whether some requests are left out by lot."""
+    return entry.rollout < 1 or entry.holdout > 0
+
+
 def _layer(item: Built, forward: Forward, bypassable: bool) -> Forward:
     entry, policy = item.entry, item.policy
     call: Policy = policy
     if entry.mode == "observe":
         call = partial(observed, policy, entry.name, entry.source)
     applies = entry.predicate
-    drawn = entry.rollout < 1 or entry.holdout > 0
+    drawn = _drawn(entry)
     if applies is None and not drawn and not bypassable and item.watched is None:
         return partial(call, forward=forward)
     return _enveloped(call, forward, item, applies, drawn, bypassable)

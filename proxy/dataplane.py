@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Final
 
 from proxy import idempotency, told
+from proxy.accounting import ended
 from proxy.body import Body
 from proxy.clients.keys import KeyRecord
 from proxy.config import Configuration, Registry, installed
@@ -29,12 +30,13 @@ from proxy.feedback import Feedback
 from proxy.form import model_in
 from proxy.generation import Generation, Generations, Surroundings
 from proxy.intake import Known, check_media_type, is_form, model_of, understood, wishes
-from proxy.journal import Ended, Journal
+from proxy.journal import Journal
 from proxy.metrics import Metrics
 from proxy.objects import batches
 from proxy.own import OWN, PROBES, no_such_path, own, probe_or_preflight
 from proxy.pressure.overload import Gate, answer
 from proxy.pricing import RateCards
+from proxy.ready import Answers
 from proxy.relay import Heartbeat, broken, relay, relay_late
 from proxy.remembered import Bodies
 from proxy.response import Outcome, Response
@@ -83,6 +85,8 @@ class DataPlane:
         self.draining = False
         self.tokens = Estimator(counter)
         self.bodies = Bodies()
+        self.ready = Answers(journal, metrics, lambda: self.generations)
+        self.at_once: Callable[[Intake, bytes], bytes | None] | None = None
         self.tasks = Tasks(metrics, log)
         self.in_flight = InFlight(configuration.deployment.limits.in_flight_bytes)
         self.gate = Gate(self._loop.time)
@@ -104,6 +108,7 @@ class DataPlane:
             purse=self.purse,
             tokens=self.tokens,
             bodies=self.bodies,
+            ready=self.ready,
             spares=self.gate.spares,
             tasks=self.tasks,
             on_end=self._ended,
@@ -126,6 +131,7 @@ class DataPlane:
         now = self.generations.now
         configuration, deployment = now.configuration, now.configuration.deployment
         self.in_flight.limit = deployment.limits.in_flight_bytes
+        self.at_once = self._ready if self.ready.limit_bytes else None
         self.gate.adopt(deployment.overload, high=now.ranks.high or configuration.honour.priority == "any")
 
     async def aclose(self, patience_s: float = 0.0) -> None:
@@ -178,7 +184,8 @@ class DataPlane:
             self._feedback.later(identity, wished.feedback)
         rank = state.ranks.of(identity, wished.priority, state.configuration.honour.priority)
         typed = endpoint.name.startswith("messages")
-        return Known(identity, endpoint, wished, Heads(head.headers), self.generations.version, until, rank, typed)
+        version = self.generations.version
+        return Known(identity, endpoint, wished, Heads(head.headers, version), version, until, rank, typed)
 
     def shed(self, intake: Intake) -> bytes | None:
         """The ready answer to a request that is refused because this worker has too much to do; None to go on."""
@@ -191,6 +198,15 @@ class DataPlane:
         if first:  # called before the tasks of those who were read in this turn
             self._loop.call_soon(self.gate.came)
         return None
+
+    def _ready(self, intake: Intake, body: bytes) -> bytes | None:
+        known: Known | None = intake.known
+        if known is None or known.heads.ready is None or self.bypass:
+            return None
+        ready = known.heads.ready.get(body)
+        if ready is None or known.version is not self.generations.version or known.until <= time.time():
+            return None
+        return self.ready.give(ready)
 
     def respond(self, call: Call) -> Awaitable[None]:
         """Answers one request. Raises nothing but CancelledError, when the client is gone."""
@@ -340,34 +356,7 @@ class DataPlane:
         if exchange.savings:
             for saving in exchange.savings:
                 self.metrics.saving(saving.policy, saving.known, saving.nanodollars)
-        identity = exchange.identity
-        self.journal.append(
-            Ended(
-                time.time_ns(),
-                exchange.id,
-                self.journal.worker,
-                exchange.kind,
-                exchange.parent,
-                exchange.status,
-                outcome,
-                identity.tenant,
-                identity.key,
-                identity.org,
-                identity.team,
-                identity.project,
-                exchange.tags,
-                exchange.endpoint,
-                exchange.asked,
-                len(exchange.attempts),
-                total_ns,
-                exchange.nanodollars,
-                exchange.saved_nanodollars,
-                policies_hash,
-                exchange.decisions,
-                exchange.savings,
-                exchange.started_by,
-            )
-        )
+        self.journal.append(ended(exchange, self.journal.worker, policies_hash, time.time_ns(), total_ns))
         if exchange.kind != "client":
             self._flush()  # nobody waits for its end, so nobody else would
 

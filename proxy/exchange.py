@@ -179,10 +179,13 @@ class Request(msgspec.Struct, frozen=True):
 
 class Heads(msgspec.Struct, eq=False):
     """What a client's headers became on their way to upstreams, and what policies read in them (by policy), so that it
-    needn't be worked out for each request."""
+    needn't be worked out for each request. `ready`: answers that are ready, by the request's body, which holds while
+    `version` is the data plane's."""
 
     headers: Headers
+    version: object = None
     made: dict[Any, Any] = {}
+    ready: dict[bytes, Any] | None = None
 
 
 Forward = Callable[[Request], Awaitable[Response]]
@@ -198,7 +201,8 @@ class Spawn(Protocol):
         """A named task that somebody holds."""
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """An id for an exchange."""
     return f"{_PREFIX}{next(_numbers):08x}"
 
 
@@ -216,7 +220,7 @@ class Exchange(msgspec.Struct, eq=False):
     spawn: Spawn | None = None
     on_end: Callable[[Exchange], object] | None = None
     heads: Heads | None = None  # request heads as they were made for upstreams before, for the same client headers
-    id: str = msgspec.field(default_factory=_new_id)
+    id: str = msgspec.field(default_factory=new_id)
     started_ns: int = msgspec.field(default_factory=time.perf_counter_ns)
     started_at_ns: int = msgspec.field(default_factory=time.time_ns)
     attempts: list[Attempt] = []

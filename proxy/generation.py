@@ -36,6 +36,7 @@ from proxy.models import Catalogue
 from proxy.objects.makers import RemoteObjects
 from proxy.pressure.priority import Ranks
 from proxy.pricing import RateCards
+from proxy.ready import Answers
 from proxy.remembered import Bodies
 from proxy.state.protocol import Store
 from proxy.state.purse import Purse
@@ -106,6 +107,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     purse: Purse | None
     tokens: Estimator
     bodies: Bodies
+    ready: Answers
     spares: Callable[[], bool]
     tasks: Tasks
     on_end: Callable[[str, Exchange], object]  # told of each exchange that ended, and the hash of its policies
@@ -243,6 +245,7 @@ class Generations:
             around.lookup,
             around.tokens,
             around.bodies,
+            around.ready,
             around.spares,
         )
 

@@ -17,13 +17,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from policies.cache.exact import MISS, ExactTier, only_if_cached
+from policies.cache.freshness import NOTHING
 from policies.cache.key import LARGE_BYTES, asked, key_of
 from policies.cache.operating import operate
 from policies.cache.options import Config
 from policies.cache.tiers import Tiers
 from proxy.body import Body
 from proxy.chain import Services
-from proxy.exchange import Forward, Identity, Request
+from proxy.exchange import Exchange, Forward, Identity, Request
 from proxy.response import Response
 
 if TYPE_CHECKING:
@@ -46,10 +47,11 @@ class CachePolicy:
 
     def __init__(self, config: Config, services: Services, wall: Callable[[], float] = time.time) -> None:
         self._services = services
-        self._memo_bytes = config.memory // 4  # for requests that are known again by their bytes; the rest: for answers
-        left_bytes = config.memory - self._memo_bytes
-        if services.bodies is not None:
-            services.bodies.allow(self._memo_bytes)
+        self._part_bytes = config.memory // 8  # for bodies that are known again, and as much for answers that are ready
+        left_bytes = config.memory - 2 * self._part_bytes
+        for held in (services.bodies, services.ready):
+            if held is not None:
+                held.allow(self._part_bytes)
         self._tiers = Tiers(services.store, left_bytes, config.store_timeout, services.metrics, services.name)
         services.metrics.level(services.name, "cache_entries", 0)  # an instance before it may have told of its own
         services.metrics.level(services.name, "cache_bytes", 0)
@@ -77,8 +79,12 @@ class CachePolicy:
             exchange.note(name, "would_hit", source, key=key, nanodollars=found.made.entry.nanodollars)
             return await forward(request)
         if found is not None and (response := exact.answer(request, told, found)) is not None:
-            exchange.note(name, "hit" if found.verdict == "fresh" else "stale", source, key=key)
-            if found.verdict == "stale":
+            if found.verdict == "fresh":
+                self._hit(exchange, key)
+                if wish is NOTHING and told.keys is not None and self._services.ready is not None:
+                    self._services.ready.offer(request, exact.again(told, found, self, self._hit))
+            else:
+                exchange.note(name, "stale", source, key=key)
                 exact.renew(request, key, forward)
             return response
         look = None if self._semantic is None else await self._semantic.look(request, forward)
@@ -99,6 +105,9 @@ class CachePolicy:
         response.headers = [*response.headers, *MISS]
         return response
 
+    def _hit(self, exchange: Exchange, key: str) -> None:
+        exchange.note(self._services.name, "hit", self._services.source, key=key)
+
     async def about(self, identity: Identity) -> dict[str, list[object]]:
         """For `GET /weir/me`: how the tenant's bound on wrong answers stands."""
         return {} if self._semantic is None else {"semantic_cache": [self._semantic.status(identity.tenant)]}
@@ -107,8 +116,9 @@ class CachePolicy:
         """Stops hearing of evictions."""
         if self._following is not None:
             self._following.cancel()
-        if self._services.bodies is not None:
-            self._services.bodies.allow(-self._memo_bytes)
+        for held in (self._services.bodies, self._services.ready):
+            if held is not None:
+                held.allow(-self._part_bytes)
         if self._semantic is not None:
             await self._semantic.aclose()
 

@@ -27,6 +27,7 @@ from proxy.chain import Services
 from proxy.dialects.gathering import gathered
 from proxy.errors import WeirError
 from proxy.exchange import Attempt, Exchange, Forward, Request, Saving
+from proxy.ready import Again
 from proxy.response import Outcome, Response
 from proxy.wire.headers import Headers, get
 from proxy.wire.sse import Event
@@ -139,7 +140,14 @@ class ExactTier:
 
     def answer(self, request: Request, told: Asked, found: Found) -> Response | None:
         """A hit as a response; None where it can't be given in the form that is asked for."""
-        made, exchange, now_s = found.made, request.exchange, found.now_s
+        response = self.given(request.exchange, told, found)
+        if response is not None and told.keys is None:
+            self._remember(request, told)
+        return response
+
+    def given(self, exchange: Exchange, told: Asked, found: Found) -> Response | None:
+        """The same, to whichever exchange asks for it."""
+        made, now_s = found.made, found.now_s
         entry = made.entry
         if told.streamed and entry.dialect is not None:
             size = made.size_bytes
@@ -153,12 +161,23 @@ class ExactTier:
             body, kind = made.whole(exchange.id, now_s), made.kind
         if entry.nanodollars:
             exchange.save(made.saving or self._saving(made))
-        if told.keys is None:
-            self._remember(request, told)
         headers = [kind, (made.request_id, exchange.id.encode()), *self._headers(made, found)]
         if exchange.attempts:  # some of a policy outside: who served is said by the last of them
             headers.remove((b"x-weir-model", _model(entry)))
         return Response(200, headers, body)
+
+    def again(self, told: Asked, found: Found, policy: object, note: Callable[[Exchange, str], object]) -> Again:
+        """A fresh hit as an answer that may be given again."""
+        key = found.made.entry.key
+
+        def answer(exchange: Exchange) -> Response | None:
+            now = self.near(key, NOTHING)
+            response = None if now is None else self.given(exchange, told, now)
+            note(exchange, key)
+            return response
+
+        until_s = found.made.entry.made_s + self._config.ttl
+        return Again(policy, key, self._tiers.near, found.made, until_s, self._wall, answer)
 
     def _headers(self, made: Rendering, found: Found) -> Headers:
         """What a client is told of an entry: the same for a second."""

@@ -90,6 +90,11 @@ class Application(Protocol):
     def shed(self, intake: Intake) -> bytes | None:
         """The whole answer to a request that there is no room for; None to go on."""
 
+    @property
+    def at_once(self) -> Callable[[Intake, bytes], bytes | None] | None:
+        """Gives the whole answer to an ordinary request with such a head and this body, if it is ready; None where
+        nothing ever is."""
+
     def accept(self, head: Head, previous: Intake | None) -> Intake:
         """Looks at the head before the body is read; raises WeirError to refuse it.
 
@@ -316,6 +321,12 @@ class Call:
             lines.append(b"connection: keep-alive")
         lines += _END
         return b"\r\n".join(lines)
+
+
+def whole(status: int, headers: Headers, body: bytes) -> bytes:
+    """A whole answer to an ordinary request: one with HTTP/1.1, on a connection that stays."""
+    lines = [_STATUS_LINES[status], *[b": ".join(pair) for pair in headers], b"content-length: %d" % len(body), *_END]
+    return b"\r\n".join(lines) + body
 
 
 _date: tuple[int, bytes] = (0, b"")

@@ -213,8 +213,16 @@ class ServerConnection(asyncio.Protocol):
         """Takes a whole request whose head is the last one's again, without parsing it. False: it isn't one."""
         if last.template is None or (body := last.template.body_of(data)) is None or self.draining:
             return False
+        if self.write_paused:
+            return False  # others may be waiting to be answered first
         if self._app.gate.pressed and (refusal := self._app.shed(last.intake)) is not None:
             self._transport.write(refusal)
+            if not self.write_paused:
+                self.deadline = self._next_deadline()
+            return True
+        at_once = self._app.at_once
+        if at_once is not None and (answer := at_once(last.intake, body)) is not None:
+            self._transport.write(answer)
             if not self.write_paused:
                 self.deadline = self._next_deadline()
             return True

@@ -64,6 +64,8 @@ class App:
 
     gate: Door = field(default_factory=Always)
 
+    at_once = None
+
     def shed(self, intake: Intake) -> bytes | None:
         return None
 

@@ -1,0 +1,233 @@
+"""Answers that are ready: what a request with these bytes gets again, without a task, an exchange or the chain.
+
+Rules:
+1. A policy offers an answer (a cache does, of what it gave). It counts only where that policy is the outermost layer
+   and applies to every request: then nothing else of the chain would have had a say.
+2. A request is known again by all of its bytes, head and body: so it is the same client's, with the same wishes. That
+   holds in the generation in which it was learnt, and as long as the policy still has the answer.
+3. The text, and the record of the journal, are what the ordinary way makes of an exchange whose id and times are marks;
+   the text is made anew each second, for the dates and ages in it. Ids and times are each request's own.
+4. The record is written before the answer leaves. Where that fails, requests take the ordinary way until it works.
+5. Bounded in bytes, by what the policies allow; what was learnt first leaves first.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from proxy import told
+from proxy.accounting import ended
+from proxy.body import Body
+from proxy.cors import CorsRules
+from proxy.errors import WeirError
+from proxy.exchange import Exchange, Request, new_id
+from proxy.journal import Journal
+from proxy.metrics import Metrics
+from proxy.response import Outcome, Response
+from proxy.wire.call import whole
+
+if TYPE_CHECKING:
+    from proxy.generation import Generations
+
+_AROUND_BYTES: Final = 4096  # the structures around the texts
+_LARGEST_BYTES: Final = 256 * 1024
+# They stand for an id and for times. Chosen anew by each process, so that no answer can be made to hold them.
+_ID: Final = secrets.token_hex(len(new_id()) // 2)
+_AT: Final = 10**18 + secrets.randbelow(10**18)
+_TOOK: Final = 3 * 10**18 + secrets.randbelow(10**18)
+_MARKS: Final = re.compile(f"{_ID}|{_AT}|{_TOOK}")
+_COMPLETE: Final = Outcome.COMPLETE
+_SAYS_MORE: Final = frozenset((b"content-encoding", b"idempotency-key"))  # more to know than the bytes
+
+Whose = tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]
+
+
+class Again(msgspec.Struct, frozen=True):
+    """An answer that may be given again: before `until_s` by `wall`, and as long as `find(key)` is `made`.
+
+    `answer` gives it to an exchange, which it tells what was decided and saved.
+    """
+
+    policy: object
+    key: str
+    find: Callable[[str], object]
+    made: object
+    until_s: float
+    wall: Callable[[], float]
+    answer: Callable[[Exchange], Response | None]
+
+
+class Ready:
+    """One answer to one head and body. Its text holds for a second."""
+
+    # fmt: off
+    __slots__ = (
+        "_asked", "_cors", "_exchange", "_policies_hash", "again", "label", "raw", "record", "second", "seen",
+        "size_bytes", "text", "whose",
+    )
+    # fmt: on
+
+    def __init__(
+        self, again: Again, request: Request, whose: Whose, label: str, cors: CorsRules | None, policies_hash: str
+    ) -> None:
+        exchange, body = request.exchange, request.body
+        assert isinstance(body, Body)
+        self.again = again
+        self.label = label  # of the model, for metrics
+        self.whose = whose
+        self.raw = body.raw
+        self.second = -1
+        self.size_bytes = 0
+        self.text: list[bytes] = []  # cut where the id stands
+        self.record: list[str] = []  # cut where the time, the id and the time that it took stand
+        self.seen = Exchange(exchange.identity)
+        self._asked = request.headers
+        self._cors = cors
+        self._policies_hash = policies_hash
+        self._exchange = partial(
+            Exchange, exchange.identity, exchange.endpoint, exchange.asked, tags=exchange.tags, id=_ID
+        )
+
+    def make(self, worker: int) -> bool:
+        """Makes its texts, as of now; whether that could be done."""
+        exchange = self._exchange()
+        response = self.again.answer(exchange)
+        if response is None:
+            return False
+        exchange.status, exchange.outcome, exchange.ended = response.status, _COMPLETE, True
+        headers = told.fields(response.headers, exchange, self._cors, self._asked, True)
+        text = whole(response.status, headers, response.held())
+        self.text = text.split(_ID.encode())
+        if not self.record:
+            record = msgspec.json.encode(ended(exchange, worker, self._policies_hash, _AT, _TOOK)).decode()
+            self.seen, self.record = exchange, _MARKS.split(record)
+            self.size_bytes = len(self.raw) + len(text) + 2 * len(record) + _AROUND_BYTES
+        return len(self.record) == 4
+
+
+class Answers:
+    """One worker's."""
+
+    def __init__(self, journal: Journal, metrics: Metrics, generations: Callable[[], Generations]) -> None:
+        self.limit_bytes = 0
+        self._journal = journal
+        self._metrics = metrics
+        self._generations = generations
+        self._version: object = None
+        self._bytes = 0
+        self._known: dict[Ready, None] = {}
+        self._heads: dict[Whose, dict[bytes, Ready]] = {}
+        self._unwritten = False
+
+    def __repr__(self) -> str:
+        return f"<Answers {len(self._known)}, {self._bytes} of {self.limit_bytes} bytes>"
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    # --- learning
+
+    def allow(self, more_bytes: int) -> None:
+        """A policy allows so much more; less, where it ends."""
+        self.limit_bytes += more_bytes
+        self._trim()
+
+    def offer(self, request: Request, again: Again) -> None:
+        """A policy would answer this request like that again."""
+        body, heads, generations = request.body, request.exchange.heads, self._generations()
+        now = generations.now
+        if heads is None or heads.headers is not request.headers or heads.version is not generations.version:
+            return
+        if type(body) is not Body or now.chain.outermost is not again.policy:
+            return
+        if self._version is not generations.version:
+            self._forget(generations.version)
+        whose = request.method, request.target, tuple(request.headers)
+        shelf = self._heads.get(whose)
+        if shelf is None or body.raw not in shelf:
+            if any(name in _SAYS_MORE for name, _ in request.headers):
+                return
+            label = self._metrics.model_label(request.exchange.asked)
+            self._learn(Ready(again, request, whose, label, now.cors, now.configuration.policy_hash))
+            shelf = self._heads.get(whose)
+        heads.ready = shelf
+
+    def _learn(self, ready: Ready) -> None:
+        if not ready.make(self._journal.worker) or ready.size_bytes > min(_LARGEST_BYTES, self.limit_bytes):
+            return
+        self._known[ready] = None
+        self._heads.setdefault(ready.whose, {})[ready.raw] = ready
+        self._bytes += ready.size_bytes
+        self._trim()
+
+    def _trim(self) -> None:
+        while self._bytes > self.limit_bytes:
+            self._drop(next(iter(self._known)))
+
+    def _drop(self, ready: Ready) -> None:
+        if self._known.pop(ready, ready) is None:
+            self._bytes -= ready.size_bytes
+            shelf = self._heads[ready.whose]
+            del shelf[ready.raw]
+            if not shelf:
+                del self._heads[ready.whose]
+
+    def _forget(self, version: object) -> None:
+        """What was learnt counts no longer."""
+        self._version, self._bytes = version, 0
+        self._known.clear()
+        self._heads.clear()
+
+    # --- giving
+
+    def give(self, ready: Ready) -> bytes | None:
+        """The whole answer, accounted for; None where the ordinary way has to be taken."""
+        began_ns, again, metrics, journal = time.perf_counter_ns(), ready.again, self._metrics, self._journal
+        now_s = again.wall()
+        if again.find(again.key) is not again.made or now_s >= again.until_s:
+            self._drop(ready)
+            return None
+        if ready.second != (second := int(now_s)) and not self._renewed(ready, second):
+            return None
+        id = new_id()
+        if len(id) != len(_ID) or (self._unwritten and not self._written()):
+            return None
+        seen, record = ready.seen, ready.record
+        took_ns = time.perf_counter_ns() - began_ns
+        metrics.exchange(seen.endpoint, ready.label, seen.status, "complete", took_ns / 1e9)
+        for decision in seen.decisions:
+            metrics.decision(decision.policy, decision.action)
+        for saving in seen.savings:
+            metrics.saving(saving.policy, saving.known, saving.nanodollars)
+        told = f"{record[0]}{time.time_ns()}{record[1]}{id}{record[2]}{took_ns}{record[3]}"
+        journal.append(msgspec.Raw(told.encode()))  # type: ignore[arg-type]  # what it would make of the record
+        try:
+            journal.flush()
+        except WeirError:
+            self._unwritten = True
+            metrics.count("journal_write_failures")
+        return id.encode().join(ready.text)
+
+    def _renewed(self, ready: Ready, second: int) -> bool:
+        """Whether its texts could be made those of this second."""
+        ready.second = second
+        if ready.make(self._journal.worker):
+            return True
+        self._drop(ready)
+        return False
+
+    def _written(self) -> bool:
+        """Whether the journal has now what it couldn't take before."""
+        try:
+            self._journal.flush()
+        except WeirError:
+            return False
+        self._unwritten = False
+        return True
