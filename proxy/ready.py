@@ -8,7 +8,8 @@ Rules:
 3. The text, and the record of the journal, are what the ordinary way makes of an exchange whose id and times are marks;
    the text is made anew each second, for the dates and ages in it. Ids and times are each request's own.
 4. The record is written before the answer leaves. Where that fails, requests take the ordinary way until it works.
-5. Bounded in bytes, by what the policies allow; what was learnt first leaves first.
+5. Bounded in bytes, by what the policies allow. What was learnt first leaves, unless it was just given: where more
+   comes again and again than there is room for, a part of it stays, which is better than all of it by turns.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from proxy.wire.call import whole
 if TYPE_CHECKING:
     from proxy.generation import Generations
 
-_AROUND_BYTES: Final = 4096  # the structures around the texts
-_LARGEST_BYTES: Final = 256 * 1024
+_AROUND_BYTES: Final = 3072  # the structures around the texts
+_LARGEST_BYTES: Final = 64 * 1024
+_JUST_S: Final = 2
+_LOOKED_AT: Final = 4  # that may have to leave
 # They stand for an id and for times. Chosen anew by each process, so that no answer can be made to hold them.
 _ID: Final = secrets.token_hex(len(new_id()) // 2)
 _AT: Final = 10**18 + secrets.randbelow(10**18)
@@ -95,8 +98,9 @@ class Ready:
             Exchange, exchange.identity, exchange.endpoint, exchange.asked, tags=exchange.tags, id=_ID
         )
 
-    def make(self, worker: int) -> bool:
-        """Makes its texts, as of now; whether that could be done."""
+    def make(self, worker: int, second: int) -> bool:
+        """Makes its texts, as of this second; whether that could be done."""
+        self.second = second
         exchange = self._exchange()
         response = self.again.answer(exchange)
         if response is None:
@@ -108,7 +112,7 @@ class Ready:
         if not self.record:
             record = msgspec.json.encode(ended(exchange, worker, self._policies_hash, _AT, _TOOK)).decode()
             self.seen, self.record = exchange, _MARKS.split(record)
-            self.size_bytes = len(self.raw) + len(text) + 2 * len(record) + _AROUND_BYTES
+            self.size_bytes = len(self.raw) + len(text) + len(record) + _AROUND_BYTES
         return len(self.record) == 4
 
 
@@ -152,7 +156,7 @@ class Answers:
         whose = request.method, request.target, tuple(request.headers)
         shelf = self._heads.get(whose)
         if shelf is None or body.raw not in shelf:
-            if any(name in _SAYS_MORE for name, _ in request.headers):
+            if any(name in _SAYS_MORE for name, _ in request.headers) or not self._room(again.wall()):
                 return
             label = self._metrics.model_label(request.exchange.asked)
             self._learn(Ready(again, request, whose, label, now.cors, now.configuration.policy_hash))
@@ -160,12 +164,28 @@ class Answers:
         heads.ready = shelf
 
     def _learn(self, ready: Ready) -> None:
-        if not ready.make(self._journal.worker) or ready.size_bytes > min(_LARGEST_BYTES, self.limit_bytes):
+        if not ready.make(self._journal.worker, int(ready.again.wall())) or ready.size_bytes > min(
+            _LARGEST_BYTES, self.limit_bytes
+        ):
             return
         self._known[ready] = None
         self._heads.setdefault(ready.whose, {})[ready.raw] = ready
         self._bytes += ready.size_bytes
         self._trim()
+
+    def _room(self, now_s: float) -> bool:
+        """Whether there is room for one more, or was made."""
+        for _ in range(_LOOKED_AT):
+            if self._bytes + min(_LARGEST_BYTES, self.limit_bytes // 4) <= self.limit_bytes:
+                return True
+            ready = next(iter(self._known), None)
+            if ready is None:
+                return False
+            if ready.second < now_s - _JUST_S:
+                self._drop(ready)
+            else:
+                self._known[ready] = self._known.pop(ready)
+        return False
 
     def _trim(self) -> None:
         while self._bytes > self.limit_bytes:
@@ -217,8 +237,7 @@ class Answers:
 
     def _renewed(self, ready: Ready, second: int) -> bool:
         """Whether its texts could be made those of this second."""
-        ready.second = second
-        if ready.make(self._journal.worker):
+        if ready.make(self._journal.worker, second):
             return True
         self._drop(ready)
         return False

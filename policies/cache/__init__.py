@@ -47,11 +47,11 @@ class CachePolicy:
 
     def __init__(self, config: Config, services: Services, wall: Callable[[], float] = time.time) -> None:
         self._services = services
-        self._part_bytes = config.memory // 8  # for bodies that are known again, and as much for answers that are ready
-        left_bytes = config.memory - 2 * self._part_bytes
-        for held in (services.bodies, services.ready):
-            if held is not None:
-                held.allow(self._part_bytes)
+        self._part_bytes = (
+            config.memory // 8
+        )  # for bodies that are known again, and twice that for answers that are ready
+        left_bytes = config.memory - 3 * self._part_bytes
+        self._allow(self._part_bytes)
         self._tiers = Tiers(services.store, left_bytes, config.store_timeout, services.metrics, services.name)
         services.metrics.level(services.name, "cache_entries", 0)  # an instance before it may have told of its own
         services.metrics.level(services.name, "cache_bytes", 0)
@@ -105,6 +105,12 @@ class CachePolicy:
         response.headers = [*response.headers, *MISS]
         return response
 
+    def _allow(self, part_bytes: int) -> None:
+        if self._services.bodies is not None:
+            self._services.bodies.allow(part_bytes)
+        if self._services.ready is not None:
+            self._services.ready.allow(2 * part_bytes)
+
     def _hit(self, exchange: Exchange, key: str) -> None:
         exchange.note(self._services.name, "hit", self._services.source, key=key)
 
@@ -116,9 +122,7 @@ class CachePolicy:
         """Stops hearing of evictions."""
         if self._following is not None:
             self._following.cancel()
-        for held in (self._services.bodies, self._services.ready):
-            if held is not None:
-                held.allow(-self._part_bytes)
+        self._allow(-self._part_bytes)
         if self._semantic is not None:
             await self._semantic.aclose()
 

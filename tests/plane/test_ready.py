@@ -162,13 +162,22 @@ async def test_nobody_gets_anothers(serve: Serve, simulator: Simulator) -> None:
             client.close()
 
 
-async def test_bounded(serve: Serve, simulator: Simulator) -> None:
-    """What was learnt first leaves; a policy that goes takes all with it."""
+async def test_bounded(serve: Serve, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was just given stays, what isn't given any more makes room; a policy that goes takes all with it."""
     policy = entry("cache", memory="256KiB", exact={"sampled": True, "max_entry": "64KiB"})
-    async with serve(policies=[policy]) as plane, await plane.connect() as client:
-        for number in range(12):
+    wall = Wall()
+    async with serve(policies=[policy], registry={"cache": timed(wall)}) as plane, await plane.connect() as client:
+        for number in range(30):
             await learnt(plane, client, asking(seed=number))
-        assert 2 < len(plane.plane.ready) < 10
+            assert 0 < len(plane.plane.ready) < 20
+        wall.now += 10
+        assert hit(await client.ask(asking(seed=1))) == "hit"
+        await learnt(plane, client, asking(seed=99))
+        assert 0 < len(plane.plane.ready) < 20
+        with monkeypatch.context() as patched:
+            patched.setattr(plane.plane.state.chain, "forward", nothing)
+            given = [(await client.ask(asking(seed=number))).status for number in (1, 99, 0, 29)]
+        assert given == [200, 200, 500, 500]
         await plane.plane.reconfigure(plane.remake(policies=[]), [], None)
         await plane.quiet()
         assert len(plane.plane.ready) == 0 and plane.plane.ready.limit_bytes == 0
