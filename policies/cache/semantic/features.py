@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.cache.semantic.facts import Facts, facts_of, opposites, unpacked
-from policies.cache.semantic.partition import Held, Near, Partition, lengths_of
+from policies.cache.semantic.partition import NEAR, Held, Near, Partition, lengths_of
 from policies.cache.semantic.static import MOST_TOKENS, Static, Tokens, Vector
 
 Array = npt.NDArray[np.floating[Any]]
@@ -66,6 +66,7 @@ SPREADS: Final[Array] = np.array([row[2] for row in _TABLE])
 PRIOR: Final[Array] = np.array([row[3] for row in _TABLE])
 _NO_LENS: Final = tuple(row[1] for row in _TABLE if row[0].startswith("lens_"))
 _LENS_SHARP: Final = 8.0
+_ONES: Final = np.eye(NEAR, dtype=np.float32)
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -148,21 +149,16 @@ def _through_lens(vector: Vector, near: Near, numbers: list[int], partition: Par
     """How the neighbours lie as the lens shows them (number 0 is the candidate); without one, what changes nothing."""
     if partition.lens is None:
         return _NO_LENS
-    rows = np.empty((len(numbers) + 1, len(vector)), np.float32)
-    partition.vectors.take(near.places, 0, rows[:-1], "clip")
-    rows[-1] = vector
-    seen = partition.lens.through(rows)
-    others, mine = seen[:-1], seen[-1]
+    others, mine = partition.seen.take(near.places, 0), partition.lens.through(vector)
     similar = others @ mine
-    members = np.zeros((max(numbers) + 1, len(numbers)), np.float32)
-    members[numbers, range(len(numbers))] = 1
+    members = _ONES[: max(numbers) + 1].take(numbers, 1)
     sums = members @ others
     middle, *rivals = ((members @ similar) / lengths_of(sums)).tolist()
     alike = similar.tolist()
     nearest = max(alike)
     best = max([value for value, number in zip(alike, numbers, strict=True) if not number])
     rival = max([value for value, number in zip(alike, numbers, strict=True) if number], default=min(alike) - 0.05)
-    weights = np.exp(_LENS_SHARP * (similar - nearest))
+    weights = np.exp(_LENS_SHARP * (similar - np.float32(nearest)))
     return (
         best,
         best - rival,

@@ -17,7 +17,7 @@ from typing import Any, Final
 from policies.cache.options import Semantic
 from policies.cache.semantic.learner import Label, Learner, fitted_by, rescored, thought
 from policies.cache.semantic.lens import Groups, ground
-from policies.cache.semantic.partition import Partition, built
+from policies.cache.semantic.partition import Partition, built, caught_up
 from policies.cache.semantic.room import Room, Rooms, Stored
 from policies.cache.semantic.shared import FLUSH_S, Message, Shared, fit_of, fit_to_bytes
 from policies.cache.semantic.static import Vector
@@ -116,7 +116,10 @@ class Knowledge:
             self._spawn(self._grind(room.partition, room.partition.to_lens()), "grind a lens")
 
     async def _index(self, room: Room) -> None:
-        room.partition.take(await asyncio.to_thread(built, *room.partition.to_index()))
+        index = await asyncio.to_thread(built, *room.partition.to_index())
+        while late := room.partition.late():
+            await asyncio.to_thread(caught_up, index, *late)
+        room.partition.take(index)
         room.building = False
 
     async def _grind(self, partition: Partition, entries: tuple[Vector, Groups]) -> None:

@@ -8,7 +8,7 @@ then looked at through the lens: its similarities are features beside the others
 Rules:
 1. Nothing but entries is looked at, so every worker that has the same entries grinds the same lens; none is kept.
 2. Where few answers have two questions the scatter within them is filled up by a part of all scatter.
-3. Grinding takes tenths of a second: for a thread. Looking through it takes some tens of microseconds.
+3. Grinding takes tenths of a second, and looks at all entries: for a thread. A look looks at the question only.
 """
 
 from __future__ import annotations
@@ -34,17 +34,22 @@ _FLOOR: Final = 1e-2  # of the mean scatter: no direction is surer than that
 
 
 class Lens(msgspec.Struct, frozen=True):
-    """The directions, and what of them is seen of the middle of all entries."""
+    """The directions, what of them is seen of the middle of all entries, and what is seen of each entry."""
 
     middle: Vector
     directions: Vector
+    seen: Vector
 
     def through(self, vectors: Vector) -> Vector:
-        """Vectors, a row each, as unit vectors of the lens."""
-        seen = vectors @ self.directions - self.middle
-        lengths = np.sqrt(np.einsum("ij,ij->i", seen, seen)) + np.float32(1e-9)
-        unit: Vector = seen / lengths[:, None]
-        return unit
+        """A vector, or some, a row each, as unit vectors of the lens."""
+        return _through(vectors, self.middle, self.directions)
+
+
+def _through(vectors: Vector, middle: Vector, directions: Vector) -> Vector:
+    seen = vectors @ directions
+    seen -= middle
+    seen /= np.sqrt(np.vecdot(seen, seen)[..., None]) + np.float32(1e-9)
+    return seen
 
 
 def due(ground_at: int) -> int:
@@ -70,7 +75,8 @@ def ground(vectors: Vector, groups: Groups) -> Lens:
     within = (apart.T @ apart + _FILLED * _PART * scatter) / (len(apart) + _FILLED)
     within += (_FLOOR * np.trace(scatter) / len(scatter) + 1e-9) * np.eye(len(scatter))
     directions = _directions(within, scatter).astype(np.float32)
-    return Lens(centre @ directions, directions)
+    middle = centre @ directions
+    return Lens(middle, directions, _through(vectors, middle, directions))
 
 
 def _directions(within: npt.NDArray[Any], scatter: npt.NDArray[Any]) -> npt.NDArray[Any]:

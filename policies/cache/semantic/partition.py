@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 BRUTE: Final = 2000
 NEAR: Final = 30
-_BREADTH: Final = 96  # of the graph's search: more finds more surely, and takes longer
+_BREADTH: Final = 64  # of the graph's search: more finds more surely, and takes longer (decision 063)
 _MORE: Final = 10  # that the graph, whose numbers are coarse, is asked for: what is nearest is then seen by the vectors
 _FIRST: Final = 4
+_LITTLE: Final = 4  # entries that a graph may be behind: the loop has them added in less than a millisecond
 _WORDS: Final = 20_000  # that are counted
 
 
@@ -67,6 +68,8 @@ class Partition:
         self._holes: list[int] = []
         self._index: Index | None = None
         self.lens: Lens | None = None
+        self.seen = np.zeros((0, lens.RANK), np.float32)  # the vectors as the lens shows them
+        self._unseen: set[int] = set()  # places that changed while a lens is being ground
         self._added = 0
         self._lens_at = lens.FEWEST
         self._touched: set[int] = set()  # places that changed while a graph is being built
@@ -103,7 +106,12 @@ class Partition:
             if place == len(self.vectors):
                 self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
                 self.groups = np.concatenate([self.groups, np.full_like(self.groups, -1)])
+                if self.lens is not None:
+                    self.seen = np.concatenate([self.seen, np.zeros_like(self.seen)])
         self.vectors[place] = vector
+        self._unseen.add(place)
+        if self.lens is not None:
+            self.seen[place] = self.lens.through(vector)
         self.groups[place] = held.group
         self.members[held.group] += 1
         self._join(held.group, place)
@@ -232,12 +240,16 @@ class Partition:
     def to_lens(self) -> tuple[Vector, Groups]:
         """What a lens is ground of: vectors and groups, not copied. From here on the next one is due later."""
         self._lens_at = lens.due(self._added)
-        end = len(self.held)
-        return self.vectors[:end], self.groups[:end]
+        self._unseen.clear()
+        return self.vectors, self.groups
 
     def look_through(self, made: Lens) -> None:
-        """Looks through this lens from now on."""
-        self.lens = made
+        """Looks through this lens from now on, after catching up with what changed meanwhile."""
+        self.lens, self.seen = made, made.seen
+        if len(self.seen) < len(self.vectors):
+            self.seen = np.resize(self.seen, (len(self.vectors), self.seen.shape[1]))
+        late = list(self._unseen)
+        self.seen[late] = made.through(self.vectors[late])
 
     # --- the graph
 
@@ -252,13 +264,19 @@ class Partition:
         places = np.fromiter(self._places.values(), np.int64, len(self._places))
         return places, self.vectors[places]
 
+    def late(self) -> tuple[npt.NDArray[np.int64], Vector, list[int]] | None:
+        """What changed since: places with their vectors, copied, and empty ones; None where it is little."""
+        if len(self._touched) <= _LITTLE:
+            return None
+        places = [place for place in self._touched if self.held[place] is not None]
+        gone = [place for place in self._touched if self.held[place] is None]
+        self._touched.clear()
+        return np.array(places, np.int64), self.vectors[places], gone
+
     def take(self, index: Index) -> None:
-        """Looks by this graph from now on, after catching up with what changed meanwhile."""
-        for place in self._touched:
-            if place in index:
-                index.remove(place)
-            if self.held[place] is not None:
-                index.add(place, self.vectors[place])
+        """Looks by this graph from now on, after catching up with what is late."""
+        places = [place for place in self._touched if self.held[place] is not None]
+        caught_up(index, np.array(places, np.int64), self.vectors[places], list(self._touched))
         self._touched.clear()
         self._index = index
 
@@ -278,3 +296,12 @@ def built(places: npt.NDArray[np.int64], vectors: Vector) -> Index:
     )
     index.add(places, vectors, threads=1)
     return index
+
+
+def caught_up(index: Index, places: npt.NDArray[np.int64], vectors: Vector, gone: list[int]) -> None:
+    """Adds entries that came while the graph was built, or took another's place, and removes what left meanwhile."""
+    for place in {*places.tolist(), *gone}:
+        if place in index:
+            index.remove(place)
+    if len(places):
+        index.add(places, vectors, threads=1)

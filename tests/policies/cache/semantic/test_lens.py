@@ -7,7 +7,7 @@ import pytest
 
 from policies.cache.semantic import lens
 from policies.cache.semantic.features import CENTRES, NAMES, candidate, question
-from policies.cache.semantic.partition import Held, Partition
+from policies.cache.semantic.partition import Held, Partition, built, caught_up
 from policies.cache.semantic.static import Static
 
 LENS = [place for place, name in enumerate(NAMES) if name.startswith("lens_")]
@@ -81,3 +81,32 @@ def test_absent_it_changes_nothing() -> None:
     assert after.group == before.group == 1
     assert after.features[LENS].tolist() != before.features[LENS].tolist()
     assert dict(zip(NAMES, after.features, strict=True))["lens_best"] > 0.1
+
+
+def test_what_changes_meanwhile_is_caught_up_with() -> None:
+    """Entries that come, or take a place, while a lens is ground or a graph built are found and seen by them."""
+    vectors, groups = entries(260, 3)
+    partition = Partition(40)
+
+    def add(key: int, at: int) -> None:
+        partition.add(Held(str(key), "a text", int(groups[at]), 0.0), vectors[at])
+
+    for place in range(200):
+        add(place, place)
+    made, index = lens.ground(*partition.to_lens()), built(*partition.to_index())
+    partition.remove(["7", "8"])
+    for place in range(200, 260):  # the first two fill the holes
+        add(place, place)
+    late = partition.late()
+    assert late is not None
+    caught_up(index, *late)
+    assert partition.late() is None
+    partition.remove(["9"])
+    partition.look_through(made)
+    partition.take(index)
+    for at in (199, 200, 201, 259):
+        near = partition.nearest(vectors[at], 5)
+        assert near is not None
+        assert near.similar[0] > 0.999
+        assert not {"7", "8", "9"} & {partition.held[place].key for place in near.places}  # type: ignore[union-attr]
+        assert np.allclose(partition.seen[near.places], made.through(partition.vectors[near.places]), atol=1e-6)
