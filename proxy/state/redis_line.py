@@ -9,7 +9,8 @@ Rules:
    `bound_s`, or after `BUSY` times that, and the connection stays. So a thousand calls at once are answered, in as long
    as that takes. What has arrived is read first, since this loop itself may have been late.
 3. Nothing is sent twice, unless the server said that it did nothing (a script it doesn't know, a slot that has moved).
-4. redis-py makes the connection (URL, TLS, passwords, the protocol); nothing of it is seen outside of this module.
+4. redis-py makes the connection (URL, TLS, passwords, the protocol); hiredis packs what is asked and reads what is
+   answered. Nothing of either is seen outside of this module.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, Final
 
+import hiredis
+from redis._parsers.base import BaseParser
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, MovedError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from proxy.state.protocol import StateLost
 
@@ -32,6 +35,7 @@ _LOST: Final = (RedisError, OSError, EOFError)
 _REDIRECTS: Final = 3
 BUSY: Final = 8
 AT_ONCE: Final = 64
+_NOT_YET: Final = object()
 _GRACE_TURNS: Final = 4  # of the loop: it reads, the answer is understood, and whoever waits for it goes on
 _AGAIN_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
@@ -87,8 +91,12 @@ async def left(connection: AbstractConnection) -> None:
         await connection.disconnect(nowait=True)
 
 
-class Link:
-    """An open connection: what is waiting to be written, and who waits for the next answer."""
+class Link(asyncio.Protocol):
+    """An open connection: what is waiting to be written, and who waits for the next answer.
+
+    redis-py has made it, up to the server's greeting; from here on its transport is ours, since its own reader and
+    writer each take a task and several turns of the loop for a call.
+    """
 
     def __init__(self, connection: AbstractConnection) -> None:
         self.broken: BaseException | None = None
@@ -97,20 +105,27 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self.heard_s = self._loop.time()
         self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._unsent: deque[list[bytes]] = deque()
+        self._unsent: deque[bytes] = deque()
         self._under_way = 0  # sent and not answered
-        self._something = asyncio.Event()
-        self._tasks = [
-            self._loop.create_task(self._reading(), name="redis reading"),
-            self._loop.create_task(self._writing(), name="redis writing"),
-        ]
+        self._flushing = False
+        self._replies = hiredis.Reader(
+            protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOT_YET
+        )
+        reader: Any = connection._reader
+        writer: Any = connection._writer
+        self._transport: asyncio.WriteTransport = writer.transport
+        self._transport.set_protocol(self)
+        if reader.at_eof() or self._transport.is_closing():  # it went before it was ours: nobody else would tell
+            self.snap(ConnectionError("closed by the server"))
 
     def ask(self, words: tuple[Any, ...]) -> asyncio.Future[Any]:
         """Sends a command; the answer, to be awaited."""
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._unsent.append(self._connection.pack_command(*words))
+        self._unsent.append(hiredis.pack_command(words))
         self._waiting.append(answer)
-        self._something.set()
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
         return answer
 
     def snap(self, why: BaseException) -> None:
@@ -118,54 +133,56 @@ class Link:
         if self.broken is not None:
             return
         self.broken = why
-        for task in self._tasks:
-            task.cancel()
         for answer in self._waiting:
             if not answer.done():
                 answer.set_exception(StateLost(f"redis: {why}"))
                 answer.exception()  # its caller may have gone
         self._waiting.clear()
+        self._unsent.clear()
 
     async def ended(self) -> None:
-        """Waits until nothing of it runs, and closes the connection."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Closes the connection."""
         await left(self._connection)
 
-    async def _reading(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        """Answers, in the order of what was asked."""
+        if self.broken is not None:
+            return
+        self.heard_s, replies = self._loop.time(), self._replies
         try:
-            while True:
-                try:
-                    said: Any = await self._connection.read_response(disconnect_on_error=False)
-                except ResponseError as error:
-                    said = error
+            replies.feed(data)
+            while (said := replies.gets()) is not _NOT_YET:
                 answer = self._waiting.popleft()
                 self._under_way -= 1
-                if self._unsent:
-                    self._something.set()
                 self.answers += 1
-                self.heard_s = self._loop.time()
                 if answer.done():
                     continue
                 if isinstance(said, Exception):
                     answer.set_exception(said)
                 else:
                     answer.set_result(said)
-        except _LOST as error:
+        except (*_LOST, IndexError) as error:  # not what a server says, or an answer that nobody has asked for
             self.snap(error)
+            return
+        if self._unsent:
+            self._flush()
 
-    async def _writing(self) -> None:
-        try:
-            while True:
-                await self._something.wait()
-                self._something.clear()
-                sending: list[bytes] = []
-                while self._unsent and self._under_way < AT_ONCE:
-                    sending += self._unsent.popleft()
-                    self._under_way += 1
-                if sending:
-                    await self._connection.send_packed_command(sending, check_health=False)
-        except _LOST as error:
-            self.snap(error)
+    def eof_received(self) -> None:
+        """It will say nothing any more."""
+        self.snap(ConnectionError("closed by the server"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end, whoever wanted it."""
+        self.snap(exc or ConnectionError("closed"))
+
+    def _flush(self) -> None:
+        self._flushing = False
+        sending: list[bytes] = []
+        while self._unsent and self._under_way < AT_ONCE:
+            sending.append(self._unsent.popleft())
+            self._under_way += 1
+        if sending and self.broken is None:
+            self._transport.write(b"".join(sending))
 
 
 class Line:
