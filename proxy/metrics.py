@@ -29,6 +29,7 @@ LARGEST = 2**63 - 1
 
 # The boundaries that OpenTelemetry's GenAI conventions advise, so that dashboards made for others fit.
 DURATION_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+QUICK_S = DURATION_S[0]
 TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
@@ -136,6 +137,25 @@ class Snapshot(msgspec.Struct):
     arms: list[ArmSeries] = []
 
 
+class Repeats:
+    """What ends alike again and again: counted here, and added to the tables when they are looked at.
+
+    Whoever counts adds to `n` and `seconds`, and what took `QUICK_S` or more to `slow` too.
+    """
+
+    __slots__ = ("decisions", "n", "savings", "seconds", "series", "slow")
+
+    def __init__(
+        self, series: ExchangeSeries, decisions: list[tuple[str, str]], savings: list[tuple[str, str, int]]
+    ) -> None:
+        self.series = series
+        self.decisions = decisions
+        self.savings = savings
+        self.n = 0
+        self.seconds = 0.0
+        self.slow: list[float] = []
+
+
 class Metrics:
     """A worker's counters. `models` are the names that always keep their own label."""
 
@@ -150,6 +170,7 @@ class Metrics:
         self._shares: dict[tuple[str, str, str], float] = {}
         self._levels: dict[tuple[str, str], float] = {}
         self._arms: dict[tuple[str, str, str], Tally] = {}
+        self._repeats: list[Repeats] = []
         self._labels: dict[str, str] = {}
         self._seen = 0
         self.adopt(models)
@@ -222,6 +243,34 @@ class Metrics:
         else:
             series.estimated_nanodollars += cost_nanodollars
 
+    def repeats(
+        self,
+        key: tuple[str, str, int, str],
+        decisions: list[tuple[str, str]],
+        savings: list[tuple[str, str, int]],
+    ) -> Repeats:
+        """A counter of exchanges with these labels (as `exchange` has them), each with these decisions and savings."""
+        series = self._exchanges.get(key)
+        return Repeats(self._new_exchange(key) if series is None else series, decisions, savings)
+
+    def repeated(self, repeats: Repeats) -> None:
+        """Has what it counts added, the next time that anybody looks. Once, with its first exchange."""
+        self._repeats.append(repeats)
+
+    def _add_repeats(self) -> None:
+        for one in self._repeats:
+            histogram, n = one.series.duration_s, one.n
+            histogram.counts[0] += n - len(one.slow)
+            for duration_s in one.slow:
+                histogram.counts[bisect_left(DURATION_S, duration_s)] += 1
+            histogram.sum += one.seconds
+            for policy, action in one.decisions:
+                self.decision(policy, action, n)
+            for policy, known, nanodollars in one.savings:
+                self.saving(policy, known, nanodollars * n)
+            one.n, one.seconds, one.slow = 0, 0.0, []
+        self._repeats.clear()
+
     def count(self, name: str, n: int = 1) -> None:
         """A rare event. `name` is a literal of the program (documented in docs/reference/metrics.md), never input."""
         self._events[name] = self._events.get(name, 0) + n
@@ -252,6 +301,7 @@ class Metrics:
 
     def snapshot(self) -> dict[str, Any]:
         """All totals as JSON-able builtins, for `Channel.send("metrics", snapshot=…)`."""
+        self._add_repeats()
         for series in self._attempts.values():
             _saturate(series)
         whole = Snapshot(

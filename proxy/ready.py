@@ -30,7 +30,7 @@ from proxy.cors import CorsRules
 from proxy.errors import WeirError
 from proxy.exchange import Exchange, Request, new_id
 from proxy.journal import Journal
-from proxy.metrics import Metrics
+from proxy.metrics import QUICK_S, Metrics, Repeats
 from proxy.response import Outcome, Response
 from proxy.wire.call import whole
 
@@ -72,25 +72,24 @@ class Ready:
 
     # fmt: off
     __slots__ = (
-        "_asked", "_cors", "_exchange", "_policies_hash", "again", "label", "raw", "record", "second", "seen",
-        "size_bytes", "text", "whose",
+        "_asked", "_cors", "_exchange", "_policies_hash", "again", "raw", "record", "repeats", "second", "size_bytes",
+        "text", "whose",
     )
     # fmt: on
 
     def __init__(
-        self, again: Again, request: Request, whose: Whose, label: str, cors: CorsRules | None, policies_hash: str
+        self, again: Again, request: Request, whose: Whose, cors: CorsRules | None, policies_hash: str
     ) -> None:
         exchange, body = request.exchange, request.body
         assert isinstance(body, Body)
         self.again = again
-        self.label = label  # of the model, for metrics
         self.whose = whose
         self.raw = body.raw
         self.second = -1
         self.size_bytes = 0
         self.text: list[bytes] = []  # cut where the id stands
         self.record: list[str] = []  # cut where the time, the id and the time that it took stand
-        self.seen = Exchange(exchange.identity)
+        self.repeats: Repeats  # set by whoever keeps it
         self._asked = request.headers
         self._cors = cors
         self._policies_hash = policies_hash
@@ -98,22 +97,22 @@ class Ready:
             Exchange, exchange.identity, exchange.endpoint, exchange.asked, tags=exchange.tags, id=_ID
         )
 
-    def make(self, worker: int, second: int) -> bool:
-        """Makes its texts, as of this second; whether that could be done."""
+    def make(self, worker: int, second: int) -> Exchange | None:
+        """Makes its texts, as of this second, and gives the exchange that they are of; None where they can't be."""
         self.second = second
         exchange = self._exchange()
         response = self.again.answer(exchange)
         if response is None:
-            return False
+            return None
         exchange.status, exchange.outcome, exchange.ended = response.status, _COMPLETE, True
         headers = told.fields(response.headers, exchange, self._cors, self._asked, True)
         text = whole(response.status, headers, response.held())
         self.text = text.split(_ID.encode())
         if not self.record:
             record = msgspec.json.encode(ended(exchange, worker, self._policies_hash, _AT, _TOOK)).decode()
-            self.seen, self.record = exchange, _MARKS.split(record)
+            self.record = _MARKS.split(record)
             self.size_bytes = len(self.raw) + len(text) + len(record) + _AROUND_BYTES
-        return len(self.record) == 4
+        return exchange if len(self.record) == 4 else None
 
 
 class Answers:
@@ -158,16 +157,19 @@ class Answers:
         if shelf is None or body.raw not in shelf:
             if any(name in _SAYS_MORE for name, _ in request.headers) or not self._room(again.wall()):
                 return
-            label = self._metrics.model_label(request.exchange.asked)
-            self._learn(Ready(again, request, whose, label, now.cors, now.configuration.policy_hash))
+            self._learn(Ready(again, request, whose, now.cors, now.configuration.policy_hash))
             shelf = self._heads.get(whose)
         heads.ready = shelf
 
     def _learn(self, ready: Ready) -> None:
-        if not ready.make(self._journal.worker, int(ready.again.wall())) or ready.size_bytes > min(
-            _LARGEST_BYTES, self.limit_bytes
-        ):
+        seen = ready.make(self._journal.worker, int(ready.again.wall()))
+        if seen is None or ready.size_bytes > min(_LARGEST_BYTES, self.limit_bytes):
             return
+        ready.repeats = self._metrics.repeats(
+            (seen.endpoint, self._metrics.model_label(seen.asked), seen.status, _COMPLETE.value),
+            [(decision.policy, decision.action) for decision in seen.decisions],
+            [(saving.policy, saving.known, saving.nanodollars) for saving in seen.savings],
+        )
         self._known[ready] = None
         self._heads.setdefault(ready.whose, {})[ready.raw] = ready
         self._bytes += ready.size_bytes
@@ -209,38 +211,34 @@ class Answers:
 
     def give(self, ready: Ready) -> bytes | None:
         """The whole answer, accounted for; None where the ordinary way has to be taken."""
-        began_ns, again, metrics, journal = time.perf_counter_ns(), ready.again, self._metrics, self._journal
+        began_ns, again, journal = time.perf_counter_ns(), ready.again, self._journal
         now_s = again.wall()
         if again.find(again.key) is not again.made or now_s >= again.until_s:
             self._drop(ready)
             return None
-        if ready.second != (second := int(now_s)) and not self._renewed(ready, second):
+        if ready.second != (second := int(now_s)) and ready.make(journal.worker, second) is None:
+            self._drop(ready)
             return None
         id = new_id()
         if len(id) != len(_ID) or (self._unwritten and not self._written()):
             return None
-        seen, record = ready.seen, ready.record
+        record, repeats = ready.record, ready.repeats
         took_ns = time.perf_counter_ns() - began_ns
-        metrics.exchange(seen.endpoint, ready.label, seen.status, "complete", took_ns / 1e9)
-        for decision in seen.decisions:
-            metrics.decision(decision.policy, decision.action)
-        for saving in seen.savings:
-            metrics.saving(saving.policy, saving.known, saving.nanodollars)
+        took_s = took_ns / 1e9
+        if not repeats.n:
+            self._metrics.repeated(repeats)
+        repeats.n += 1
+        repeats.seconds += took_s
+        if took_s >= QUICK_S:  # something else had the processor
+            repeats.slow.append(took_s)
         told = f"{record[0]}{time.time_ns()}{record[1]}{id}{record[2]}{took_ns}{record[3]}"
         journal.append(msgspec.Raw(told.encode()))  # type: ignore[arg-type]  # what it would make of the record
         try:
             journal.flush()
         except WeirError:
             self._unwritten = True
-            metrics.count("journal_write_failures")
+            self._metrics.count("journal_write_failures")
         return id.encode().join(ready.text)
-
-    def _renewed(self, ready: Ready, second: int) -> bool:
-        """Whether its texts could be made those of this second."""
-        if ready.make(self._journal.worker, second):
-            return True
-        self._drop(ready)
-        return False
 
     def _written(self) -> bool:
         """Whether the journal has now what it couldn't take before."""

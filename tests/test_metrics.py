@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import orjson
 import pytest
 
-from proxy.metrics import LARGEST, MAX_SERIES, SEEN_MODELS, Metrics, merge, retire
+from proxy.metrics import LARGEST, MAX_SERIES, QUICK_S, SEEN_MODELS, Metrics, merge, retire
 
 
 @dataclass
@@ -78,6 +78,30 @@ def test_random_model_names_share_one_label() -> None:
 def test_odd_model_names_are_other(name: str) -> None:
     """A long or unprintable name never becomes a label."""
     assert Metrics().model_label(name) == "other"
+
+
+def test_repeats_count_as_one_by_one() -> None:
+    """What is counted apart stands in the tables whenever they are looked at, once, in the buckets of its durations."""
+    apart, singly = Metrics(), Metrics()
+    repeats = apart.repeats(("chat.completions", "m", 200, "complete"), [("cache", "hit")], [("cache", "observed", 7)])
+    for took_s in (0.001, 0.5, 0.002, QUICK_S, 0.004):
+        if not repeats.n:
+            apart.repeated(repeats)
+        repeats.n += 1
+        repeats.seconds += took_s
+        if took_s >= QUICK_S:
+            repeats.slow.append(took_s)
+        singly.exchange("chat.completions", "m", 200, "complete", took_s)
+        singly.decision("cache", "hit")
+        singly.saving("cache", "observed", 7)
+        if took_s == 0.002:
+            apart.snapshot()
+    for _ in range(2):
+        one, other = apart.snapshot(), singly.snapshot()
+        (told,), (wanted,) = one["exchanges"], other["exchanges"]
+        assert told["duration_s"]["counts"] == wanted["duration_s"]["counts"]
+        assert told["duration_s"]["sum"] == pytest.approx(wanted["duration_s"]["sum"])
+        assert (one["decisions"], one["savings"]) == (other["decisions"], other["savings"])
 
 
 def test_label_sets_are_bounded() -> None:

@@ -26,11 +26,13 @@ _DIGITS: Final = 11  # ten and the CR that ends them
 class Template:
     """A head with a gap where its Content-Length stood."""
 
-    __slots__ = ("_prefix", "_suffix")
+    __slots__ = ("_head", "_prefix", "_suffix", "_whole_bytes")
 
     def __init__(self, prefix: bytes, suffix: bytes) -> None:
         self._prefix = prefix
         self._suffix = suffix
+        self._head = b"?"  # with the digits that it had the last time, and how long the whole request was
+        self._whole_bytes = -1
 
     @classmethod
     def of(cls, data: bytes, body_bytes: int) -> Template | None:
@@ -45,6 +47,8 @@ class Template:
 
     def body_of(self, data: bytes) -> bytes | None:
         """The body of a request that came as exactly `data` and has this head; None if it isn't that."""
+        if len(data) == self._whole_bytes and data.startswith(self._head):
+            return data[len(self._head) :]
         prefix, suffix = self._prefix, self._suffix
         if not data.startswith(prefix):
             return None
@@ -53,8 +57,11 @@ class Template:
         digits = data[start:end]
         if not digits.isdigit() or not data.startswith(suffix, end):
             return None
-        body = data[end + len(suffix) :]
-        return body if len(body) == int(digits) else None
+        at = end + len(suffix)
+        if len(data) - at != int(digits):
+            return None
+        self._head, self._whole_bytes = data[:at], len(data)
+        return data[at:]
 
 
 class Last:

@@ -224,7 +224,7 @@ class ServerConnection(asyncio.Protocol):
         if at_once is not None and (answer := at_once(last.intake, body)) is not None:
             self._transport.write(answer)
             if not self.write_paused:
-                self.deadline = self._next_deadline()
+                self.deadline = self._loop.time() + self._idle_s
             return True
         head = last.head.copy()
         head.keep_alive, head.content_length = True, len(body)
