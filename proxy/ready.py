@@ -222,7 +222,8 @@ class Answers:
         id = new_id()
         if len(id) != len(_ID) or (self._unwritten and not self._written()):
             return None
-        record, repeats = ready.record, ready.repeats
+        start, before_id, before_took, end = ready.record
+        repeats = ready.repeats
         took_ns = time.perf_counter_ns() - began_ns
         took_s = took_ns / 1e9
         if not repeats.n:
@@ -231,8 +232,8 @@ class Answers:
         repeats.seconds += took_s
         if took_s >= QUICK_S:  # something else had the processor
             repeats.slow.append(took_s)
-        told = f"{record[0]}{time.time_ns()}{record[1]}{id}{record[2]}{took_ns}{record[3]}"
-        journal.append(msgspec.Raw(told.encode()))  # type: ignore[arg-type]  # what it would make of the record
+        line = f"{start}{time.time_ns()}{before_id}{id}{before_took}{took_ns}{end}"
+        journal.append(msgspec.Raw(line.encode()))  # type: ignore[arg-type]  # what it would make of the record
         try:
             journal.flush()
         except WeirError:
