@@ -58,7 +58,7 @@ def timed(entries: int, partitions: int) -> Timed:
         found = candidate(
             asked, near, room.partition, static, lambda group, room=room: learner.record(room.name(group))
         )  # type: ignore[misc]
-        learner.serves(learner.weights.score(found.features))
+        learner.serves(found.features, learner.weights.score(found.features))
         times.append((time.perf_counter_ns() - start) / 1e6)
     return Timed(percentile(times, 50), percentile(times, 99), entries, partitions, taken / entries)
 

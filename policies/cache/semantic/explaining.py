@@ -105,7 +105,8 @@ async def explained(request: Request, config: Config, policy: str, store: Store)
     assert near is not None
     best = candidate(asked, near, room.partition, static, lambda group: learner.record(room.name(group)))
     score, parts = learner.weights.score(best.features), learner.weights.parts(best.features)
-    serves = learner.serves(score)
+    serves, least = learner.serves(best.features, score), learner.least(best.features)
+    found["threshold"] = least if least < NEVER else None
     neighbours = []
     for place, similar in list(zip(near.places.tolist(), near.similar.tolist(), strict=True))[:_SHOWN]:
         held = room.partition.held[place]
@@ -117,7 +118,7 @@ async def explained(request: Request, config: Config, policy: str, store: Store)
         for name, value in zip(NAMES, best.features.tolist(), strict=True)
     }
     why = "the score reaches the threshold" if serves else f"{learner.status}: the score doesn't reach the threshold"
-    if learner.threshold >= NEVER:
+    if least >= NEVER:
         why = "no threshold can be certified yet"
     return {
         **found,

@@ -218,7 +218,7 @@ class Knowledge:
             "policy": self._services.name,
             "status": learner.status,
             "max_error": learner.max_error,
-            "threshold": learner.threshold if learner.status == "certified" else None,
+            "threshold": min(learner.threshold, learner.alone) if learner.status == "certified" else None,
             "labels": learner.labels,
             "questions": learner.asked,
             "audited_error": rate,
@@ -246,7 +246,8 @@ class Knowledge:
 def _standing(learner: Learner) -> tuple[float, ...]:
     status, (rate, audits) = learner.status, learner.audited()
     stands = [float(status == each) for each in ("gathering", "certified", "suspended")]
-    return (*stands, learner.threshold if status == "certified" else 0.0, audits, rate * audits)
+    least = min(learner.threshold, learner.alone) if status == "certified" else 0.0
+    return (*stands, least, audits, rate * audits)
 
 
 _LEVELS: Final = ("gathering", "certified", "suspended", "threshold", "audits", "wrong")

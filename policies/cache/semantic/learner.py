@@ -5,13 +5,17 @@ Rules:
    surely too often wrong (`suspended`); otherwise, what scores at least λ (`certified`).
 2. λ is found by scores that don't know what they are judged by: a label is scored before it is learnt from, and, when
    the score is fitted anew, by weights that left it out.
-3. Nearly all of the first hits are audited, later 15 %; near λ twice as many.
-4. The audited error of the recent past moves the goal: what was bounded too tightly is loosened, within limits.
-5. No clock, no I/O, and no randomness of its own: the same labels in the same order give the same state everywhere.
+3. Answers that one entry holds have a λ of their own: nobody has yet seen such an answer fit a second question, and
+   texts that are much alike say little about it.
+4. Nearly all of the first hits are audited, later 15 %; near λ twice as many.
+5. The audited error of the recent past moves the goal: what was bounded too tightly is loosened, within limits.
+6. No clock, no I/O, and no randomness of its own: the same labels in the same order give the same state everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import log1p
 from typing import Any, Final, Literal
 
 import msgspec
@@ -23,6 +27,8 @@ from policies.cache.semantic.features import NAMES
 from policies.cache.semantic.score import Fit, Weights, fit, prior
 
 Rows = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+Found = tuple[float, list[Stratum]]
 Status = Literal["gathering", "certified", "suspended"]
 _ROWS: Final = 12_000  # labels that the score is fitted on
 _LABELS: Final = 9000  # that λ is found by
@@ -42,6 +48,8 @@ _CHANCE: Final = 0.5
 _CLEARED: Final = 100  # audits before they stand for proof; of what would have been given, before it is given again
 _RECORD: Final = 0.98
 _MOST_RECORDS: Final = 20_000
+_MEMBERS: Final = NAMES.index("members")
+_SEVERAL: Final = log1p(1.5)
 
 
 class Label(msgspec.Struct, frozen=True, array_like=True):
@@ -60,7 +68,8 @@ class Learner:
     def __init__(self, max_error: float) -> None:
         self.max_error = max_error
         self.weights = prior()
-        self.threshold = NEVER
+        self.threshold = NEVER  # λ of answers that several entries hold,
+        self.alone = NEVER  # and of those that one does
         self.strata: list[Stratum] = []
         self.goal = _AIM * max_error
         self.labels = 0
@@ -82,7 +91,7 @@ class Learner:
         """How it stands."""
         if self.suspended:
             return "suspended"
-        return "gathering" if self.threshold >= NEVER else "certified"
+        return "gathering" if min(self.threshold, self.alone) >= NEVER else "certified"
 
     # --- deciding
 
@@ -97,14 +106,19 @@ class Learner:
         self._traffic.add((*features.tolist(), score, float(self.asked)))
         self.hits += served
 
-    def serves(self, score: float) -> bool:
-        """Whether an answer with this score may be given."""
-        return score >= self.threshold and not self.suspended
+    def least(self, features: Sequence[float] | Array) -> float:
+        """λ for answers like this one."""
+        return self.alone if features[_MEMBERS] < _SEVERAL else self.threshold
 
-    def audit_share(self, score: float) -> float:
+    def serves(self, features: Array, score: float) -> bool:
+        """Whether an answer with this score may be given."""
+        return score >= self.least(features) and not self.suspended
+
+    def audit_share(self, features: Array, score: float) -> float:
         """The share of hits with this score that are audited."""
         share = max(_AUDITED, min(1.0, _ALL_AUDITED / (self.hits + 1)))
-        near = score < self.threshold + (1 - self.threshold) * 0.3
+        least = self.least(features)
+        near = score < least + (1 - least) * 0.3
         return min(1.0, share * 2) if near else share
 
     # --- learning
@@ -115,7 +129,7 @@ class Learner:
             return  # a worker of another version says it
         self.labels += 1
         self._told.add((*label.features, float(label.right), label.score, float(self.labels)))
-        weight = 1.0 if self.suspended and label.score >= self.threshold else label.audit
+        weight = 1.0 if self.suspended and label.score >= self.least(label.features) else label.audit
         if weight:
             self._audits.add((float(self.asked), weight, float(not label.right)))
         self._remember(label.group, float(label.right))
@@ -152,24 +166,29 @@ class Learner:
         self._told.rescore(told)
         self._traffic.rescore(traffic)
 
-    def evidence(self) -> Evidence:
-        """What λ is found by; copies."""
+    def evidence(self) -> tuple[Evidence, Evidence]:
+        """What λ is found by, for answers that several entries hold and for those that one does; copies."""
         self._thought_at = self.labels
         self._judge()
-        labels = self._told.held
-        recent = labels[:, -1] > self.labels - _LABELS
-        scores, right = labels[recent, -2], labels[recent, len(NAMES)]
+        labels, traffic = self._told.held, self._traffic.held
         told = self.audited()[1] >= _CLEARED  # until audits tell of hits, only what bets have won is given
-        unproven = None if told and self.threshold < NEVER else self.max_error
-        return Evidence(scores, 1 - right, self._traffic.held[:, -2].copy(), self.goal, unproven)
+        recent = labels[:, -1] > self.labels - _LABELS
+        of_one, asked_of_one = labels[:, _MEMBERS] < _SEVERAL, traffic[:, _MEMBERS] < _SEVERAL
 
-    def conclude(self, found: tuple[float, list[Stratum]]) -> None:
+        def made(mine: Flags, asked: Flags, least: float) -> Evidence:
+            unproven = None if told and least < NEVER else self.max_error
+            wrong = 1 - labels[mine, len(NAMES)]
+            return Evidence(labels[mine, -2], wrong, traffic[asked, -2], self.goal, unproven)
+
+        return made(recent & ~of_one, ~asked_of_one, self.threshold), made(recent & of_one, asked_of_one, self.alone)
+
+    def conclude(self, found: tuple[Found, Found]) -> None:
         """Takes over λ."""
         if not self._fitted_at:
             return  # the prior ranks, it doesn't know
-        before = self.threshold
-        self.threshold, self.strata = found
-        if before >= NEVER > self.threshold:  # begins, or begins again: look closely
+        before = self.status
+        (self.threshold, self.strata), (self.alone, _) = found
+        if before == "gathering" != self.status:  # begins, or begins again: look closely
             self.hits = min(self.hits, _ALL_AUDITED // 2)
 
     def rethink(self) -> None:
@@ -181,7 +200,7 @@ class Learner:
         aim = _AIM * self.max_error
         rate, n = self.audited()
         if self.suspended:  # where no score is enough any more, that alone keeps it from serving
-            self.suspended = self.threshold < NEVER and (n < _CLEARED or rate > self.max_error)
+            self.suspended = min(self.threshold, self.alone) < NEVER and (n < _CLEARED or rate > self.max_error)
         elif n >= _SURE and interval(rate, n, _SURELY)[1] > self.max_error:
             self.suspended = True
             self._audits.clear()  # from now on it counts what would have been given
@@ -223,14 +242,14 @@ class Learner:
         for name in _RINGS:
             getattr(self, name).restored(saved["rings"][name])
         for name in _NUMBERS:
-            setattr(self, name, saved[name])
+            setattr(self, name, saved.get(name, NEVER))  # a version before had no `alone`
         self._records = {group: (good, looked) for group, (good, looked) in saved["records"].items()}
         self.rethink()
         return True
 
 
 _RINGS: Final = ("_told", "_traffic", "_audits")
-_NUMBERS: Final = ("labels", "asked", "hits", "suspended", "threshold", "goal", "_fitted_at")
+_NUMBERS: Final = ("labels", "asked", "hits", "suspended", "threshold", "alone", "goal", "_fitted_at")
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -243,9 +262,10 @@ class Evidence(msgspec.Struct, frozen=True):
     unproven: float | None
 
 
-def thought(evidence: Evidence) -> tuple[float, list[Stratum]]:
-    """λ, and what it stands on. A millisecond: for a thread."""
-    return threshold(evidence.scores, evidence.wrong, evidence.traffic, evidence.goal, evidence.unproven)
+def thought(evidence: tuple[Evidence, Evidence]) -> tuple[Found, Found]:
+    """λ, and what it stands on, for each. A millisecond: for a thread."""
+    several, alone = (threshold(one.scores, one.wrong, one.traffic, one.goal, one.unproven) for one in evidence)
+    return several, alone
 
 
 def fitted_by(examples: Rows) -> Fit:

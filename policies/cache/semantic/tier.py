@@ -141,8 +141,8 @@ class SemanticTier:
         held = room.partition.held[found.place]
         assert held is not None
         look.found, look.group, look.key = found, room.name(found.group), held.key
-        look.score, look.threshold = learner.weights.score(found.features), learner.threshold
-        look.serves = learner.serves(look.score)
+        look.score, look.threshold = learner.weights.score(found.features), learner.least(found.features)
+        look.serves = learner.serves(found.features, look.score)
         return look
 
     async def answer(self, look: Look, told: Asked, wish: Wish, key: str) -> Response | None:
@@ -165,7 +165,7 @@ class SemanticTier:
         if self._rating is not None:
             wrong = Label(tuple(look.found.features.tolist()), look.score, right=False, group=look.group)
             self._rated.gave(look.request.exchange.id, look.request.exchange.identity.tenant, wrong)
-        share = learner.audit_share(look.score)
+        share = learner.audit_share(look.found.features, look.score)
         if self._draw() < share:
             look.audit = 1 / share
             self._audit(look, key)
