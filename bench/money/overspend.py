@@ -208,7 +208,8 @@ class Run:
         free = self.limit - self.weir.counted("all")
         nothing, thousand = bound(LARGE.model, 0), bound(LARGE.model, 1_000)
         cap = (free - nothing) * 1_000 // (thousand - nothing)
-        self.phantom = uvloop.run(self._ask_for(cap))
+        # What the dead worker had sent counts for what was reserved: of a small limit (--quick) that may be all.
+        self.phantom = uvloop.run(self._ask_for(cap)) if cap > 0 else "nothing was left to ask for"
 
     async def _ask_for(self, cap: int) -> str:
         """A request that fits only if nothing is held: why it was refused, else nothing."""
