@@ -6,7 +6,7 @@ Rules:
 2. A request is known again by all of its bytes, head and body: so it is the same client's, with the same wishes. That
    holds in the generation in which it was learnt, and as long as the policy still has the answer.
 3. The text, and the record of the journal, are what the ordinary way makes of an exchange whose id and times are marks;
-   the text is made anew each second, for the dates and ages in it. Ids and times are each request's own.
+   what time changes in the text is set anew each second. Ids and times are each request's own.
 4. The record is written before the answer leaves. Where that fails, requests take the ordinary way until it works.
 5. Bounded in bytes, by what the policies allow. What was learnt first leaves, unless it was just given: where more
    comes again and again than there is room for, a part of it stays, which is better than all of it by turns.
@@ -17,8 +17,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -32,7 +31,8 @@ from proxy.exchange import Exchange, Request, new_id
 from proxy.journal import Journal
 from proxy.metrics import QUICK_S, Metrics, Repeats
 from proxy.response import Outcome, Response
-from proxy.wire.call import whole
+from proxy.wire.call import head_of, http_date
+from proxy.wire.headers import Headers
 
 if TYPE_CHECKING:
     from proxy.generation import Generations
@@ -55,7 +55,8 @@ Whose = tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]
 class Again(msgspec.Struct, frozen=True):
     """An answer that may be given again: before `until_s` by `wall`, and as long as `find(key)` is `made`.
 
-    `answer` gives it to an exchange, which it tells what was decided and saved.
+    `answer` gives it to an exchange, which it tells what was decided and saved, with marks for what time changes;
+    `changing(now_s)` says what stands in place of them now.
     """
 
     policy: object
@@ -65,54 +66,54 @@ class Again(msgspec.Struct, frozen=True):
     until_s: float
     wall: Callable[[], float]
     answer: Callable[[Exchange], Response | None]
+    changing: Callable[[float], Sequence[tuple[bytes, bytes]]]
 
 
 class Ready:
-    """One answer to one head and body. Its text holds for a second."""
+    """One answer to one head and body."""
 
     # fmt: off
     __slots__ = (
-        "_asked", "_cors", "_exchange", "_policies_hash", "again", "raw", "record", "repeats", "second", "size_bytes",
-        "text", "whose",
+        "_body", "_date", "_head", "again", "raw", "record", "repeats", "second", "size_bytes", "text", "whose",
     )
     # fmt: on
 
-    def __init__(
-        self, again: Again, request: Request, whose: Whose, cors: CorsRules | None, policies_hash: str
-    ) -> None:
-        exchange, body = request.exchange, request.body
-        assert isinstance(body, Body)
+    def __init__(self, again: Again, raw: bytes, whose: Whose) -> None:
         self.again = again
+        self.raw = raw
         self.whose = whose
-        self.raw = body.raw
-        self.second = -1
+        self.second = -1  # for which its text holds
         self.size_bytes = 0
         self.text: list[bytes] = []  # cut where the id stands
         self.record: list[str] = []  # cut where the time, the id and the time that it took stand
         self.repeats: Repeats  # set by whoever keeps it
-        self._asked = request.headers
-        self._cors = cors
-        self._policies_hash = policies_hash
-        self._exchange = partial(
-            Exchange, exchange.identity, exchange.endpoint, exchange.asked, tags=exchange.tags, id=_ID
-        )
+        self._head = self._body = self._date = b""  # with marks
 
-    def make(self, worker: int, second: int) -> Exchange | None:
-        """Makes its texts, as of this second, and gives the exchange that they are of; None where they can't be."""
-        self.second = second
-        exchange = self._exchange()
+    def make(
+        self, like: Exchange, asked: Headers, cors: CorsRules | None, policies_hash: str, worker: int
+    ) -> Exchange | None:
+        """Makes what stays, as the answer to an exchange like this one would be, and gives that; None if it can't."""
+        exchange = Exchange(like.identity, like.endpoint, like.asked, tags=like.tags, id=_ID)
         response = self.again.answer(exchange)
         if response is None:
             return None
         exchange.status, exchange.outcome, exchange.ended = response.status, _COMPLETE, True
-        headers = told.fields(response.headers, exchange, self._cors, self._asked, True)
-        text = whole(response.status, headers, response.held())
-        self.text = text.split(_ID.encode())
-        if not self.record:
-            record = msgspec.json.encode(ended(exchange, worker, self._policies_hash, _AT, _TOOK)).decode()
-            self.record = _MARKS.split(record)
-            self.size_bytes = len(self.raw) + len(text) + len(record) + _AROUND_BYTES
+        headers = told.fields(response.headers, exchange, cors, asked, True)
+        self._head, self._body, self._date = head_of(response.status, headers), response.held(), http_date()
+        record = msgspec.json.encode(ended(exchange, worker, policies_hash, _AT, _TOOK)).decode()
+        self.record = _MARKS.split(record)
+        self.size_bytes = len(self.raw) + 2 * (len(self._head) + len(self._body)) + len(record) + _AROUND_BYTES
         return exchange if len(self.record) == 4 else None
+
+    def renew(self, now_s: float) -> None:
+        """Makes its text, as of now."""
+        self.second = int(now_s)
+        head = self._head.replace(b"\r\ndate: %b\r\n" % self._date, b"\r\ndate: %b\r\n" % http_date())
+        body = self._body
+        for mark, value in self.again.changing(now_s):
+            head, body = head.replace(mark, value), body.replace(mark, value)
+        text = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        self.text = text.split(_ID.encode())
 
 
 class Answers:
@@ -157,12 +158,13 @@ class Answers:
         if shelf is None or body.raw not in shelf:
             if any(name in _SAYS_MORE for name, _ in request.headers) or not self._room(again.wall()):
                 return
-            self._learn(Ready(again, request, whose, now.cors, now.configuration.policy_hash))
+            ready, like = Ready(again, body.raw, whose), request.exchange
+            hash_, worker = now.configuration.policy_hash, self._journal.worker
+            self._learn(ready, ready.make(like, request.headers, now.cors, hash_, worker))
             shelf = self._heads.get(whose)
         heads.ready = shelf
 
-    def _learn(self, ready: Ready) -> None:
-        seen = ready.make(self._journal.worker, int(ready.again.wall()))
+    def _learn(self, ready: Ready, seen: Exchange | None) -> None:
         if seen is None or ready.size_bytes > min(_LARGEST_BYTES, self.limit_bytes):
             return
         ready.repeats = self._metrics.repeats(
@@ -170,6 +172,7 @@ class Answers:
             [(decision.policy, decision.action) for decision in seen.decisions],
             [(saving.policy, saving.known, saving.nanodollars) for saving in seen.savings],
         )
+        ready.renew(ready.again.wall())
         self._known[ready] = None
         self._heads.setdefault(ready.whose, {})[ready.raw] = ready
         self._bytes += ready.size_bytes
@@ -216,9 +219,8 @@ class Answers:
         if again.find(again.key) is not again.made or now_s >= again.until_s:
             self._drop(ready)
             return None
-        if ready.second != (second := int(now_s)) and ready.make(journal.worker, second) is None:
-            self._drop(ready)
-            return None
+        if ready.second != int(now_s):
+            ready.renew(now_s)
         id = new_id()
         if len(id) != len(_ID) or (self._unwritten and not self._written()):
             return None

@@ -184,6 +184,7 @@ class Template:
 # Stand for an id and a time. Chosen anew by each process, so that no answer can be made to hold them.
 ID_MARK: Final = secrets.token_hex(16).encode()
 TIME_MARK: Final = b"%d" % (10**17 + secrets.randbelow(9 * 10**17))
+AGE_MARK: Final = 10**14 + secrets.randbelow(9 * 10**14)  # likewise, for an age
 _KEPT_STREAM_BYTES: Final = 1024 * 1024
 _UNMADE: Final = Template(b"")
 

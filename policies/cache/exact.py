@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import orjson
 
-from policies.cache.entry import Entry, Rendering
+from policies.cache.entry import AGE_MARK, TIME_MARK, Entry, Rendering
 from policies.cache.freshness import NOTHING, Verdict, Wish, judged, wish_of
 from policies.cache.keepable import keepable
 from policies.cache.key import Asked, asked, key_of, versions_of
@@ -168,16 +168,24 @@ class ExactTier:
 
     def again(self, told: Asked, found: Found, policy: object, note: Callable[[Exchange, str], object]) -> Again:
         """A fresh hit as an answer that may be given again."""
-        key = found.made.entry.key
+        made, ttl_s = found.made, self._config.ttl
+        key, made_s = made.entry.key, made.entry.made_s
+        timeless = Found(made, "fresh", AGE_MARK, int(TIME_MARK))
 
         def answer(exchange: Exchange) -> Response | None:
-            now = self.near(key, NOTHING)
-            response = None if now is None else self.given(exchange, told, now)
             note(exchange, key)
-            return response
+            return self.given(exchange, told, timeless)
 
-        until_s = found.made.entry.made_s + self._config.ttl
-        return Again(policy, key, self._tiers.near, found.made, until_s, self._wall, answer)
+        def changing(now_s: float) -> Sequence[tuple[bytes, bytes]]:
+            self._tiers.used(key)
+            age_s = max(0.0, now_s - made_s)
+            return (
+                (_ttl(ttl_s, AGE_MARK), _ttl(ttl_s, age_s)),
+                (b"%d" % AGE_MARK, b"%d" % age_s),
+                (TIME_MARK, b"%d" % now_s),
+            )
+
+        return Again(policy, key, self._tiers.near, made, made_s + ttl_s, self._wall, answer, changing)
 
     def _headers(self, made: Rendering, found: Found) -> Headers:
         """What a client is told of an entry: the same for a second."""
@@ -187,7 +195,7 @@ class ExactTier:
             self._tiers.used(entry.key)
             made.told, made.headers = told, [
                 (b"age", b"%d" % found.age_s),
-                (b"cache-status", b"weir; hit; ttl=%d" % (self._config.ttl - found.age_s)),
+                (b"cache-status", b"weir; hit; " + _ttl(self._config.ttl, found.age_s)),
                 (b"x-weir-cache", b"hit" if found.verdict == "fresh" else b"stale"),
                 (b"x-weir-cache-entry", entry.key.encode()),
                 (b"x-weir-model", _model(entry)),
@@ -332,6 +340,10 @@ class ExactTier:
             return False  # in the other form it would be missing, or wrong
         long_enough, refusals = kept.long_enough, self._config.refusals
         return keepable(kept.endpoint, orjson.loads(body), long_enough=long_enough, refusals=refusals)
+
+
+def _ttl(ttl_s: float, age_s: float) -> bytes:
+    return b"ttl=%d" % (ttl_s - age_s)
 
 
 def _model(entry: Entry) -> bytes:

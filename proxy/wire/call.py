@@ -323,10 +323,9 @@ class Call:
         return b"\r\n".join(lines)
 
 
-def whole(status: int, headers: Headers, body: bytes) -> bytes:
-    """A whole answer to an ordinary request: one with HTTP/1.1, on a connection that stays."""
-    lines = [_STATUS_LINES[status], *[b": ".join(pair) for pair in headers], b"content-length: %d" % len(body), *_END]
-    return b"\r\n".join(lines) + body
+def head_of(status: int, headers: Headers) -> bytes:
+    """The head of an answer to an ordinary request (HTTP/1.1, on a connection that stays), up to its framing."""
+    return b"\r\n".join([_STATUS_LINES[status], *[b": ".join(pair) for pair in headers], b""])
 
 
 _date: tuple[int, bytes] = (0, b"")
