@@ -85,9 +85,10 @@ class Bench:
 
         def told(fold: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             others, mine = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            score = log.fitted(others)
+            loses = (1 - QUALITY) * float(log.large[others].mean())
+            score = log.fitted(others, loses)
             scores = log.scored(score)[mine]
-            threshold = score.plausible((1 - QUALITY) * float(log.large[others].mean()), errors=0.0)
+            threshold = score.plausible(loses, errors=0.0)
             return mine, scores, scores <= (-1.0 if threshold is None else threshold)
 
         scores, accepted = np.empty(len(log)), np.zeros(len(log), bool)
@@ -266,7 +267,7 @@ def _certificates(name: str, found: Certified, known: int) -> Iterator[Row]:
     costs = {mark: cost for mark in MARKS if (cost := found.mean(mark)) is not None}
     said = ", ".join(f"{mark}: {cost:.1%}" for mark, cost in costs.items())
     counted = "as the target's, which takes a score as given" if known else "harsher: pairs that it is fitted to count"
-    note = f"{counted}; best in hindsight {hindsight:.1%}"
+    note = f"{counted}; best in hindsight {hindsight:.1%}; orders end after {statistics.median(found.ended):.0f} pairs"
     raw = {str(mark): cost for mark, cost in costs.items()}
     target = f"< {CERTIFIED_AT:.1%} at 1,000"
     yield judged(f"cost by judged pairs, {name}", target, said, costs.get(1000, 1.0) < CERTIFIED_AT, note, costs=raw)

@@ -48,8 +48,13 @@ class Log:
     def __len__(self) -> int:
         return len(self.features)
 
-    def fitted(self, chosen: np.ndarray) -> Score:
-        return fit([Example(self.features[at], float(self.small[at]), float(self.large[at])) for at in chosen])
+    def fitted(self, chosen: np.ndarray, epsilon: float | None = None) -> Score:
+        """As the policy fits a cascade's score, where ε is given; without it prices don't count."""
+        told = (
+            Example(self.features[at], float(self.small[at]), float(self.large[at]), price=float(self.large_nanos[at]))
+            for at in chosen
+        )
+        return fit(list(told), epsilon)
 
     def scored(self, score: Score) -> np.ndarray:
         return score.benefits(self.rows)
@@ -83,6 +88,7 @@ class Certified:
     costs: dict[int, list[float]] = field(default_factory=lambda: {mark: [] for mark in MARKS})
     statuses: dict[str, int] = field(default_factory=dict)
     first: list[int] = field(default_factory=list)  # pairs until something was certified
+    ended: list[int] = field(default_factory=list)  # pairs that there were
     hindsight: list[float] = field(default_factory=list)
 
     def add(self, other: Certified) -> None:
@@ -94,6 +100,7 @@ class Certified:
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count
         self.first += other.first
+        self.ended += other.ended
         self.hindsight += other.hindsight
 
     def mean(self, mark: int) -> float | None:
@@ -131,12 +138,12 @@ class Course:
             self._begins = [0]
             self._lines = [_Line(log, known, self._others, 1.0, ASPIRES[-1])]
         else:
-            line = _Line(log, log.fitted(first), self._others, PARTS[1], ASPIRES[1])
+            line = _Line(log, log.fitted(first, EPSILON), self._others, PARTS[1], ASPIRES[1])
             judged = line.wanted[self._others]
             cut = int(np.searchsorted(np.cumsum(judged), FIT_AT[1] - FIT_AT[0])) + 1
             pairs, rest = np.concatenate([first, self._others[:cut][judged[:cut]]]), self._others[cut:]
             self._begins = [0, cut]
-            self._lines = [line, _Line(log, log.fitted(pairs), rest, PARTS[2], ASPIRES[2])]
+            self._lines = [line, _Line(log, log.fitted(pairs, EPSILON), rest, PARTS[2], ASPIRES[2])]
         self._judged = 0 if known is not None else begun
 
     def played(self, most: int) -> Certified:
@@ -163,6 +170,9 @@ class Course:
                 found.costs[marks.pop(0)].append(price)
                 if not marks:
                     break
+        if marks:
+            found.costs[marks[0]].append(price)  # after fewer pairs, which is harder
+        found.ended.append(judged)
         told = [line.certificate.status for line in self._lines]
         best = next((each for each in ("reverted", "certified", "gathering") if each in told), "infeasible")
         found.statuses[best], found.violations = 1, int(broken)
@@ -187,7 +197,7 @@ def certify(log: Log, orders: int, most: int, older: int = 0) -> Certified:
     """So many orders of the log, with scores of their own each; or, where scores are fitted to `older` pairs that don't
     count, with one of `SETS` of these."""
     sets = [np.random.default_rng(number).permutation(len(log)) for number in range(min(SETS, orders))]
-    known = spread(lambda pairs: log.fitted(pairs[:older]), sets) if older else []
+    known = spread(lambda pairs: log.fitted(pairs[:older], EPSILON), sets) if older else []
 
     def played(number: int) -> Certified:
         mixed = np.random.default_rng(1000 + number)
@@ -219,7 +229,7 @@ def drift(log: Log, seed: int, points: float, most: int) -> Drifted | None:
     mixed = np.random.default_rng(seed)
     order = mixed.permutation(len(log))
     first, rest = order[: FIT_AT[1]], order[FIT_AT[1] :]
-    line, gap = _Line(log, log.fitted(first), rest, 1.0, ASPIRES[2]), log.large - log.small
+    line, gap = _Line(log, log.fitted(first, EPSILON), rest, 1.0, ASPIRES[2]), log.large - log.small
     certificate = line.certificate
     for at in rest[:6000]:
         certificate.observe(float(line.scores[at]), float(gap[at]) if line.wanted[at] else 0.0)

@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from policies.cascade.learning.apart import Kept, Wanted
 from policies.cascade.learning.certificate import Certificate
 from policies.cascade.learning.features import Features, unpacked
 from policies.cascade.learning.score import Score, prior
@@ -31,8 +32,9 @@ Status = Literal["gathering", "certified", "infeasible", "reverted"]
 PARTS: Final = (0.05, 0.6, 0.25, 0.1)  # of the first score, which knows nothing, and of those that were fitted
 FIT_AT: Final = (150, 500, 2000)  # judged pairs, at which they are
 # The share that the most aggressive threshold of a score accepts, of what it was fitted to. Where the first one is
-# fitted pairs are few, and to prove half of the traffic takes fewer than to prove whatever there may be hope for.
-ASPIRES: Final = (1.0, 0.5, 0.7, 1.0)
+# fitted pairs are few, and to prove half of the traffic takes fewer than to prove whatever there may be hope for. The
+# last one accepts more where it can tell that this can be proven.
+ASPIRES: Final = (1.0, 0.5, 0.7, 0.6)
 ESCALATED: Final = 2.0  # stands for the score of what a gate has stopped: above every threshold
 _EXAMPLES: Final = 2000
 _EXAMPLES_BYTES: Final = 2 * 1024 * 1024  # of those that are kept
@@ -57,7 +59,7 @@ class Evidence:
         self.name, self.kind = name, kind
         self._epsilon, self._delta = epsilon, delta
         self.lines = [self._line(0, prior())]
-        self.examples: deque[tuple[bytes, float]] = deque(maxlen=_EXAMPLES)
+        self.examples: deque[Kept] = deque(maxlen=_EXAMPLES)
         self.judged = 0
         self.begun = 0  # how often the evidence has begun
         self.pinned = _BEST
@@ -153,7 +155,7 @@ class Evidence:
             self._costs = [self._costs[0] + 1, self._costs[1] + pair.small_nanos, self._costs[2] + pair.large_nanos]
         if pair.loss is not None:
             self.judged += 1
-            self.examples.append((pair.features, pair.loss))
+            self.examples.append((pair.features, pair.loss, pair.large_nanos))
 
     def _another(self, served: tuple[str, str]) -> bool:
         """Whether an upstream serves another version of a model than it did."""
@@ -245,9 +247,9 @@ class Evidence:
         due = number <= len(FIT_AT) and self.judged >= FIT_AT[number - 1]
         return number if due else None
 
-    def fitting(self) -> list[tuple[bytes, float]]:
-        """What a score is fitted to: features and losses."""
-        return list(self.examples)
+    def fitting(self) -> Wanted:
+        """What a score is fitted to."""
+        return Wanted(list(self.examples), self._epsilon)
 
     # --- telling
 
@@ -315,11 +317,11 @@ class Evidence:
     def _kept(self) -> list[list[Any]]:
         """The last examples, as many as there is room for."""
         found, size = [], 0
-        for packed, loss in reversed(self.examples):
-            size += len(packed)
+        for each in reversed(self.examples):
+            size += len(each[0])
             if size > _EXAMPLES_BYTES:
                 break
-            found.append([packed, loss])
+            found.append(list(each))
         return found[::-1]
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -330,7 +332,7 @@ class Evidence:
             line.certificate, line.rests = Certificate.restore(certificate), rests
             lines.append(line)
         self.lines = lines or self.lines
-        self.examples.extend((packed, loss) for packed, loss in state["examples"])
+        self.examples.extend((packed, loss, price) for packed, loss, price in state["examples"])
         for name in _PLAIN:
             setattr(self, name, state[name])
         self.served = (list(state["served"][0]), list(state["served"][1]))

@@ -36,9 +36,19 @@ class Divided(msgspec.Struct, frozen=True):
     shares: list[float]
 
 
-async def fitted_apart(examples: Sequence[tuple[bytes, float]]) -> bytes | None:
-    """The bytes of a score fitted to packed features and their losses; None where none could be made."""
-    return await _apart("score", msgspec.msgpack.encode(list(examples)))
+Kept = tuple[bytes, float, int | None]  # packed features, the loss, what the large answer cost in nano-dollars
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What a score is fitted to, and the loss that is to be proven of it."""
+
+    examples: list[Kept]
+    epsilon: float | None = None
+
+
+async def fitted_apart(wanted: Wanted) -> bytes | None:
+    """The bytes of a score; None where none could be made."""
+    return await _apart("score", msgspec.msgpack.encode(wanted))
 
 
 async def fitted_to_prompts_apart(state: bytes, words: bool) -> bytes | None:
@@ -78,7 +88,8 @@ async def _apart(job: str, given: bytes) -> bytes | None:
 
 
 def _score(given: bytes) -> bytes | None:
-    return _fitted(msgspec.msgpack.decode(given, type=list[tuple[bytes, float]]))
+    wanted = msgspec.msgpack.decode(given, type=Wanted)
+    return _fitted(wanted.examples, wanted.epsilon)
 
 
 def _words(given: bytes) -> bytes | None:
@@ -89,26 +100,23 @@ def _numbers(given: bytes) -> bytes | None:
     return _fitted(_kept(given), words=False)
 
 
-class _State(msgspec.Struct):
-    """Of what is kept of a class, what a score is fitted to."""
-
-    examples: list[tuple[bytes, float]]
-
-
-def _kept(given: bytes) -> list[tuple[bytes, float]]:
+def _kept(given: bytes) -> list[Kept]:
     try:
-        return msgspec.msgpack.decode(given, type=_State).examples
+        return msgspec.msgpack.decode(given, type=Wanted).examples  # the rest of the state isn't looked at
     except msgspec.MsgspecError:
         return []  # another version's
 
 
-def _fitted(examples: Sequence[tuple[bytes, float]], words: bool = True) -> bytes | None:
+def _fitted(examples: Sequence[Kept], epsilon: float | None = None, words: bool = True) -> bytes | None:
     from policies.cascade.learning.features import unpacked, wordless
     from policies.cascade.learning.score import Example, fit
 
+    read = []
     try:
-        read = [(unpacked(packed), loss) for packed, loss in examples]
-        return fit([Example(x if words else wordless(x), (1 - loss) / 2, (1 + loss) / 2) for x, loss in read]).dumps()
+        for packed, loss, price in examples:
+            features = unpacked(packed) if words else wordless(unpacked(packed))
+            read.append(Example(features, (1 - loss) / 2, (1 + loss) / 2, price=price))
+        return fit(read, epsilon).dumps()
     except ValueError:
         return None
 

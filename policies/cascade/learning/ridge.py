@@ -59,23 +59,34 @@ class Rows:
         return np.asarray(self.dense @ self.dense.T + words @ words.T)
 
 
-def fitted(rows: Rows, told: Array, weights: Array) -> tuple[Array, Array]:
-    """What each number and word is worth; and what is told of each example by others."""
-    return _closed(rows, told, weights) if len(rows) <= CLOSED else _by_folds(rows, told, weights)
+class Ridge:
+    """Fits to the same weighed rows, of whatever is told of them."""
 
+    def __init__(self, rows: Rows, weights: Array) -> None:
+        self._rows, self._weights, self._root = rows, weights, np.sqrt(weights)
+        self._known: tuple[Array, Array] | None = None
 
-def _closed(rows: Rows, told: Array, weights: Array) -> tuple[Array, Array]:
-    """With the hat matrix H, the error at an example that is left out is that of the fit, over 1 - Hii."""
-    root = np.sqrt(weights)
-    sizes, ways = np.linalg.eigh(rows.alike() * root[:, None] * root)
-    along = ways.T @ (told * root)
-    duals, held_out, least = told, told, math.inf
-    for ridge in _RIDGES:
-        kept = sizes / (sizes + ridge)
-        errors = (told * root - ways @ (kept * along)) / (1 - ways**2 @ kept).clip(1e-6)
-        if (error := float(errors @ errors)) < least:
-            duals, held_out, least = root * (ways @ (along / (sizes + ridge))), told - errors / root, error
-    return rows.back(duals), held_out
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def fitted(self, told: Array) -> tuple[Array, Array]:
+        """What each number and word is worth; and what is told of each example by others."""
+        return self._closed(told) if len(self) <= CLOSED else _by_folds(self._rows, told, self._weights)
+
+    def _closed(self, told: Array) -> tuple[Array, Array]:
+        """With the hat matrix H, the error at an example that is left out is that of the fit, over 1 - Hii."""
+        root = self._root
+        if self._known is None:
+            self._known = np.linalg.eigh(self._rows.alike() * root[:, None] * root)
+        sizes, ways = self._known
+        along = ways.T @ (told * root)
+        duals, held_out, least = told, told, math.inf
+        for ridge in _RIDGES:
+            kept = sizes / (sizes + ridge)
+            errors = (told * root - ways @ (kept * along)) / (1 - ways**2 @ kept).clip(1e-6)
+            if (error := float(errors @ errors)) < least:
+                duals, held_out, least = root * (ways @ (along / (sizes + ridge))), told - errors / root, error
+        return self._rows.back(duals), held_out
 
 
 def _by_folds(rows: Rows, told: Array, weights: Array) -> tuple[Array, Array]:

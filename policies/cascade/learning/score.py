@@ -6,6 +6,8 @@ Rules:
    difference. It orders; what may be accepted is for a `Certificate` to say. Since that takes the more pairs the more
    often answers differ, whichever is better, differing counts a little as if it were a loss (`_CAUTION`), and the less
    the more pairs there are: of two requests with the same gain, the one whose answers agree more often comes first.
+   And where it is known what the large answers cost, that counts against escalating (`_worth`): a loss that is spent
+   on a dear request saves more than one that is spent on a cheap one.
 2. A score is immutable, has a version (a digest of all it is), and survives `loads(dumps())` bit by bit.
 3. Fitting takes seconds for thousands of examples: in a process of its own (`apart`), never on the loop.
 4. Before any label there is `prior()`: unsure tokens, refusals and answers cut off are to be distrusted.
@@ -24,16 +26,22 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from policies.cascade.learning.certificate import Certificate
 from policies.cascade.learning.features import NAMES, PLACES, VERSION, Features
-from policies.cascade.learning.ridge import Array, Rows, fitted
+from policies.cascade.learning.ridge import CLOSED, Array, Ridge, Rows
 
 FEWEST: Final = 50
 _NUMBERS: Final = 1.7  # how long a row of numbers is beside one of words: there are few of them, and each says more
 # A threshold of mean loss μ and variance σ² is proven by n pairs where ε - μ > z·σ/√n: one more request pays for itself
 # by its gain + z/(2σ√n) times its variance. With z = 2.5 and σ = 1/4, as of answers some tenths of which differ:
 _CAUTION: Final = 5.0  # over the root of the number of pairs
+_WORTHS: Final = (0.0, 0.05, 0.1, 0.15, 0.2)
+_NO_MATTER: Final = 0.015  # of what is paid: of two that differ by less, the one that looks less at prices
+_TELLING: Final = 1000  # examples from which on these can be told apart
+_PROOF: Final = 1000  # pairs, and by so many standard errors a threshold is proven
+_ERRORS: Final = 2.6
 _LOGIT: Final = 2.0  # of a gain: (1 + gain)/2 where gains are small, and in the same order where they aren't
 _CLIP: Final = 4.0
 _HEADER: Final = struct.Struct("<4sBHHH")
@@ -55,12 +63,14 @@ _PRIOR_OFFSET: Final = -0.6
 
 
 class Example(msgspec.Struct, frozen=True):
-    """A judged pair: qualities in [0, 1]; `weight` is one over the chance that it was judged."""
+    """A judged pair: qualities in [0, 1]; `weight` is one over the chance that it was judged; `price`: what the large
+    answer cost, in any unit (None: unknown)."""
 
     features: Features  # `joined(prompt, answer)`
     small: float
     large: float
     weight: float = 1.0
+    price: float | None = None
 
 
 class Score:
@@ -122,12 +132,17 @@ class Score:
 
         With ε: without those that surely lose more, by the held-out examples. What scores above the last one is
         escalated at every threshold and needs no judge, so that fewer pairs prove as much. `share`: of what it was
-        fitted to, that the last threshold may accept.
+        fitted to, that the last threshold may accept; more where it was fitted to enough to tell that `_PROOF` pairs
+        would prove it.
         """
-        lost = self._loses - _HOPES * self._errors
-        hopeful = [at for at, least in enumerate(lost) if epsilon is None or least <= epsilon]
-        most = max(1, round(len(lost) * share))
-        return [float(each) for each in self._grid[: min(most, max(hopeful, default=0) + 1)]]
+        count = len(self._grid)
+        most = max(1, round(count * share))
+        if epsilon is not None:
+            if self._pairs >= _TELLING:
+                seen = _PROOF / np.linspace(1 / count, 1.0, count)  # requests, of which so many are pairs
+                most = max(most, _last(self._loses + _ERRORS * self._errors * np.sqrt(self._pairs / seen) <= epsilon))
+            most = min(most, max(1, _last(self._loses - _HOPES * self._errors <= epsilon)))
+        return [float(each) for each in self._grid[:most]]
 
     def certificate(self, epsilon: float, delta: float, share: float = 1.0) -> Certificate:
         """An empty one for this score, with what the held-out examples say of how often answers differ."""
@@ -181,8 +196,11 @@ def prior() -> Score:
     )
 
 
-def fit(examples: Sequence[Example]) -> Score:
-    """Raises ValueError where there is nothing to learn from (fewer than `FEWEST`)."""
+def fit(examples: Sequence[Example], epsilon: float | None = None) -> Score:
+    """With ε, the loss that is to be proven, prices count.
+
+    Raises ValueError where there is nothing to learn from (fewer than `FEWEST`).
+    """
     if len(examples) < FEWEST:
         raise ValueError(f"{len(examples)} pairs are too few to learn from: {FEWEST} are needed")
     gaps = np.array([each.large - each.small for each in examples])
@@ -194,13 +212,55 @@ def fit(examples: Sequence[Example]) -> Score:
     scale = _NUMBERS / math.sqrt(numbers.shape[1])
     dense = ((numbers - centres) / spreads).clip(-_CLIP, _CLIP) * scale
     told = gaps + _CAUTION / math.sqrt(len(examples)) * gaps**2
-    mean, n = float((weights * told).mean()), len(NAMES)
-    rows = Rows(dense, [each.features.words for each in examples], PLACES)
-    beta, held_out = fitted(rows, told - mean, weights)
+    words, n = [each.features.words for each in examples], len(NAMES)
+    ridge = few = Ridge(Rows(dense, words, PLACES), weights)
+    if epsilon is not None:
+        if len(examples) > CLOSED:
+            few = Ridge(Rows(dense[:CLOSED], words[:CLOSED], PLACES), weights[:CLOSED])
+        prices = _prices(examples)
+        told = told - _worth(few, told, gaps, prices, epsilon) * prices
+    mean = float((weights * told).mean())
+    beta, held_out = ridge.fitted(told - mean)
     seen = _thresholds(_LOGIT * (held_out + mean), gaps, weights)
     return Score(
         centres, spreads, _LOGIT * beta[:n] * scale, _LOGIT * beta[n:], _LOGIT * mean, *seen, pairs=len(examples)
     )
+
+
+def _prices(examples: Sequence[Example]) -> Array:
+    """What each large answer cost, as a share of their mean, which stands for what isn't known."""
+    told = np.array([math.nan if each.price is None else each.price for each in examples])
+    known = told[~np.isnan(told)]
+    mean = float(known.mean()) if len(known) else 0.0
+    return np.where(np.isnan(told), 1.0, told / mean) if mean > 0 else np.ones(len(told))
+
+
+def _worth(few: Ridge, told: Array, gaps: Array, prices: Array, epsilon: float) -> float:
+    """The loss that a large answer of mean price is worth, by those examples that `few` is of: the least of what pays
+    least. Where they are too few to tell, the more the fewer they are: they say less of gains than of prices."""
+    count = len(few)
+    if count < _TELLING:
+        return 1 / math.sqrt(count)
+    paid = {}
+    for worth in _WORTHS:
+        aims = (told - worth * prices)[:count]
+        paid[worth] = _paid(few.fitted(aims - aims.mean())[1] + aims.mean(), gaps[:count], prices[:count], epsilon)
+    least = min(paid.values())
+    return next(worth for worth, each in paid.items() if each <= least + _NO_MATTER)
+
+
+def _paid(held_out: Array, gaps: Array, prices: Array, epsilon: float) -> float:
+    """The share of the price of all large answers that is paid at the last threshold that `_PROOF` pairs prove."""
+    order = np.argsort(held_out, kind="stable")
+    share = np.arange(1, len(order) + 1) / len(order)
+    lost, square = np.cumsum(gaps[order]) / len(order), np.cumsum(gaps[order] ** 2) / len(order)
+    provable = _last((epsilon - lost).clip(0) ** 2 * _PROOF >= _ERRORS**2 * (square - lost**2) * share)
+    return 1.0 - float(prices[order][:provable].sum() / prices.sum())
+
+
+def _last(true: npt.NDArray[np.bool_]) -> int:
+    """How many there are up to the last that is true."""
+    return int(np.flatnonzero(true).max(initial=-1)) + 1
 
 
 def _thresholds(logits: Array, gaps: Array, weights: Array) -> tuple[Array, Array, Array]:

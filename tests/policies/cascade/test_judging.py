@@ -88,7 +88,7 @@ async def test_a_model_judges(serve: Serve, models: Models) -> None:
         kinds = [(record["kind"], record["tags"].get("weir")) for record in plane.journal("ended")]
         spent = layer(plane).classes.count(evidence).spent_nanos
         costs = {record["kind"]: record["nanodollars"] for record in plane.journal("ended")}
-    assert [loss for _, loss in evidence.examples] == [1.0, 1.0, 1.0]
+    assert [loss for _, loss, _ in evidence.examples] == [1.0, 1.0, 1.0]
     assert (sum(evidence.agreed.values()), len(evidence.agreed)) == (1, 2)
     assert kinds.count(("judge", "judge")) == 3 * 2 + 2 * 2
     assert "Be strict." in models.asked[-1]["messages"][0]["content"]
@@ -119,7 +119,7 @@ async def test_clients_judge(serve: Serve, models: Models, stream: bool) -> None
         (evidence,) = layer(plane).classes
         while evidence.judged < 2:
             await asyncio.sleep(0)
-    assert [loss for _, loss in evidence.examples] == [0.75, 0.0]
+    assert [loss for _, loss, _ in evidence.examples] == [0.75, 0.0]
     costs = evidence.costs()
     assert costs is not None and costs[0] < costs[1]
     assert models.models_asked() == [SMALL, SMALL]

@@ -311,7 +311,7 @@ async def test_shadows_at_their_pace(serve: Serve, models: Models, monkeypatch: 
         await plane.chat(model=LARGE, stream=True)
         await plane.quiet()
         (evidence,) = layer(plane).classes
-    ((packed, loss),) = evidence.examples
+    ((packed, loss, _),) = evidence.examples
     assert explained(unpacked(packed))["answer_length"] == pytest.approx(math.log1p(len("word0")))
     assert loss == 0.0
 

@@ -161,3 +161,17 @@ def test_features_of_another_version_are_refused(data: bytes) -> None:
     """Cut short, too."""
     with pytest.raises(ValueError, match="features"):
         unpacked(data)
+
+
+def test_a_loss_is_spent_where_it_saves_most() -> None:
+    """Of requests that gain as much by the large answer, the small one is to answer the dear ones first."""
+    drawn, made = random.Random(7), []
+    for at in range(400):
+        fails, price = drawn.random() < 0.1, 1000.0 if at % 2 else 10.0
+        made.append(Example(asked(drawn, hard=at % 2 == 1), 0.0 if fails else 1.0, 1.0, price=price))
+    asks = [(asked(drawn, True), asked(drawn, False)) for _ in range(50)]
+
+    def dearer(score: Score) -> float:
+        return sum(score.gain(dear) - score.gain(cheap) for dear, cheap in asks) / len(asks)
+
+    assert dearer(fit(made, epsilon=0.02)) < dearer(fit(made)) - 0.03
