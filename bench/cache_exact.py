@@ -4,7 +4,7 @@ CPU: nginx and Weir before the same upstream, in turn, asked a thousand differen
 them, Weir has them in its cache. The CPU is that of all of Weir's processes. p99: requests of one kind at exponential
 intervals, at half of what Weir could do, timed from when they were due. Restart: so many entries are made by requests,
 all of Weir's processes are killed, and it is started again: how long it takes until it is ready (with, and without
-entries), and how long a thousand of them at random then take, nearly all of which must be hits: the state has 5 ms to
+entries), and how long a thousand of them at random then take, nearly all of which must be hits: the state has 25 ms to
 answer. Exit status 1 when a number misses its target.
 """
 

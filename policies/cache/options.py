@@ -84,7 +84,7 @@ class Config(BaseModel):
     """The semantic tier; none unless it is given."""
     memory: Size = 64 * 1024 * 1024
     """What each worker may hold in memory."""
-    store_timeout: Duration = 0.005
+    store_timeout: Duration = 0.025
     """How long a request waits for the shared level; after that it is a miss."""
 
     @model_validator(mode="after")
