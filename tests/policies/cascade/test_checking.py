@@ -16,7 +16,7 @@ from proxy.state.memory import MemoryStore
 from tests.plane.conftest import Serve
 from tests.plane.questions import text
 from tests.plane.running import Plane, key
-from tests.policies.cascade.models import LARGE, SMALL, Models, cascading, certify, layer, message
+from tests.policies.cascade.models import LARGE, SMALL, Models, cascading, certify, layer, message, ticking
 
 OTHER = "gpt-4.1-nano"
 SURE = {"True": -0.02, " false": -4.0, "Maybe": -6.0}
@@ -82,6 +82,7 @@ async def test_checked(serve: Serve, models: Models, stream: bool) -> None:
 async def test_both_at_once(serve: Serve, models: Models) -> None:
     """Where the large model was started beside it, the client is told of the answer, not of its check."""
     async with cascading(serve, models, check="self", second_worth="1000000 USD") as plane:
+        ticking(plane)
         models.says[SMALL] = says(answer="")
         await plane.chat(model=LARGE)  # one that is escalated in any case: waiting costs something
         await plane.quiet()

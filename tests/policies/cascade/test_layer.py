@@ -21,7 +21,7 @@ from proxy.simulator import Simulator
 from tests.plane.conftest import Serve
 from tests.plane.questions import STREAMED, UNARY, Kind, events, text
 from tests.plane.running import entry, key, running
-from tests.policies.cascade.models import LARGE, SMALL, Models, cascading, certify, layer, message
+from tests.policies.cascade.models import LARGE, SMALL, Models, cascading, certify, layer, message, ticking
 from tests.wire.raw import chat, post
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
@@ -159,6 +159,7 @@ async def test_both_at_once(serve: Serve, models: Models, stream: bool) -> None:
     """Where waiting is dear, the large model is started beside the small one; what isn't needed is given up."""
     ways: dict[str, Any] = {"until_certified": "small", "shadow_rate": "100%", "second_worth": "1000000 USD"}
     async with cascading(serve, models, streaming="buffer", **ways) as plane:
+        ticking(plane)
         models.says[SMALL] = message("", end="length")
         await plane.chat(model=LARGE, stream=stream)
         await plane.quiet()
