@@ -142,8 +142,10 @@ class Course:
             judged = line.wanted[self._others]
             cut = int(np.searchsorted(np.cumsum(judged), FIT_AT[1] - FIT_AT[0])) + 1
             pairs, rest = np.concatenate([first, self._others[:cut][judged[:cut]]]), self._others[cut:]
-            self._begins = [0, cut]
-            self._lines = [line, _Line(log, log.fitted(pairs, EPSILON), rest, PARTS[2], ASPIRES[2])]
+            self._begins, self._lines = [0], [line]
+            if len(rest):  # else the log ended before there was a second fit
+                self._begins.append(cut)
+                self._lines.append(_Line(log, log.fitted(pairs, EPSILON), rest, PARTS[2], ASPIRES[2]))
         self._judged = 0 if known is not None else begun
 
     def played(self, most: int) -> Certified:
