@@ -16,7 +16,7 @@ from policies.cache.semantic.bound import NEVER
 from policies.cache.semantic.features import NAMES, candidate, question
 from policies.cache.semantic.learner import Learner
 from policies.cache.semantic.lens import ground
-from policies.cache.semantic.room import Room, Rooms
+from policies.cache.semantic.room import Rooms
 from policies.cache.semantic.shared import Shared
 from policies.cache.semantic.static import Static
 from policies.cache.semantic.tier import FEWEST
@@ -81,7 +81,7 @@ async def explained(request: Request, config: Config, policy: str, store: Store)
     for name, state in learnt:
         if name == tenant:
             learner.restored(state)
-    rooms = Rooms(config.semantic.entries, Room)
+    rooms = Rooms(config.semantic.entries)
     for stored in entries:
         if stored.tenant == tenant and stored.room == turn.partition:
             rooms.add(stored)

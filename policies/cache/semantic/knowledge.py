@@ -33,7 +33,7 @@ class Knowledge:
     def __init__(
         self, config: Semantic, services: Services, ttl_s: float, wall: Callable[[], float], owner: str, kind: str
     ) -> None:
-        self.rooms = Rooms(config.entries, Room)
+        self.rooms = Rooms(config.entries)
         self.shared: Shared | None = None
         self.loading = services.store is not None
         self._config, self._services = config, services
@@ -53,7 +53,7 @@ class Knowledge:
 
     def room(self, partition: str, tenant: str) -> Room:
         """Where a tenant's entries of a partition are, or will be."""
-        return self.rooms.get(partition, tenant) or Room(tenant)
+        return self.rooms.get(partition, tenant) or Room(tenant, self._config.entries)
 
     def learner(self, tenant: str) -> Learner:
         """What a tenant's traffic has taught."""
@@ -122,7 +122,7 @@ class Knowledge:
         room.partition.take(index)
         room.building = False
 
-    async def _grind(self, partition: Partition, entries: tuple[Vector, Groups]) -> None:
+    async def _grind(self, partition: Partition, entries: tuple[Vector, Groups, int]) -> None:
         partition.look_through(await asyncio.to_thread(ground, *entries))
 
     async def _fit(self, tenant: str) -> None:
@@ -158,7 +158,7 @@ class Knowledge:
         rooms = self.rooms
         fresh = [stored for stored in entries if stored.made_s + self._ttl_s > now_s]
         if fresh:
-            rooms = Rooms(self._config.entries, Room)
+            rooms = Rooms(self._config.entries)
             await asyncio.to_thread(lambda: [rooms.add(stored) for stored in fresh])
             self.rooms = rooms
             for stored in self._arrived:

@@ -57,8 +57,9 @@ def due(ground_at: int) -> int:
     return ground_at + max(FEWEST, int(min(_AT_LAST, ground_at * _GROWN)))
 
 
-def ground(vectors: Vector, groups: Groups) -> Lens:
-    """A lens for vectors, a row each, of answers; a group below 0 is none. What changes meanwhile doesn't matter."""
+def ground(vectors: Vector, groups: Groups, room: int = 0) -> Lens:
+    """A lens for vectors, a row each, of answers; a group below 0 is none. What changes meanwhile doesn't matter.
+    `room`: for how many entries what is seen of them is to have room."""
     places = np.flatnonzero(groups >= 0)[-MOST:]
     groups = groups[places]
     order = np.argsort(groups, kind="stable")
@@ -76,7 +77,9 @@ def ground(vectors: Vector, groups: Groups) -> Lens:
     within += (_FLOOR * np.trace(scatter) / len(scatter) + 1e-9) * np.eye(len(scatter))
     directions = _directions(within, scatter).astype(np.float32)
     middle = centre @ directions
-    return Lens(middle, directions, _through(vectors, middle, directions))
+    seen = np.zeros((max(room, len(vectors)), directions.shape[1]), np.float32)
+    seen[: len(vectors)] = _through(vectors, middle, directions)
+    return Lens(middle, directions, seen)
 
 
 def _directions(within: npt.NDArray[Any], scatter: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -5,6 +5,8 @@ Rules:
 2. Up to `BRUTE` entries are compared one by one; beyond, a graph (usearch) finds the nearest, once it is built.
 3. Removing leaves a hole, which is filled by the next entry.
 4. What is found is looked at through a lens (`lens.py`), once one is ground; a new one as the entries become more.
+5. A large one reserves room for all entries that it may ever have, at once: memory that nothing was written to costs
+   nothing, and moving megabytes would hold the loop.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -31,6 +33,9 @@ NEAR: Final = 30
 _BREADTH: Final = 64  # of the graph's search: more finds more surely, and takes longer (decision 063)
 _MORE: Final = 10  # that the graph, whose numbers are coarse, is asked for: what is nearest is then seen by the vectors
 _FIRST: Final = 4
+_LARGE: Final = 2048  # entries from which on a partition reserves,
+_RESERVED: Final = 2**30  # but not more bytes than this for what it has of a kind
+MOST: Final = 100_000
 _LITTLE: Final = 4  # entries that a graph may be behind: the loop has them added in less than a millisecond
 _WORDS: Final = 20_000  # that are counted
 
@@ -57,7 +62,8 @@ class Near(msgspec.Struct, frozen=True):
 class Partition:
     """Vectors, groups, texts and keys, by place."""
 
-    def __init__(self, dimensions: int = 0) -> None:
+    def __init__(self, dimensions: int = 0, most: int = MOST) -> None:
+        self._most = most
         self.dimensions = dimensions  # 0 until there is an entry
         self.vectors = np.zeros((_FIRST, dimensions), np.float32)
         self.groups = np.full(_FIRST, -1, np.int64)
@@ -104,10 +110,7 @@ class Partition:
             self.held.append(held)
             self.facts.append(facts_of(held.text))
             if place == len(self.vectors):
-                self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
-                self.groups = np.concatenate([self.groups, np.full_like(self.groups, -1)])
-                if self.lens is not None:
-                    self.seen = np.concatenate([self.seen, np.zeros_like(self.seen)])
+                self._grow()
         self.vectors[place] = vector
         self._unseen.add(place)
         if self.lens is not None:
@@ -125,6 +128,18 @@ class Partition:
             self._touched.add(place)
         else:
             self._index.add(place, vector)
+
+    def _grow(self) -> None:
+        before, rows = len(self.vectors), self._more(len(self.vectors))
+        self.vectors, self.groups = longer(self.vectors, rows), longer(self.groups, rows)
+        self.groups[before:] = -1
+        if self.lens is not None:
+            self.seen = longer(self.seen, rows)
+
+    def _more(self, rows: int) -> int:
+        """How many there are room for next."""
+        reserved = min(self._most + _FIRST, _RESERVED // (self.vectors.itemsize * self.dimensions))
+        return max(2 * rows, reserved if rows >= _LARGE else 0)
 
     def remove(self, keys: Iterable[str]) -> int:
         """Removes entries; says how many there were."""
@@ -209,7 +224,7 @@ class Partition:
         if row is None:
             row = self._rows[group] = self._row_holes.pop() if self._row_holes else len(self._rows)
             if row == len(self._sums):
-                self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
+                self._sums = longer(self._sums, self._more(row))
             self._sums[row] = self.vectors[self._lone.pop(group)[0]]
         self._sums[row] += self.vectors[place]
 
@@ -237,17 +252,19 @@ class Partition:
         """Whether a lens is due: `to_lens`, then `lens.ground` in a thread, then `look_through`."""
         return self._added >= self._lens_at and self.dimensions <= lens.WIDEST
 
-    def to_lens(self) -> tuple[Vector, Groups]:
-        """What a lens is ground of: vectors and groups, not copied. From here on the next one is due later."""
+    def to_lens(self) -> tuple[Vector, Groups, int]:
+        """What a lens is ground of: vectors and groups, not copied, and for how many there is room. From here on the
+        next one is due later."""
         self._lens_at = lens.due(self._added)
         self._unseen.clear()
-        return self.vectors, self.groups
+        end = len(self.held)
+        return self.vectors[:end], self.groups[:end], len(self.vectors)
 
     def look_through(self, made: Lens) -> None:
         """Looks through this lens from now on, after catching up with what changed meanwhile."""
         self.lens, self.seen = made, made.seen
         if len(self.seen) < len(self.vectors):
-            self.seen = np.resize(self.seen, (len(self.vectors), self.seen.shape[1]))
+            self.seen = longer(self.seen, len(self.vectors))
         late = list(self._unseen)
         self.seen[late] = made.through(self.vectors[late])
 
@@ -279,6 +296,13 @@ class Partition:
         caught_up(index, np.array(places, np.int64), self.vectors[places], list(self._touched))
         self._touched.clear()
         self._index = index
+
+
+def longer(rows: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
+    """Rows with as many of zeros behind them that there are so many; these take no memory until they are written."""
+    made = np.zeros((most, *rows.shape[1:]), rows.dtype)
+    made[: len(rows)] = rows
+    return made
 
 
 def lengths_of(rows: Vector) -> Vector:

@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -17,7 +17,7 @@ import numpy as np
 
 from policies.cache.semantic.equality import Answer, Common, alike
 from policies.cache.semantic.facts import unpacked
-from policies.cache.semantic.partition import Held, Near, Partition
+from policies.cache.semantic.partition import MOST, Held, Near, Partition
 from policies.cache.semantic.static import Vector
 
 _BESIDE: Final = 0.7  # similarity from which on questions may have the same answer
@@ -44,9 +44,9 @@ class Stored(msgspec.Struct, frozen=True, array_like=True):
 class Room:
     """One partition, and what its entries answer."""
 
-    def __init__(self, tenant: str) -> None:
+    def __init__(self, tenant: str, most: int = MOST) -> None:
         self.tenant = tenant
-        self.partition = Partition()
+        self.partition = Partition(most=most)
         self.common = Common()
         self.building = False
         self._numbers: dict[bytes, int] = {}  # of groups, by the names of all their answers
@@ -128,9 +128,8 @@ class Room:
 class Rooms:
     """All partitions, least recently used first."""
 
-    def __init__(self, most: int, make: Callable[[str], Room]) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._make = make
         self._rooms: OrderedDict[str, Room] = OrderedDict()
         self.entries = 0
 
@@ -152,7 +151,7 @@ class Rooms:
         """Takes an entry into its partition; others leave, if there are too many."""
         room = self._rooms.get(stored.room)
         if room is None:
-            room = self._rooms[stored.room] = self._make(stored.tenant)
+            room = self._rooms[stored.room] = Room(stored.tenant, self._most)
         before = len(room.partition)
         room.add(stored)
         self.entries += len(room.partition) - before

@@ -110,3 +110,28 @@ def test_what_changes_meanwhile_is_caught_up_with() -> None:
         assert near.similar[0] > 0.999
         assert not {"7", "8", "9"} & {partition.held[place].key for place in near.places}  # type: ignore[union-attr]
         assert np.allclose(partition.seen[near.places], made.through(partition.vectors[near.places]), atol=1e-6)
+
+
+def test_a_large_partition_moves_nothing() -> None:
+    """Past 2,048 entries all that it may hold has a place already: nothing that grows with it is copied."""
+    vectors = np.random.default_rng(11).normal(size=(6000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1)[:, None]
+    partition = Partition(most=6000)
+
+    def add(begin: int, end: int) -> None:
+        for place in range(begin, end):
+            partition.add(Held(str(place), "a text", place // 2, 0.0), vectors[place])
+
+    add(0, 3000)
+    partition.look_through(lens.ground(*partition.to_lens()))
+    places = partition.vectors, partition.groups, partition.seen
+    add(3000, 6000)
+    assert all(
+        now is before for now, before in zip((partition.vectors, partition.groups, partition.seen), places, strict=True)
+    )
+    near = partition.nearest(vectors[5999], 2)
+    assert near is not None
+    assert near.places[0] == 5999
+    assert near.groups[0] == 2999
+    assert np.allclose(partition.seen[5999], partition.lens.through(vectors[5999])) if partition.lens else False
+    assert (partition.groups[6000:] == -1).all()
