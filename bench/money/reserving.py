@@ -1,9 +1,9 @@
 """What a reservation costs on the path of a request, timed around the budget's guard in the workers themselves.
 
-Far from the limit it comes from a lease; there the workers are kept busy, so that it is the guard that is timed and not
-how long a core takes to find its way back from sleep. Near it (so that no lease is drawn, but nobody has to wait) each
-one is exact, and made by the state process or by Redis. Then both again while the same Weir ingests
-20,000 records a second.
+Far from the limit it comes from a lease; there the workers are kept as busy as leaves two cores room for the ingest,
+which waits for theirs (decision 100), so that it is the guard that is timed and not how long a core takes to find its
+way back from sleep. Near it (so that no lease is drawn, but nobody has to wait) each one is exact, and made by the
+state process or by Redis. Then both again while the same Weir ingests 20,000 records a second.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _both(directory: Path, backend: str, name: str, limit: str, seconds: float) 
             watch = f"{{use: stopwatch, directory: {times}}}"
             setup = Setup(policies=f"[{{use: budget, name: all, limit: {limit}}}, {watch}]", state=url)
             with world(directory, setup, *_PACE["leases" in name]) as (_, weir):
-                spans = uvloop.run(_spans(weir, seconds, 0.0 if "leases" in name else 0.01))
+                spans = uvloop.run(_spans(weir, seconds, 0.005 if "leases" in name else 0.01))
     except backends.MissingError as error:
         yield skipped(f"reservation, {name}", target, str(error))
         return
