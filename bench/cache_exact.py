@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -106,14 +106,14 @@ def script(directory: Path) -> Path:
     return path
 
 
-def cpu_row(running: Stage) -> tuple[Row, float | None]:
-    """CPU of a hit to nginx' of passing it on; and how many hits a second there are."""
+def cpu_row(running: Stage) -> tuple[Row, dict[str, float]]:
+    """CPU of a hit to nginx' of passing it on; and how many a second each can do."""
     number, target, limit = "CPU, exact hit", "<= 1.0x nginx", 1.0
     program = machine.wrk()
     if program is None:
-        return skipped(number, target, "wrk is not installed"), None
+        return skipped(number, target, "wrk is not installed"), {}
     if why := running.why_not("nginx", "weir"):
-        return failed(number, target, why), None
+        return failed(number, target, why), {}
     path = script(running.setting.directory)
     weir = running.subjects["weir"]
     assert isinstance(weir, Caching)
@@ -127,31 +127,38 @@ def cpu_row(running: Stage) -> tuple[Row, float | None]:
     told = weir.counted()
     cpu = {name: [one.cpu_us for one in values] for name, values in seen.items()}
     ratio, lost = paired_ratio(cpu["weir"], cpu["nginx"]), sum(one.failed for ones in seen.values() for one in ones)
-    capacity = statistics.median(one.per_second for one in seen["weir"])
+    capacity = {name: statistics.median(one.per_second for one in ones) for name, ones in seen.items()}
     described = ", ".join(f"{name} {statistics.median(values):.0f} µs" for name, values in cpu.items())
-    note = f"{capacity:.0f} hits/s; {told['hit']:.0f} hits, {told['miss']:.0f} misses; {lost} failed"
+    note = f"{capacity['weir']:.0f} hits/s; {told['hit']:.0f} hits, {told['miss']:.0f} misses; {lost} failed"
     ok = ratio <= limit and not lost and told["miss"] <= DIFFERENT + wrk.CONNECTIONS
     return judged(number, target, f"{ratio:.2f}x ({described})", ok, note, cpu_us=cpu, capacity=capacity), capacity
 
 
-def p99_row(running: Stage, capacity: float | None) -> Row:
-    """The tail of hits at half of capacity."""
+def p99_row(running: Stage, capacity: Mapping[str, float]) -> Row:
+    """The tail of hits at half of capacity; and of nginx' passing on at half of its own, what the machine adds."""
     number, target, limit_us = "p99 of hits, Poisson at half of capacity", "<= 1 ms", 1000.0
-    if capacity is None:
+    if not capacity:
         return skipped(number, target, "the capacity isn't known: see the CPU of a hit")
-    weir, turn = running.subjects["weir"], iter(range(10**9))
-    request = wire.request(weir.url, body(0))
-    with single.Connection(weir.url) as connection:
-        connection.exchange(request)
-    seen, lost, late = [], 0, []
-    for _ in range(running.plan.poisson_rounds):
-        one = poisson.run(weir.url, request, rate=capacity / 2, seconds=running.plan.poisson_s, seed=next(turn))
-        lost += one.failed + one.unanswered
-        seen.append(percentile(one.latencies_us, 99))
-        late.append(percentile(one.late_us, 99))
-    p99 = statistics.median(seen)
-    note = f"{capacity / 2:.0f} requests/s; {lost} lost; generator's own lateness p99 {statistics.median(late):.0f} µs"
-    return judged(number, target, f"{p99:.0f} µs", p99 <= limit_us and not lost, note, p99_us=seen)
+    lost, turn = 0, iter(range(10**9))
+    seen: dict[str, list[float]] = {name: [] for name in capacity}
+    late: list[float] = []
+    for subject in running.running(*capacity):
+        request = wire.request(subject.url, body(0))
+        with single.Connection(subject.url) as connection:
+            connection.exchange(request)
+        for _ in range(running.plan.poisson_rounds):
+            rate = capacity[subject.name] / 2
+            one = poisson.run(subject.url, request, rate=rate, seconds=running.plan.poisson_s, seed=next(turn))
+            seen[subject.name].append(percentile(one.latencies_us, 99))
+            if subject.name == "weir":
+                lost += one.failed + one.unanswered
+                late.append(percentile(one.late_us, 99))
+    p99 = {name: statistics.median(values) for name, values in seen.items()}
+    note = (
+        f"{capacity['weir'] / 2:.0f} requests/s; {lost} lost; generator's own lateness p99 "
+        f"{statistics.median(late):.0f} µs; nginx passing on at {capacity['nginx'] / 2:.0f}/s: {p99['nginx']:.0f} µs"
+    )
+    return judged(number, target, f"{p99['weir']:.0f} µs", p99["weir"] <= limit_us and not lost, note, p99_us=seen)
 
 
 def restart_rows(setting: Setting, entries: int) -> Iterator[Row]:
