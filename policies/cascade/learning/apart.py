@@ -17,6 +17,8 @@ from typing import Final
 
 import msgspec
 
+from proxy import scheduling
+
 TIMEOUT_S: Final = 300.0
 _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -73,6 +75,7 @@ async def _apart(job: str, given: bytes) -> bytes | None:
         )
     except OSError:
         return await asyncio.to_thread(_JOBS[job], given)
+    scheduling.wait_for_everybody(process.pid)
     try:
         told, _ = await asyncio.wait_for(process.communicate(given), TIMEOUT_S)
     except (TimeoutError, asyncio.CancelledError) as error:
@@ -142,7 +145,6 @@ _JOBS: Final[dict[str, Callable[[bytes], bytes | None]]] = {
 
 def main() -> None:
     """What it is fitted to on stdin, the fit on stdout."""
-    os.nice(19)
     sys.stdout.buffer.write(_JOBS[sys.argv[1]](sys.stdin.buffer.read()) or b"")
 
 
