@@ -165,13 +165,14 @@ class Bench:
                 yield Row(f"{name}: {label}", "", seen, "-")
 
     def _latency(self, million: bool) -> Iterator[Row]:
-        sizes = [(10_000, 1, 0.3, 1.0)] + ([(1_000_000, 100, 0.3, 2.0)] if million else [])
+        sizes: list[tuple[int, int, float | None, float]] = [(10_000, 1, 0.3, 1.0)]
+        sizes += [(1_000_000, 100, None, 2.0)] if million else []
         for entries, partitions, p50, p99 in sizes:
             seen = latency.timed(entries, partitions)
             told = f"p50 {seen.p50:.3f} ms, p99 {seen.p99:.3f} ms"
             note = f"{seen.bytes_an_entry:,.0f} bytes an entry"
-            target = f"p50 <= {p50} ms, p99 <= {p99:.0f} ms"
-            ok = seen.p50 <= p50 and seen.p99 <= p99
+            target = ("" if p50 is None else f"p50 <= {p50} ms, ") + f"p99 <= {p99:.0f} ms"
+            ok = (p50 is None or seen.p50 <= p50) and seen.p99 <= p99
             yield judged(f"look and decide, {entries:,} entries in {partitions}", target, told, ok, note)
 
 
