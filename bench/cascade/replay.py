@@ -250,28 +250,27 @@ def drift(log: Log, seed: int, points: float, most: int) -> Drifted | None:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """How long a decision took, in milliseconds; `pieces`: each turn of the loop's, of processor time, the shorter of
-    two: what it takes, and not what other work on the machine adds."""
+    """How long each turn of the loop was that a decision takes, in milliseconds: by the clock; of processor time."""
 
-    wall: float
-    pieces: tuple[float, float]
+    clock: tuple[float, float]
+    processor: tuple[float, float]
 
 
 def decided(pairs: Sequence[Pair], score: Score, certificate: Certificate) -> list[Decided]:
     """Features of the prompt, while the upstream thinks; then those of the answer, score and threshold."""
-    found = []
-    for pair in pairs:
-        one, again = _decided(pair, score, certificate), _decided(pair, score, certificate)
-        first, last = (min(both) for both in zip(one.pieces, again.pieces, strict=True))
-        found.append(Decided(one.wall, (first, last)))
-    return found
+    return [_decided(pair, score, certificate) for pair in pairs]
 
 
 def _decided(pair: Pair, score: Score, certificate: Certificate) -> Decided:
-    began, first = time.perf_counter_ns(), time.thread_time_ns()
+    told = [_now()]
     prompt = prompt_features(pair.prompt)
-    between = time.thread_time_ns()
+    told.append(_now())
     answer = None if pair.answer is None else answer_features(pair.answer, None, "stop", prompt=prompt)
     certificate.accepts(score.benefit(joined(prompt, answer)))
-    last, ended = time.thread_time_ns(), time.perf_counter_ns()
-    return Decided((ended - began) / 1e6, ((between - first) / 1e6, (last - between) / 1e6))
+    told.append(_now())
+    first, last = (told[1] - told[0]) / 1e6, (told[2] - told[1]) / 1e6
+    return Decided((float(first[0]), float(last[0])), (float(first[1]), float(last[1])))
+
+
+def _now() -> np.ndarray:
+    return np.array([time.perf_counter_ns(), time.thread_time_ns()])
